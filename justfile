@@ -1,0 +1,36 @@
+# `just` lists the recipes.
+
+export CARGO_TERM_COLOR := env("CARGO_TERM_COLOR", "auto")
+cache := env("TARN_E2E_CACHE", justfile_directory() / "target/e2e")
+
+[private]
+default:
+    @just --list --unsorted
+
+# Format, lint, test, document: what a change must pass
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    cargo test --workspace --locked
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# The main job on one screen
+demo *arguments:
+    cargo run --release --locked -- demo {{ arguments }}
+
+# End-to-end with real clients and engines, Trino included: demo, readings, kills (all of them by default)
+e2e *parts:
+    e2e/run.sh {{ parts }}
+
+# N times kill -9 under load, then hold the lake against the acknowledgements
+kills n="20":
+    TARN_E2E_KILLS={{ n }} e2e/run.sh kills
+
+# The real Trino 476 on a running Tarn, with a query prompt
+trino catalog="http://127.0.0.1:8181/catalog":
+    e2e/setup.sh python trino
+    PYTHONPATH=e2e {{ cache }}/venv/bin/python -m tarn_e2e.trino {{ catalog }}
+
+# Licences, sources, duplicate versions and, where the database can be had, advisories
+deny:
+    cargo deny --locked check
