@@ -1,1 +1,7 @@
 //! Skeleton.
+
+pub mod catalog;
+pub mod commit;
+pub mod read;
+pub mod storage;
+pub mod tables;
