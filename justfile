@@ -34,3 +34,8 @@ trino catalog="http://127.0.0.1:8181/catalog":
 # Licences, sources, duplicate versions and, where the database can be had, advisories
 deny:
     cargo deny --locked check
+
+# Durable publish beside the real nats-server, interleaved: --rounds N --seconds S --window W --generator async-nats|raw
+bench-broker *arguments:
+    e2e/setup.sh nats-server
+    cargo bench --locked --bench broker -- --nats-server {{ cache }}/nats-server {{ arguments }}
