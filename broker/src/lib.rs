@@ -1,1 +1,5 @@
 //! Skeleton.
+
+pub mod env;
+pub mod store;
+pub mod types;

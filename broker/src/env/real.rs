@@ -1,0 +1,189 @@
+//! The operating system's clock, disk and entropy.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+use super::{Clock, DirEntry, Fs, FsFile, Rng};
+use crate::types::{MonoNanos, UnixNanos};
+
+/// The system's clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct RealClock {
+    start: Instant,
+}
+
+impl RealClock {
+    /// A clock whose monotonic time starts at 0 now.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one clock that the ban points to")]
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Default for RealClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for RealClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one clock that the ban points to")]
+    fn now(&self) -> UnixNanos {
+        let nanos = match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+            Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
+        };
+        UnixNanos(nanos)
+    }
+
+    fn monotonic(&self) -> MonoNanos {
+        MonoNanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// The kernel's entropy, stretched with `SplitMix64`. Not for keys or tokens.
+#[derive(Clone, Debug)]
+pub struct RealRng {
+    state: super::sim::SplitMix,
+}
+
+impl RealRng {
+    /// Seeded by the kernel.
+    ///
+    /// # Errors
+    /// When the kernel refuses to give entropy.
+    pub fn new() -> io::Result<Self> {
+        let mut seed = [0u8; 8];
+        let mut filled = 0;
+        while filled < seed.len() {
+            filled += rustix::rand::getrandom(&mut seed[filled..], rustix::rand::GetRandomFlags::empty())?;
+        }
+        Ok(Self { state: super::sim::SplitMix::new(u64::from_le_bytes(seed)) })
+    }
+}
+
+impl Rng for RealRng {
+    fn next_u64(&mut self) -> u64 {
+        self.state.next_u64()
+    }
+}
+
+/// The system's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealFs;
+
+impl Fs for RealFs {
+    type File = RealFile;
+    type Lock = File;
+
+    fn create(&self, path: &Path) -> io::Result<RealFile> {
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map(RealFile)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<RealFile> {
+        OpenOptions::new().read(true).write(true).open(path).map(RealFile)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                entries.push(DirEntry { name, is_dir: entry.file_type()?.is_dir() });
+            }
+        }
+        entries.sort_unstable();
+        Ok(entries)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        fs::create_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<File>> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    fn background(&self) -> bool {
+        true
+    }
+}
+
+/// A file of the system.
+#[derive(Debug)]
+pub struct RealFile(File);
+
+impl FsFile for RealFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buf.len() {
+            match self.0.read_at(&mut buf[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(err) if err.kind() == ErrorKind::Interrupted => {}
+                Err(err) => return Err(err),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) if self.len()? < len => {
+                self.set_len(len)
+            }
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.metadata().map(|meta| meta.len())
+    }
+}

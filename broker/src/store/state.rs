@@ -1,0 +1,192 @@
+//! What goes into the store and what it says about itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::StoreError;
+use crate::types::{StreamId, StreamSeq, UnixNanos};
+
+/// Sizes and behaviour of a store.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// First segment of a stream, in bytes. Each next one is four times larger, up to `segment_bytes_max`.
+    pub segment_bytes_min: u32,
+    /// Largest segment, in bytes. Bounds the largest record.
+    pub segment_bytes_max: u32,
+    /// Free bytes on the disk that records leave for removals and consumer states.
+    pub reserve_bytes: u64,
+    /// Entropy for the salts of segments: different in each run.
+    pub salt_seed: u64,
+}
+
+impl StoreOptions {
+    /// Segments from 256 KiB to 64 MiB, 8 MiB in reserve. `salt_seed` is entropy, different in each run.
+    #[must_use]
+    pub fn new(salt_seed: u64) -> Self {
+        Self {
+            segment_bytes_min: 256 * 1024,
+            segment_bytes_max: 64 * 1024 * 1024,
+            reserve_bytes: 8 * 1024 * 1024,
+            salt_seed,
+        }
+    }
+}
+
+/// Where a stream is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// On disk, durable after commit.
+    File,
+    /// In memory, gone after a restart.
+    Memory,
+}
+
+/// What a stream was created with.
+#[derive(Clone, Debug)]
+pub struct StreamMeta {
+    /// Name as the creator gave it.
+    pub name: Arc<str>,
+    /// Opaque to the store.
+    pub config: Arc<[u8]>,
+    /// When it was created.
+    pub created: UnixNanos,
+    /// Where it is kept.
+    pub backing: Backing,
+}
+
+/// A record to be stored.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecord<'a> {
+    /// When it arrived.
+    pub time: UnixNanos,
+    /// Its subject, at most 65535 bytes.
+    pub subject: &'a str,
+    /// The header block as on the wire; empty if there is none.
+    pub headers: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// A stored record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Position in the stream.
+    pub seq: StreamSeq,
+    /// When it arrived.
+    pub time: UnixNanos,
+    /// Its subject.
+    pub subject: Arc<str>,
+    /// The header block as on the wire; empty if there is none.
+    pub headers: Bytes,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+/// A closed range of positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SeqRange {
+    /// First position.
+    pub first: StreamSeq,
+    /// Last position, included.
+    pub last: StreamSeq,
+}
+
+impl SeqRange {
+    /// Number of positions.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        (self.last.0 + 1).saturating_sub(self.first.0)
+    }
+}
+
+/// A stream in figures. Includes records that are appended but not committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamState {
+    /// First record that is there; `last_seq + 1` if there is none.
+    pub first_seq: StreamSeq,
+    /// Highest position ever given. Never goes back.
+    pub last_seq: StreamSeq,
+    /// Time of the first record; 0 if there is none.
+    pub first_time: UnixNanos,
+    /// Time of the newest record ever stored; 0 if there was none.
+    pub last_time: UnixNanos,
+    /// Records that are there.
+    pub messages: u64,
+    /// Their size as nats-server counts it.
+    pub bytes: u64,
+    /// Subjects that have a record.
+    pub num_subjects: u64,
+    /// Positions between first and last that hold no record.
+    pub num_deleted: u64,
+    /// Positions whose record was lost to damage since the store was opened, or found so when opening it.
+    pub lost: u64,
+}
+
+/// One subject of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubjectSummary {
+    /// The subject.
+    pub subject: Arc<str>,
+    /// Its records.
+    pub messages: u64,
+    /// Position of the first.
+    pub first: StreamSeq,
+    /// Position of the last.
+    pub last: StreamSeq,
+}
+
+/// What a commit brought. A stream in neither list had nothing to commit.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct CommitReport {
+    /// Streams whose records, removals, purges and consumer states are now durable.
+    pub committed: Vec<StreamId>,
+    /// Streams that failed. Records above `durable_seq` of a stream that failed with `NoSpace` are rolled back: gone
+    /// as if never appended, their positions free again. Its removals, purges and consumer states stay pending and go
+    /// out with a later commit. After any other error the stream is read-only until the store is reopened.
+    pub failed: Vec<(StreamId, StoreError)>,
+}
+
+/// What opening the store found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Streams opened.
+    pub streams: u64,
+    /// Records read.
+    pub records: u64,
+    /// Bytes of unfinished writes that were cut from the ends of logs.
+    pub torn_bytes: u64,
+    /// Records lost to damage, by stream.
+    pub lost: Vec<LostRange>,
+    /// Metadata files of which one of two copies was unusable.
+    pub metadata_repaired: u64,
+}
+
+/// Records lost to damage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostRange {
+    /// The stream.
+    pub stream: Arc<str>,
+    /// Their positions.
+    pub range: SeqRange,
+}
+
+/// Whether the store can be trusted with more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreHealth {
+    /// Streams that refuse writes until reopened, with the reason.
+    pub read_only: Vec<(Arc<str>, String)>,
+    /// Streams whose last append or commit found the disk full.
+    pub no_space: Vec<Arc<str>>,
+    /// Records lost to damage, over all streams.
+    pub lost: u64,
+}
+
+impl StoreHealth {
+    /// Whether every stream accepts writes.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.read_only.is_empty() && self.no_space.is_empty()
+    }
+}
