@@ -1,5 +1,20 @@
-//! Skeleton.
+//! An embedded NATS and JetStream server whose acknowledgements mean: on disk.
+//!
+//! Invariants:
+//!
+//! 1. A PubAck leaves only after its record is synced.
+//! 2. Only `env` touches time, files and entropy; codecs, sessions and the engine take bytes and times and give values.
+//! 3. Every queue has a bound. A full one holds its sender up, or answers with the protocol's own error.
+//! 4. What a peer sends is checked before memory is taken for it.
 
+pub mod batch;
 pub mod env;
+pub mod local;
+pub mod nats;
+pub mod outbound;
+pub mod router;
+pub mod server;
+pub mod shard;
 pub mod store;
+pub mod subject;
 pub mod types;

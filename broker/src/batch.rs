@@ -1,0 +1,448 @@
+//! What a sender has for others, gathered for each receiver and handed over once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::local::{LocalDelivery, SubId};
+use crate::nats::codec;
+use crate::outbound::{ClientId, STALL_BACKLOG_BYTES};
+use crate::router::{Message, Receivers, Routed, Router, Subscription, Target, Turn};
+use crate::subject;
+
+/// Routes that a batch remembers.
+const ROUTES_MAX: usize = 512;
+/// What has gathered is handed over early beyond this.
+const PENDING_BYTES_MAX: usize = 2 << 20;
+/// Buffers that a batch keeps for the next round, in all.
+const KEPT_BYTES_MAX: usize = 512 << 10;
+
+/// How long a sender waits for a receiver for each MiB of backlog, and at most.
+const STALL_PER_MIB: Duration = Duration::from_millis(10);
+const STALL_MAX: Duration = Duration::from_millis(250);
+
+/// Messages of one sender (a session, a local client, the storage thread), gathered for each receiver.
+/// [`Self::flush`] hands them over, once for each receiver.
+#[derive(Debug)]
+pub struct OutBatch {
+    origin: ClientId,
+    /// Whether the sender gets its own messages.
+    echo: bool,
+    routes: Routes,
+    slots: Vec<Slot>,
+    slot_of: HashMap<ClientId, usize>,
+    dirty: Vec<usize>,
+    pending_bytes: usize,
+    kept_bytes: usize,
+    stalled: Vec<Target>,
+    random: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    target: Target,
+    dirty: bool,
+    bytes: Vec<u8>,
+    deliveries: Vec<LocalDelivery>,
+    messages: u64,
+    message_bytes: u64,
+}
+
+/// What [`OutBatch::deliver`] did.
+pub(crate) struct Delivery {
+    pub(crate) routed: Routed,
+    /// Subscriptions that had their last message.
+    pub(crate) used_up: Vec<Arc<Subscription>>,
+}
+
+#[derive(Debug, Default)]
+struct Routes {
+    generation: u64,
+    entries: Vec<Route>,
+    by_subject: HashMap<Box<str>, usize>,
+    /// Routes that hold for any last token after this prefix.
+    by_prefix: HashMap<Box<str>, usize>,
+    last: usize,
+}
+
+#[derive(Debug)]
+struct Route {
+    key: Key,
+    plain: Vec<Receiver>,
+    queues: Vec<Vec<Receiver>>,
+    bound: Option<crate::shard::inbox::JsKind>,
+}
+
+#[derive(Debug)]
+enum Key {
+    Subject(Box<str>),
+    Prefix(Box<str>),
+}
+
+#[derive(Debug)]
+struct Receiver {
+    subscription: Arc<Subscription>,
+    slot: usize,
+}
+
+impl OutBatch {
+    /// A batch of `origin`'s messages. The sender gets its own until [`Self::set_echo`] says otherwise.
+    pub fn new(origin: ClientId) -> Self {
+        Self {
+            origin,
+            echo: true,
+            routes: Routes::default(),
+            slots: Vec::new(),
+            slot_of: HashMap::new(),
+            dirty: Vec::new(),
+            pending_bytes: 0,
+            kept_bytes: 0,
+            stalled: Vec::new(),
+            random: origin.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        }
+    }
+
+    /// Sets whether the sender gets its own messages.
+    pub fn set_echo(&mut self, echo: bool) {
+        self.echo = echo;
+    }
+
+    /// Appends protocol text for `target`, behind what has gathered for it.
+    pub fn push_protocol(&mut self, target: &Target, text: &[u8]) {
+        let index = self.slot(target);
+        let slot = &mut self.slots[index];
+        slot.bytes.extend_from_slice(text);
+        self.pending_bytes += text.len();
+        self.mark(index);
+    }
+
+    /// Hands everything over: to the sender itself last, so that it hears nothing before others have what it sent.
+    pub fn flush(&mut self) {
+        let mut own = None;
+        for index in std::mem::take(&mut self.dirty) {
+            if self.slots[index].target.id() == self.origin {
+                own = Some(index);
+            } else {
+                self.hand_over(index);
+            }
+        }
+        if let Some(index) = own {
+            self.hand_over(index);
+        }
+        self.pending_bytes = 0;
+    }
+
+    /// Whether receivers have fallen behind since the last [`Self::take_stalled`].
+    pub fn has_stalled(&self) -> bool {
+        !self.stalled.is_empty()
+    }
+
+    /// The receivers that have fallen behind: a sender with manners waits for them, see [`wait_for`].
+    pub fn take_stalled(&mut self) -> Vec<Target> {
+        std::mem::take(&mut self.stalled)
+    }
+
+    /// Gives back memory that is only kept to be used again.
+    pub fn shrink(&mut self) {
+        if self.dirty.is_empty() {
+            self.forget();
+        }
+    }
+
+    pub(crate) fn deliver(&mut self, router: &Router, msg: &Message<'_>) -> Delivery {
+        self.follow(router);
+        let index = self.route(router, msg.subject);
+        // The route is taken out while it is walked, so that the slots can be filled meanwhile.
+        let route = std::mem::take(&mut self.routes.entries[index].plain);
+        let mut used_up = Vec::new();
+        let mut shared = None;
+        let mut receivers = 0;
+        for receiver in &route {
+            receivers += usize::from(self.give(receiver, msg, &mut shared, &mut used_up));
+        }
+        self.routes.entries[index].plain = route;
+        for group in 0..self.routes.entries[index].queues.len() {
+            let members = std::mem::take(&mut self.routes.entries[index].queues[group]);
+            receivers += usize::from(self.give_one(&members, msg, &mut shared, &mut used_up));
+            self.routes.entries[index].queues[group] = members;
+        }
+        let bound = self.routes.entries[index].bound;
+        if self.pending_bytes > PENDING_BYTES_MAX {
+            self.flush();
+        }
+        Delivery {
+            routed: Routed { receivers, bound },
+            used_up,
+        }
+    }
+
+    /// Gives the message to one member of a queue group, starting anywhere.
+    fn give_one(
+        &mut self,
+        members: &[Receiver],
+        msg: &Message<'_>,
+        shared: &mut Option<Shared>,
+        used_up: &mut Vec<Arc<Subscription>>,
+    ) -> bool {
+        let start = self.next_random() % members.len().max(1);
+        let (before, after) = members.split_at(start);
+        after
+            .iter()
+            .chain(before)
+            .any(|receiver| self.give(receiver, msg, shared, used_up))
+    }
+
+    fn give(
+        &mut self,
+        receiver: &Receiver,
+        msg: &Message<'_>,
+        shared: &mut Option<Shared>,
+        used_up: &mut Vec<Arc<Subscription>>,
+    ) -> bool {
+        let slot = &mut self.slots[receiver.slot];
+        let own = slot.target.id() == self.origin;
+        if (own && !self.echo) || slot.target.is_ended() {
+            return false;
+        }
+        match receiver.subscription.take_turn() {
+            Turn::Deliver => {}
+            Turn::DeliverLast => used_up.push(Arc::clone(&receiver.subscription)),
+            Turn::Skip => return false,
+        }
+        let before = slot.bytes.len();
+        match &slot.target {
+            Target::Connection(outbound) => {
+                let headers = if outbound.accepts_headers() {
+                    msg.headers
+                } else {
+                    &[]
+                };
+                codec::encode_message(&mut slot.bytes, receiver.subscription.sid(), msg, headers);
+                self.pending_bytes += slot.bytes.len() - before;
+            }
+            Target::Local(_) => {
+                let shared = shared.get_or_insert_with(|| Shared::new(msg));
+                let delivery = shared.delivery(SubId::of(&receiver.subscription));
+                self.pending_bytes += delivery.memory_bytes();
+                slot.deliveries.push(delivery);
+            }
+        }
+        slot.messages += 1;
+        slot.message_bytes += (msg.headers.len() + msg.payload.len()) as u64;
+        self.mark(receiver.slot);
+        true
+    }
+
+    fn hand_over(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        slot.dirty = false;
+        let counters = slot.target.counters();
+        counters.out_msgs.fetch_add(slot.messages, Relaxed);
+        counters.out_bytes.fetch_add(slot.message_bytes, Relaxed);
+        slot.messages = 0;
+        slot.message_bytes = 0;
+        match &slot.target {
+            Target::Connection(outbound) => outbound.push(&mut slot.bytes),
+            Target::Local(queue) => queue.push(&mut slot.deliveries),
+        }
+        if self.kept_bytes + slot.bytes.capacity() > KEPT_BYTES_MAX {
+            slot.bytes = Vec::new();
+        }
+        self.kept_bytes += slot.bytes.capacity();
+        // A connection's own session must go on reading; a local client takes and publishes in different tasks.
+        let own_session = slot.target.id() == self.origin && matches!(slot.target, Target::Connection(_));
+        let behind = slot.target.backlog_bytes() > STALL_BACKLOG_BYTES && !own_session;
+        if behind && !self.stalled.iter().any(|held| held.id() == slot.target.id()) {
+            self.stalled.push(slot.target.clone());
+        }
+    }
+
+    fn mark(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        if !slot.dirty {
+            slot.dirty = true;
+            self.kept_bytes = self.kept_bytes.saturating_sub(slot.bytes.capacity());
+            self.dirty.push(index);
+        }
+    }
+
+    /// Forgets routes and slots once subscriptions have changed.
+    fn follow(&mut self, router: &Router) {
+        let generation = router.generation();
+        if generation != self.routes.generation {
+            self.flush();
+            self.forget();
+            self.routes.generation = generation;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.routes.clear();
+        self.slots.clear();
+        self.slot_of.clear();
+        self.kept_bytes = 0;
+    }
+
+    fn route(&mut self, router: &Router, subject: &str) -> usize {
+        if let Some(index) = self.routes.find(subject) {
+            return index;
+        }
+        if self.routes.entries.len() >= ROUTES_MAX {
+            self.routes.clear();
+        }
+        let Receivers {
+            plain,
+            queues,
+            bound,
+            any_last_token,
+        } = router.receivers(subject);
+        let prefix =
+            split_last(subject).filter(|(_, last)| any_last_token && subject::is_literal_token(last));
+        let key = match prefix {
+            Some((prefix, _)) => Key::Prefix(prefix.into()),
+            None => Key::Subject(subject.into()),
+        };
+        let plain = plain.into_iter().map(|held| self.receiver(held)).collect();
+        let queues = queues
+            .into_iter()
+            .map(|group| group.into_iter().map(|held| self.receiver(held)).collect())
+            .collect();
+        self.routes.add(Route {
+            key,
+            plain,
+            queues,
+            bound,
+        })
+    }
+
+    fn receiver(&mut self, subscription: Arc<Subscription>) -> Receiver {
+        let slot = self.slot(subscription.target());
+        Receiver { subscription, slot }
+    }
+
+    fn slot(&mut self, target: &Target) -> usize {
+        if let Some(index) = self.slot_of.get(&target.id()) {
+            return *index;
+        }
+        self.slots.push(Slot {
+            target: target.clone(),
+            dirty: false,
+            bytes: Vec::new(),
+            deliveries: Vec::new(),
+            messages: 0,
+            message_bytes: 0,
+        });
+        self.slot_of.insert(target.id(), self.slots.len() - 1);
+        self.slots.len() - 1
+    }
+
+    /// Xorshift: which member of a queue group is asked first need not be unpredictable.
+    fn next_random(&mut self) -> usize {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        (self.random >> 16) as usize
+    }
+}
+
+impl Routes {
+    fn find(&mut self, subject: &str) -> Option<usize> {
+        if self
+            .entries
+            .get(self.last)
+            .is_some_and(|route| route.key.covers(subject))
+        {
+            return Some(self.last);
+        }
+        let by_prefix = split_last(subject)
+            .filter(|(_, last)| subject::is_literal_token(last))
+            .and_then(|(prefix, _)| self.by_prefix.get(prefix));
+        let index = *by_prefix.or_else(|| self.by_subject.get(subject))?;
+        self.last = index;
+        Some(index)
+    }
+
+    fn add(&mut self, route: Route) -> usize {
+        let index = self.entries.len();
+        match &route.key {
+            Key::Subject(subject) => self.by_subject.insert(subject.clone(), index),
+            Key::Prefix(prefix) => self.by_prefix.insert(prefix.clone(), index),
+        };
+        self.entries.push(route);
+        self.last = index;
+        index
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+        self.by_subject.clear();
+        self.by_prefix.clear();
+        self.last = 0;
+    }
+}
+
+impl Key {
+    fn covers(&self, subject: &str) -> bool {
+        match self {
+            Self::Subject(held) => **held == *subject,
+            Self::Prefix(prefix) => split_last(subject)
+                .is_some_and(|(head, last)| head == &**prefix && subject::is_literal_token(last)),
+        }
+    }
+}
+
+/// All tokens but the last, and the last.
+fn split_last(subject: &str) -> Option<(&str, &str)> {
+    subject.rsplit_once('.')
+}
+
+/// Waits until receivers that have fallen behind have caught up or ended, but not for long: the further behind one is, the
+/// longer, up to a quarter of a second. So a sender settles at the pace of a slow receiver that is alive, and is not
+/// frozen by a dead one, which `max_pending` and the write deadline cut off.
+pub async fn wait_for(stalled: Vec<Target>) {
+    let worst = stalled
+        .iter()
+        .map(Target::backlog_bytes)
+        .max()
+        .unwrap_or_default();
+    let patience = STALL_PER_MIB.saturating_mul((worst >> 20) as u32).min(STALL_MAX);
+    let all = async {
+        for target in &stalled {
+            target.relieved().await;
+        }
+    };
+    // Both outcomes are fine: caught up, or patience is at its end.
+    drop(tokio::time::timeout(patience, all).await);
+}
+
+/// A message copied once for all the local subscriptions that get it.
+struct Shared {
+    subject: Bytes,
+    reply: Option<Bytes>,
+    headers: Bytes,
+    payload: Bytes,
+}
+
+impl Shared {
+    fn new(msg: &Message<'_>) -> Self {
+        Self {
+            subject: Bytes::copy_from_slice(msg.subject.as_bytes()),
+            reply: msg.reply.map(|reply| Bytes::copy_from_slice(reply.as_bytes())),
+            headers: Bytes::copy_from_slice(msg.headers),
+            payload: Bytes::copy_from_slice(msg.payload),
+        }
+    }
+
+    fn delivery(&self, sub: SubId) -> LocalDelivery {
+        LocalDelivery {
+            sub,
+            subject: self.subject.clone(),
+            reply: self.reply.clone(),
+            headers: self.headers.clone(),
+            payload: self.payload.clone(),
+        }
+    }
+}

@@ -1,0 +1,530 @@
+//! The way out of one connection: a byte queue with a bound, and the socket.
+//!
+//! Whoever has bytes for the connection writes them on the socket at once, without waiting, as long as nothing is queued;
+//! what the socket does not take is queued for the connection's writer task. A connection that lets more than
+//! `max_pending` bytes queue up, or takes nothing for `write_deadline`, is cut off as a slow consumer.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Names a connection or local client in one run of the broker. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+impl ClientId {
+    /// The broker itself: the sender of what the engine sends.
+    pub const BROKER: Self = Self(0);
+}
+
+/// Why a connection ended. The texts are those of nats-server's `/connz`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseReason {
+    /// The peer closed its end.
+    #[error("Client Closed")]
+    ClientClosed,
+    /// Reading failed.
+    #[error("Read Error")]
+    ReadError,
+    /// Writing failed.
+    #[error("Write Error")]
+    WriteError,
+    /// Too many bytes waited to be sent.
+    #[error("Slow Consumer (Pending Bytes)")]
+    SlowConsumerPendingBytes,
+    /// The peer took nothing for too long.
+    #[error("Slow Consumer (Write Deadline)")]
+    SlowConsumerWriteDeadline,
+    /// The peer left pings unanswered.
+    #[error("Stale Connection")]
+    StaleConnection,
+    /// The peer sent what is not NATS.
+    #[error("Protocol Violation")]
+    ProtocolViolation,
+    /// A payload beyond `max_payload`.
+    #[error("Maximum Message Payload Exceeded")]
+    MaxPayloadExceeded,
+    /// A control line beyond `max_control_line`.
+    #[error("Maximum Control Line Exceeded")]
+    MaxControlLineExceeded,
+    /// More connections than allowed.
+    #[error("Maximum Connections Exceeded")]
+    MaxConnectionsExceeded,
+    /// The broker stops.
+    #[error("Server Shutdown")]
+    ServerShutdown,
+}
+
+/// Counters of the whole broker.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Messages received from clients.
+    pub in_msgs: AtomicU64,
+    /// Bytes of headers and payloads received.
+    pub in_bytes: AtomicU64,
+    /// Messages sent to clients.
+    pub out_msgs: AtomicU64,
+    /// Bytes of headers and payloads sent.
+    pub out_bytes: AtomicU64,
+    /// Connections cut off as slow consumers because of `max_pending`.
+    pub slow_pending: AtomicU64,
+    /// Connections cut off as slow consumers because of `write_deadline`.
+    pub slow_deadline: AtomicU64,
+    /// Connections cut off because they left pings unanswered.
+    pub stale: AtomicU64,
+    /// Connections since the start.
+    pub total_connections: AtomicU64,
+    /// Deliveries to local clients that were dropped because the client was full.
+    pub local_dropped: AtomicU64,
+}
+
+/// Counters of one connection or local client.
+#[derive(Debug, Default)]
+pub struct ClientCounters {
+    /// Messages received from it.
+    pub in_msgs: AtomicU64,
+    /// Bytes of headers and payloads received from it.
+    pub in_bytes: AtomicU64,
+    /// Messages sent to it.
+    pub out_msgs: AtomicU64,
+    /// Bytes of headers and payloads sent to it.
+    pub out_bytes: AtomicU64,
+    /// Its subscriptions now.
+    pub subscriptions: AtomicU64,
+}
+
+/// Writing without waiting: what an [`Outbound`] needs of a socket.
+pub trait TryWrite: Send + Sync {
+    /// Writes what fits of `chunks` and returns how many bytes that was; `WouldBlock` when nothing does.
+    fn try_write_vectored(&self, chunks: &[IoSlice<'_>]) -> io::Result<usize>;
+}
+
+impl TryWrite for tokio::net::TcpStream {
+    fn try_write_vectored(&self, chunks: &[IoSlice<'_>]) -> io::Result<usize> {
+        Self::try_write_vectored(self, chunks)
+    }
+}
+
+/// One connection's way out.
+pub struct Outbound {
+    id: ClientId,
+    max_pending_bytes: usize,
+    queue: Mutex<Queue>,
+    backlog_bytes: AtomicUsize,
+    /// Wakes the writer task.
+    work: Notify,
+    /// Wakes publishers that wait for the backlog to shrink.
+    relief: Notify,
+    ended: CancellationToken,
+    accepts_headers: AtomicBool,
+    /// What went in and out.
+    pub counters: ClientCounters,
+    broker: Arc<Counters>,
+}
+
+struct Queue {
+    /// Given up when the connection has ended, so that whoever still holds the `Outbound` does not hold the socket.
+    socket: Option<Arc<dyn TryWrite>>,
+    chunks: VecDeque<Vec<u8>>,
+    /// Bytes of the first chunk that are already written.
+    written: usize,
+    bytes: usize,
+    /// Why the connection ends, once it does.
+    reason: Option<CloseReason>,
+    /// Whether what is queued is still to be sent after `reason` was set.
+    flush_first: bool,
+}
+
+/// How far writing the queue came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is queued.
+    Idle,
+    /// The socket takes no more for now.
+    Blocked,
+    /// The connection has ended; nothing more will be written.
+    Ended,
+}
+
+/// Publishers to a connection wait a little once this much is queued for it.
+pub const STALL_BACKLOG_BYTES: usize = 1 << 20;
+const COALESCE_BYTES: usize = 64 << 10;
+const CHUNKS_A_WRITE: usize = 64;
+
+impl Outbound {
+    /// The way out of connection `id` over `socket`.
+    pub fn new(
+        id: ClientId,
+        socket: Arc<dyn TryWrite>,
+        max_pending_bytes: usize,
+        broker: Arc<Counters>,
+    ) -> Self {
+        Self {
+            id,
+            max_pending_bytes,
+            queue: Mutex::new(Queue {
+                socket: Some(socket),
+                chunks: VecDeque::new(),
+                written: 0,
+                bytes: 0,
+                reason: None,
+                flush_first: false,
+            }),
+            backlog_bytes: AtomicUsize::new(0),
+            work: Notify::new(),
+            relief: Notify::new(),
+            ended: CancellationToken::new(),
+            accepts_headers: AtomicBool::new(false),
+            counters: ClientCounters::default(),
+            broker,
+        }
+    }
+
+    /// The connection.
+    pub fn id(&self) -> ClientId {
+        self.id
+    }
+
+    /// Sends `data`, which comes back empty: written, queued, or discarded because the connection has ended.
+    pub fn push(&self, data: &mut Vec<u8>) {
+        let mut queue = self.lock();
+        if queue.reason.is_some() || data.is_empty() {
+            data.clear();
+            return;
+        }
+        let mut written = 0;
+        while queue.bytes == 0 && written < data.len() {
+            match queue.write_now(&[IoSlice::new(&data[written..])]) {
+                Ok(count) if count > 0 => written += count,
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => break,
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => {
+                    data.clear();
+                    return self.end(queue, CloseReason::WriteError);
+                }
+            }
+        }
+        let rest = data.len() - written;
+        if rest == 0 {
+            data.clear();
+            return;
+        }
+        if queue.bytes + rest > self.max_pending_bytes {
+            data.clear();
+            self.broker.slow_pending.fetch_add(1, Relaxed);
+            tracing::warn!(
+                conn = self.id.0,
+                "Slow Consumer Detected: MaxPending of {} Exceeded",
+                self.max_pending_bytes
+            );
+            return self.end(queue, CloseReason::SlowConsumerPendingBytes);
+        }
+        queue.append(data, written);
+        self.backlog_bytes.store(queue.bytes, Relaxed);
+        drop(queue);
+        self.work.notify_one();
+    }
+
+    /// Writes queued bytes until the queue is empty or the socket full. For the writer task.
+    pub fn write_queued(&self) -> Progress {
+        let mut queue = self.lock();
+        if queue.reason.is_some() && !queue.flush_first {
+            return Progress::Ended;
+        }
+        while queue.bytes > 0 {
+            match queue.write_front() {
+                Ok(count) if count > 0 => queue.advance(count),
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    self.publish_backlog(queue.bytes);
+                    return Progress::Blocked;
+                }
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => {
+                    self.end(queue, CloseReason::WriteError);
+                    return Progress::Ended;
+                }
+            }
+        }
+        self.publish_backlog(0);
+        if queue.reason.is_some() {
+            queue.socket = None;
+            return Progress::Ended;
+        }
+        Progress::Idle
+    }
+
+    /// Waits until something is queued or the connection ends. For the writer task.
+    pub async fn work(&self) {
+        self.work.notified().await;
+    }
+
+    /// Waits until the backlog is at most half of [`STALL_BACKLOG_BYTES`] or the connection has ended.
+    pub async fn relieved(&self) {
+        loop {
+            let notified = self.relief.notified();
+            if self.backlog_bytes() <= STALL_BACKLOG_BYTES / 2 || self.ended.is_cancelled() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes.load(Relaxed)
+    }
+
+    /// Ends the connection now; what is queued is discarded. The first reason stands.
+    pub fn close(&self, reason: CloseReason) {
+        self.end(self.lock(), reason);
+    }
+
+    /// Cuts the connection off because it took nothing for the write deadline.
+    pub fn close_for_write_deadline(&self) {
+        self.broker.slow_deadline.fetch_add(1, Relaxed);
+        tracing::warn!(
+            conn = self.id.0,
+            bytes = self.backlog_bytes(),
+            "Slow Consumer Detected: WriteDeadline Exceeded"
+        );
+        self.close(CloseReason::SlowConsumerWriteDeadline);
+    }
+
+    /// Ends the connection once what is queued is sent; takes nothing new. The first reason stands.
+    pub fn finish(&self, reason: CloseReason) {
+        let mut queue = self.lock();
+        if queue.reason.is_none() {
+            queue.reason = Some(reason);
+            queue.flush_first = true;
+        }
+        drop(queue);
+        self.ended.cancel();
+        self.work.notify_one();
+        self.relief.notify_waiters();
+    }
+
+    /// Cancelled once the connection has ended, for whatever reason.
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Why the connection ended, if it has.
+    pub fn reason(&self) -> Option<CloseReason> {
+        self.lock().reason
+    }
+
+    /// Says whether the client understands HMSG; without it headers are stripped.
+    pub fn set_accepts_headers(&self, accepts: bool) {
+        self.accepts_headers.store(accepts, Relaxed);
+    }
+
+    /// Whether the client understands HMSG.
+    pub fn accepts_headers(&self) -> bool {
+        self.accepts_headers.load(Relaxed)
+    }
+
+    fn end(&self, mut queue: MutexGuard<'_, Queue>, reason: CloseReason) {
+        queue.reason.get_or_insert(reason);
+        queue.flush_first = false;
+        queue.chunks = VecDeque::new();
+        queue.bytes = 0;
+        queue.socket = None;
+        drop(queue);
+        self.backlog_bytes.store(0, Relaxed);
+        self.ended.cancel();
+        self.work.notify_one();
+        self.relief.notify_waiters();
+    }
+
+    fn publish_backlog(&self, bytes: usize) {
+        self.backlog_bytes.store(bytes, Relaxed);
+        if bytes <= STALL_BACKLOG_BYTES / 2 {
+            self.relief.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbound")
+            .field("id", &self.id)
+            .field("backlog_bytes", &self.backlog_bytes)
+            .finish()
+    }
+}
+
+impl Queue {
+    /// Queues `data[from..]` and empties `data`. Small pieces join the last chunk, so that the number of chunks stays small.
+    fn append(&mut self, data: &mut Vec<u8>, from: usize) {
+        let rest = &data[from..];
+        self.bytes += rest.len();
+        match self.chunks.back_mut() {
+            Some(last) if last.len() + rest.len() <= COALESCE_BYTES => last.extend_from_slice(rest),
+            _ if from > 0 || data.len() < data.capacity() / 2 => self.chunks.push_back(rest.to_vec()),
+            _ => self.chunks.push_back(std::mem::take(data)),
+        }
+        data.clear();
+    }
+
+    fn write_now(&self, chunks: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.socket
+            .as_ref()
+            .map_or(Err(io::ErrorKind::BrokenPipe.into()), |socket| {
+                socket.try_write_vectored(chunks)
+            })
+    }
+
+    fn write_front(&self) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); CHUNKS_A_WRITE];
+        let mut count = 0;
+        for (slot, chunk) in slices.iter_mut().zip(&self.chunks) {
+            *slot = IoSlice::new(if count == 0 { &chunk[self.written..] } else { chunk });
+            count += 1;
+        }
+        self.write_now(&slices[..count])
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        self.bytes -= count;
+        while let Some(first) = self.chunks.front() {
+            let left = first.len() - self.written;
+            if count < left {
+                self.written += count;
+                return;
+            }
+            count -= left;
+            self.written = 0;
+            self.chunks.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Takes `room` bytes, then blocks.
+    #[derive(Default)]
+    struct FakeSocket {
+        room: AtomicUsize,
+        taken: Mutex<Vec<u8>>,
+        broken: AtomicBool,
+    }
+
+    impl TryWrite for FakeSocket {
+        fn try_write_vectored(&self, chunks: &[IoSlice<'_>]) -> io::Result<usize> {
+            if self.broken.load(Relaxed) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            let mut written = 0;
+            for chunk in chunks {
+                let count = chunk.len().min(self.room.load(Relaxed));
+                self.room.fetch_sub(count, Relaxed);
+                self.taken.lock().unwrap().extend_from_slice(&chunk[..count]);
+                written += count;
+            }
+            if written == 0 {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(written)
+            }
+        }
+    }
+
+    fn outbound(max: usize) -> (Arc<FakeSocket>, Outbound, Arc<Counters>) {
+        let socket = Arc::new(FakeSocket::default());
+        let counters = Arc::new(Counters::default());
+        let outbound = Outbound::new(ClientId(1), socket.clone(), max, counters.clone());
+        (socket, outbound, counters)
+    }
+
+    #[test]
+    fn beyond_max_pending_the_connection_is_cut_off_and_counted_once() {
+        let (_socket, outbound, counters) = outbound(10);
+        outbound.push(&mut vec![0; 10]);
+        assert_eq!(outbound.reason(), None);
+        outbound.push(&mut vec![0; 1]);
+        outbound.push(&mut vec![0; 1]);
+        assert_eq!(outbound.reason(), Some(CloseReason::SlowConsumerPendingBytes));
+        assert_eq!(counters.slow_pending.load(Relaxed), 1);
+        assert_eq!(outbound.write_queued(), Progress::Ended);
+        assert_eq!(outbound.backlog_bytes(), 0);
+    }
+
+    #[test]
+    fn finish_sends_what_is_queued_first_and_close_does_not() {
+        for finish in [true, false] {
+            let (socket, outbound, _) = outbound(100);
+            outbound.push(&mut b"bye".to_vec());
+            if finish {
+                outbound.finish(CloseReason::ServerShutdown);
+            } else {
+                outbound.close(CloseReason::ServerShutdown);
+            }
+            outbound.push(&mut b"late".to_vec());
+            socket.room.store(100, Relaxed);
+            assert_eq!(outbound.write_queued(), Progress::Ended);
+            assert_eq!(
+                *socket.taken.lock().unwrap(),
+                if finish { b"bye".to_vec() } else { vec![] }
+            );
+        }
+    }
+
+    #[test]
+    fn a_broken_socket_ends_the_connection() {
+        let (socket, outbound, _) = outbound(100);
+        socket.broken.store(true, Relaxed);
+        outbound.push(&mut b"x".to_vec());
+        assert_eq!(outbound.reason(), Some(CloseReason::WriteError));
+        assert!(outbound.ended().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn publishers_are_relieved_when_the_backlog_shrinks() {
+        let (socket, outbound, _) = outbound(8 << 20);
+        outbound.push(&mut vec![0; 2 << 20]);
+        let mut relieved = Box::pin(outbound.relieved());
+        assert!(futures::poll!(&mut relieved).is_pending());
+        socket.room.store(1 << 20, Relaxed);
+        assert_eq!(outbound.write_queued(), Progress::Blocked);
+        assert!(futures::poll!(&mut relieved).is_pending());
+        socket.room.store(1 << 20, Relaxed);
+        assert_eq!(outbound.write_queued(), Progress::Idle);
+        relieved.await;
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_leave_in_order_and_none_is_lost(
+            steps in prop::collection::vec((0_usize..100_000, 0_usize..150_000, prop::bool::ANY), 1..30)
+        ) {
+            let (socket, outbound, _) = outbound(usize::MAX);
+            let mut expected = Vec::new();
+            for (number, (len, room, drain)) in steps.into_iter().enumerate() {
+                let mut data: Vec<u8> = (0..len).map(|at| (at * 31 + number) as u8).collect();
+                expected.extend_from_slice(&data);
+                socket.room.store(room, Relaxed);
+                outbound.push(&mut data);
+                prop_assert!(data.is_empty());
+                if drain {
+                    outbound.write_queued();
+                }
+                prop_assert!(expected.starts_with(&socket.taken.lock().unwrap()));
+            }
+            socket.room.store(usize::MAX / 2, Relaxed);
+            prop_assert_eq!(outbound.write_queued(), Progress::Idle);
+            prop_assert_eq!(&*socket.taken.lock().unwrap(), &expected);
+            prop_assert_eq!(outbound.backlog_bytes(), 0);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Who gets a message: subscriptions of network and local clients, and the streams that capture its subject.
+//!
+//! A route is looked up once and remembered in the sender's [`OutBatch`] until any subscription or stream changes, so the
+//! usual message costs one comparison and one copy for each receiver.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::batch::{Delivery, OutBatch};
+use crate::local::LocalQueue;
+use crate::outbound::{ClientCounters, ClientId, Counters, Outbound};
+use crate::shard::inbox::JsKind;
+use crate::subject::{self, SubIndex};
+use crate::types::StreamId;
+
+/// A message on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// Where it is sent: a literal subject.
+    pub subject: &'a str,
+    /// Where an answer may go.
+    pub reply: Option<&'a str>,
+    /// The header block, `NATS/1.0\r\n … \r\n\r\n`, or empty.
+    pub headers: &'a [u8],
+    /// The payload.
+    pub payload: &'a [u8],
+}
+
+/// Where a subscription delivers to.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A connection.
+    Connection(Arc<Outbound>),
+    /// A client in this process.
+    Local(Arc<LocalQueue>),
+}
+
+impl Target {
+    /// The client.
+    pub fn id(&self) -> ClientId {
+        match self {
+            Self::Connection(outbound) => outbound.id(),
+            Self::Local(queue) => queue.id(),
+        }
+    }
+
+    /// Bytes that wait for the client to take them.
+    pub fn backlog_bytes(&self) -> usize {
+        match self {
+            Self::Connection(outbound) => outbound.backlog_bytes(),
+            Self::Local(queue) => queue.backlog_bytes(),
+        }
+    }
+
+    /// Whether the client takes no more.
+    pub fn is_ended(&self) -> bool {
+        match self {
+            Self::Connection(outbound) => outbound.ended().is_cancelled(),
+            Self::Local(queue) => queue.is_closed(),
+        }
+    }
+
+    pub(crate) fn counters(&self) -> &ClientCounters {
+        match self {
+            Self::Connection(outbound) => &outbound.counters,
+            Self::Local(queue) => queue.counters(),
+        }
+    }
+
+    pub(crate) async fn relieved(&self) {
+        match self {
+            Self::Connection(outbound) => outbound.relieved().await,
+            Self::Local(queue) => queue.relieved().await,
+        }
+    }
+}
+
+/// One subscription.
+#[derive(Debug)]
+pub struct Subscription {
+    target: Target,
+    subject: Box<str>,
+    queue: Option<Box<str>>,
+    /// How the client names it.
+    sid: Box<[u8]>,
+    delivered: AtomicU64,
+    /// Deliveries after which it ends; 0: never.
+    max: AtomicU64,
+    gone: AtomicBool,
+}
+
+impl Subscription {
+    /// What is subscribed to.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The queue group.
+    pub fn queue(&self) -> Option<&str> {
+        self.queue.as_deref()
+    }
+
+    /// The client's name for it.
+    pub fn sid(&self) -> &[u8] {
+        &self.sid
+    }
+
+    /// Whose it is.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Messages delivered to it.
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has been taken out of the router.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Lets the subscription end after `max` deliveries in all, those made counted. Returns whether it has had them already.
+    pub(crate) fn limit(&self, max: u64) -> bool {
+        let used_up = max <= self.delivered();
+        self.max.store(if used_up { 0 } else { max }, Ordering::Relaxed);
+        used_up
+    }
+
+    /// Counts a delivery.
+    pub(crate) fn take_turn(&self) -> Turn {
+        let delivered = self.delivered.fetch_add(1, Ordering::Relaxed) + 1;
+        match self.max.load(Ordering::Relaxed) {
+            0 => Turn::Deliver,
+            max if delivered < max => Turn::Deliver,
+            max if delivered == max => Turn::DeliverLast,
+            _ => Turn::Skip,
+        }
+    }
+}
+
+/// What a subscription does with a message.
+pub(crate) enum Turn {
+    Deliver,
+    DeliverLast,
+    Skip,
+}
+
+/// Where a publish went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routed {
+    /// Subscriptions that got it.
+    pub receivers: usize,
+    /// What the storage thread has to do with it, if anything.
+    pub bound: Option<JsKind>,
+}
+
+/// The subscriptions and streams of a broker. Shared.
+#[derive(Debug, Default)]
+pub struct Router {
+    generation: AtomicU64,
+    tables: RwLock<Tables>,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    subscriptions: SubIndex<Arc<Subscription>>,
+    streams: SubIndex<StreamId>,
+    stream_subjects: HashMap<StreamId, Vec<String>>,
+}
+
+/// The receivers of a subject.
+#[derive(Debug, Default)]
+pub(crate) struct Receivers {
+    pub(crate) plain: Vec<Arc<Subscription>>,
+    pub(crate) queues: Vec<Vec<Arc<Subscription>>>,
+    pub(crate) bound: Option<JsKind>,
+    /// Any other valid last token has the same receivers.
+    pub(crate) any_last_token: bool,
+}
+
+impl Router {
+    /// A router without subscriptions or streams.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives `msg` to its receivers through `out`; of each queue group one. Returns how many got it.
+    /// Nothing is sent before [`OutBatch::flush`], unless a lot has gathered.
+    pub fn route(&self, msg: &Message<'_>, out: &mut OutBatch) -> usize {
+        self.route_publish(msg, out).receivers
+    }
+
+    /// As [`Self::route`], and tells whether the subject belongs to JetStream: to a stream, the API or acknowledgements.
+    pub fn route_publish(&self, msg: &Message<'_>, out: &mut OutBatch) -> Routed {
+        let Delivery { routed, used_up } = out.deliver(self, msg);
+        for subscription in used_up {
+            self.unsubscribe(&subscription);
+        }
+        routed
+    }
+
+    /// Whether anyone is subscribed to `subject`.
+    pub fn has_interest(&self, subject: &str) -> bool {
+        self.read().subscriptions.has_match(subject)
+    }
+
+    /// The backlog of the slowest subscriber to `subject`; 0 without any.
+    pub fn backlog_bytes(&self, subject: &str) -> usize {
+        let mut slowest = 0;
+        self.read()
+            .subscriptions
+            .visit(subject, |held| slowest = slowest.max(held.target.backlog_bytes()));
+        slowest
+    }
+
+    /// Sets what stream `id` captures; nothing takes it out. The subjects of different streams must not overlap.
+    pub fn set_stream_subjects(&self, id: StreamId, subjects: &[String]) {
+        let mut tables = self.write();
+        for subject in tables.stream_subjects.remove(&id).unwrap_or_default() {
+            tables.streams.remove(&subject, |held| *held == id);
+        }
+        for subject in subjects {
+            tables.streams.insert(subject, id);
+        }
+        if !subjects.is_empty() {
+            tables.stream_subjects.insert(id, subjects.to_vec());
+        }
+        self.changed();
+    }
+
+    /// The stream that captures `subject`.
+    pub fn captured_by(&self, subject: &str) -> Option<StreamId> {
+        self.read().captured_by(subject).0
+    }
+
+    /// Adds a subscription of `target` to `filter`, which must be valid. `sid` is the client's name for it.
+    pub fn subscribe(
+        &self,
+        target: &Target,
+        filter: &str,
+        queue: Option<&str>,
+        sid: &[u8],
+    ) -> Arc<Subscription> {
+        let subscription = Arc::new(Subscription {
+            target: target.clone(),
+            subject: filter.into(),
+            queue: queue.map(Into::into),
+            sid: sid.into(),
+            delivered: AtomicU64::new(0),
+            max: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
+        });
+        let mut tables = self.write();
+        tables.subscriptions.insert(filter, Arc::clone(&subscription));
+        target.counters().subscriptions.fetch_add(1, Ordering::Relaxed);
+        self.changed();
+        subscription
+    }
+
+    /// Takes a subscription out. Does nothing when it is out already.
+    pub fn unsubscribe(&self, subscription: &Arc<Subscription>) {
+        let mut tables = self.write();
+        if tables
+            .subscriptions
+            .remove(&subscription.subject, |held| Arc::ptr_eq(held, subscription))
+            .is_some()
+        {
+            subscription.gone.store(true, Ordering::Relaxed);
+            subscription
+                .target
+                .counters()
+                .subscriptions
+                .fetch_sub(1, Ordering::Relaxed);
+            self.changed();
+        }
+    }
+
+    /// A plain subscription of `client` that covers `subject`: where the client waits for an answer.
+    pub fn subscription_of(&self, client: ClientId, subject: &str) -> Option<Arc<Subscription>> {
+        let mut found = None;
+        self.read().subscriptions.visit(subject, |held| {
+            if held.target.id() == client && held.queue.is_none() {
+                found.get_or_insert_with(|| Arc::clone(held));
+            }
+        });
+        found
+    }
+
+    /// All subscriptions.
+    pub fn subscriptions(&self) -> Vec<Arc<Subscription>> {
+        self.read().subscriptions.values().map(Arc::clone).collect()
+    }
+
+    /// How many subscriptions there are.
+    pub fn subscription_count(&self) -> usize {
+        self.read().subscriptions.len()
+    }
+
+    /// The broker's counters.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Changes with each change of subscriptions or streams.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn receivers(&self, subject: &str) -> Receivers {
+        let tables = self.read();
+        let mut receivers = Receivers::default();
+        let mut groups: HashMap<&str, usize> = HashMap::new();
+        let same_receivers = tables.subscriptions.visit(subject, |held| match held.queue() {
+            None => receivers.plain.push(Arc::clone(held)),
+            Some(queue) => {
+                let index = *groups.entry(queue).or_insert_with(|| {
+                    receivers.queues.push(Vec::new());
+                    receivers.queues.len() - 1
+                });
+                receivers.queues[index].push(Arc::clone(held));
+            }
+        });
+        let (stream, same_stream) = tables.captured_by(subject);
+        receivers.bound = reserved(subject).or(stream.map(JsKind::Publish));
+        receivers.any_last_token = same_receivers && same_stream;
+        receivers
+    }
+
+    /// Forgets all remembered routes.
+    fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    /// The stream of `subject` and whether any other valid last token would give the same. Only literal subjects are
+    /// captured: a stored subject must be one that a filter can find.
+    fn captured_by(&self, subject: &str) -> (Option<StreamId>, bool) {
+        let mut found = None;
+        let any_last_token = self.streams.visit(subject, |id| {
+            found.get_or_insert(*id);
+        });
+        if found.is_some() && !subject::is_valid_literal(subject) {
+            return (None, false);
+        }
+        (found, any_last_token)
+    }
+}
+
+/// What JetStream takes whatever the streams' subjects are.
+fn reserved(subject: &str) -> Option<JsKind> {
+    let rest = subject.strip_prefix("$JS.")?;
+    if rest.starts_with("API.") {
+        return Some(JsKind::Api);
+    }
+    rest.starts_with("ACK.").then_some(JsKind::Ack)
+}

@@ -1,0 +1,3 @@
+//! The storage thread and the way to it.
+
+pub mod inbox;
