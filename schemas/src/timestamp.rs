@@ -117,7 +117,7 @@ fn rfc3339_micros(text: &[u8]) -> Option<i64> {
     let year = two(*y1, *y2)? * 100 + two(*y3, *y4)?;
     let (month, day) = (two(*mo1, *mo2)?, two(*d1, *d2)?);
     let (hour, minute, second) = (two(*h1, *h2)?, two(*mi1, *mi2)?, two(*s1, *s2)?);
-    let is_leap_second = second == 60 && minute % 60 == 59;
+    let is_leap_second = second == 60 && minute % 30 == 29;
     if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
         return None;
     }
