@@ -83,11 +83,6 @@ impl Lake {
         let _ = table;
         todo!()
     }
-
-    /// The names of all tables, sorted.
-    pub async fn table_names(&self) -> Result<Vec<String>, LakeError> {
-        todo!()
-    }
 }
 
 impl ReadTable {

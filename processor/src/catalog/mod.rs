@@ -1,8 +1,8 @@
 //! The lake: tables in a warehouse, and the catalog that says what each table is at the moment.
 
 mod lake;
-pub mod rest_server;
-mod sqlite;
+mod rest_server;
+pub(crate) mod sqlite;
 
 pub use lake::{Lake, LakeError, LakeOptions, LoadedTable, WriterEpoch, new_table_metadata};
-pub use sqlite::CatalogError;
+pub use sqlite::{CATALOG_NAME, CatalogError};
