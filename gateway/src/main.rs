@@ -1,3 +1,7 @@
 //! The `tarn` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tarn::cli::main()
+}

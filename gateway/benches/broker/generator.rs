@@ -44,7 +44,13 @@ impl Generator {
     }
 
     /// Creates the stream, warms up for a fifth of `duration`, then counts. Returns acknowledgements a second.
-    pub(crate) fn run(self, runtime: &Runtime, port: u16, window: usize, duration: Duration) -> anyhow::Result<f64> {
+    pub(crate) fn run(
+        self,
+        runtime: &Runtime,
+        port: u16,
+        window: usize,
+        duration: Duration,
+    ) -> anyhow::Result<f64> {
         runtime.block_on(create_stream(port))?;
         match self {
             Self::AsyncNats => runtime.block_on(publish_async(port, window, duration)),
@@ -99,7 +105,9 @@ fn publish_raw(port: u16, window: usize, duration: Duration) -> anyhow::Result<f
     let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    socket.write_all(b"CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\nSUB _INBOX.r.* 1\r\n")?;
+    socket.write_all(
+        b"CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\nSUB _INBOX.r.* 1\r\n",
+    )?;
     let mut one = format!("PUB {SUBJECT} _INBOX.r.1 {}\r\n", PAYLOAD.len()).into_bytes();
     one.extend_from_slice(&PAYLOAD);
     one.extend_from_slice(b"\r\n");
@@ -142,8 +150,14 @@ impl AckCounter {
         };
         self.seen += bytes.iter().filter(|b| **b == b'}').count() as u64;
         self.tail.extend_from_slice(&bytes[..bytes.len().min(64)]);
-        let error = ["-ERR", "err_code"].iter().find(|text| contains(&self.tail, text.as_bytes()));
-        ensure!(error.is_none(), "the server refused: {}", String::from_utf8_lossy(bytes));
+        let error = ["-ERR", "err_code"]
+            .iter()
+            .find(|text| contains(&self.tail, text.as_bytes()));
+        ensure!(
+            error.is_none(),
+            "the server refused: {}",
+            String::from_utf8_lossy(bytes)
+        );
         self.tail.clear();
         Ok(())
     }

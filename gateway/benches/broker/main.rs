@@ -27,7 +27,9 @@ struct Options {
 
 fn main() -> anyhow::Result<()> {
     let options = options(std::env::args().skip(1))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let kinds = [Kind::Tarn, Kind::NatsAlways, Kind::NatsDefault];
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); kinds.len()];
     for round in 1..=options.rounds {
@@ -44,13 +46,20 @@ fn main() -> anyhow::Result<()> {
             rates.push(rate);
         }
     }
-    println!("\n128-byte messages, window {}, generator {}", options.window, options.generator.name());
+    println!(
+        "\n128-byte messages, window {}, generator {}",
+        options.window,
+        options.generator.name()
+    );
     let medians: Vec<f64> = rates.iter().map(|rates| median(rates)).collect();
     for ((kind, rates), median) in kinds.iter().zip(&rates).zip(&medians) {
         let low = rates.iter().copied().fold(f64::INFINITY, f64::min);
         let high = rates.iter().copied().fold(0.0, f64::max);
         let ratio = medians[0] / median;
-        println!("{:<28} median {median:>10.0}/s  ({low:.0} to {high:.0})  Tarn ÷ it: {ratio:.2}", kind.name());
+        println!(
+            "{:<28} median {median:>10.0}/s  ({low:.0} to {high:.0})  Tarn ÷ it: {ratio:.2}",
+            kind.name()
+        );
     }
     Ok(())
 }
@@ -73,7 +82,9 @@ fn options(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Option
         if argument == "--bench" {
             continue;
         }
-        let value = arguments.next().with_context(|| format!("{argument} needs a value"))?;
+        let value = arguments
+            .next()
+            .with_context(|| format!("{argument} needs a value"))?;
         match argument.as_str() {
             "--nats-server" => options.nats_server = value.into(),
             "--rounds" => options.rounds = value.parse()?,

@@ -37,7 +37,11 @@ impl Server {
     /// Starts one and waits until its port answers.
     pub(crate) fn start(kind: Kind, nats_server: &Path) -> anyhow::Result<Self> {
         // Beside the build, not in /tmp, which may be memory.
-        let store = TempDir::new_in(Path::new(env!("CARGO_BIN_EXE_tarn")).parent().context("no folder")?)?;
+        let store = TempDir::new_in(
+            Path::new(env!("CARGO_BIN_EXE_tarn"))
+                .parent()
+                .context("no folder")?,
+        )?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let data = store.path().join("data");
         let mut command = match kind {
@@ -50,7 +54,10 @@ impl Server {
         };
         if let Kind::NatsAlways = kind {
             let file = store.path().join("nats.conf");
-            fs::write(&file, format!("jetstream {{ store_dir: {data:?}, sync_interval: always }}\n"))?;
+            fs::write(
+                &file,
+                format!("jetstream {{ store_dir: {data:?}, sync_interval: always }}\n"),
+            )?;
             command.arg("-c").arg(file);
         } else {
             command.arg("-js").arg("-sd").arg(&data);
@@ -61,7 +68,11 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("{} does not start", kind.name()))?;
-        let mut server = Self { child, port, _store: store };
+        let mut server = Self {
+            child,
+            port,
+            _store: store,
+        };
         for _ in 0..200 {
             if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
                 return Ok(server);
