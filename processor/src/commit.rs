@@ -116,7 +116,11 @@ impl Lake {
     /// Changes all tables in one catalog transaction: when this returns, every change is visible and on stable
     /// storage, or (on any error but [`CommitError::Unknown`]) none is. Commits of others are rebased upon, at most
     /// five times. The added data files are the caller's: they are not deleted when the commit fails.
-    pub async fn commit(&self, epoch: WriterEpoch, changes: Vec<TableChange>) -> Result<Committed, CommitError> {
+    pub async fn commit(
+        &self,
+        epoch: WriterEpoch,
+        changes: Vec<TableChange>,
+    ) -> Result<Committed, CommitError> {
         check_names(&changes)?;
         let _turn = self.inner.commit_turn.lock().await;
         let mut last_conflict = String::new();
@@ -132,7 +136,10 @@ impl Lake {
                 Attempt::Conflict(table) => last_conflict = table,
             }
         }
-        Err(CommitError::Conflict { table: last_conflict, attempts: ATTEMPTS })
+        Err(CommitError::Conflict {
+            table: last_conflict,
+            attempts: ATTEMPTS,
+        })
     }
 
     async fn attempt(&self, epoch: WriterEpoch, changes: &[TableChange], written: &Written) -> Attempt {
@@ -146,7 +153,10 @@ impl Lake {
         match self.inner.catalog.move_pointers(epoch.0, moves).await {
             Ok(Moved::All) => Attempt::Done(self.finish(prepared).await),
             Ok(Moved::Conflict { table }) => Attempt::Conflict(table),
-            Ok(Moved::Fenced { current }) => Attempt::Failed(CommitError::Fenced { held: epoch.0, current }),
+            Ok(Moved::Fenced { current }) => Attempt::Failed(CommitError::Fenced {
+                held: epoch.0,
+                current,
+            }),
             Ok(Moved::Unknown(error)) => match self.stands(&prepared).await {
                 true => Attempt::Done(self.finish(prepared).await),
                 // A failed sync may yet surface after a crash: only a later read can tell.
@@ -160,25 +170,38 @@ impl Lake {
     async fn prepare(&self, change: &TableChange, written: &Written) -> Result<Prepared, CommitError> {
         let before = self.load(&change.table).await?;
         if change.is_empty() {
-            return Ok(Prepared { table: change.table.clone(), before, after: None });
+            return Ok(Prepared {
+                table: change.table.clone(),
+                before,
+                after: None,
+            });
         }
         let snapshot = match change.add.is_empty() && change.remove.is_empty() {
             true => None,
             false => Some(snapshot::write(&self.inner.file_io, &before, change, written).await?),
         };
         let snapshot_id = snapshot.as_ref().map(|snapshot| snapshot.snapshot_id());
-        let failed =
-            |source| LakeError::Iceberg { table: change.table.clone(), source: Box::new(source) };
+        let failed = |source| LakeError::Iceberg {
+            table: change.table.clone(),
+            source: Box::new(source),
+        };
         let next = metadata::next(&before, snapshot, &change.set_properties).map_err(failed)?;
         written.add(next.location.to_string());
-        next.metadata.write_to(&self.inner.file_io, &next.location).await.map_err(failed)?;
+        next.metadata
+            .write_to(&self.inner.file_io, &next.location)
+            .await
+            .map_err(failed)?;
         let after = After {
             metadata: next.metadata.into(),
             location: next.location.to_string(),
             snapshot_id,
             expired_metadata: next.expired_metadata,
         };
-        Ok(Prepared { table: change.table.clone(), before, after: Some(after) })
+        Ok(Prepared {
+            table: change.table.clone(),
+            before,
+            after: Some(after),
+        })
     }
 
     /// The catalog points at what was prepared, for every table.
@@ -198,14 +221,25 @@ impl Lake {
         for Prepared { table, before, after } in prepared {
             let Some(after) = after else {
                 let metadata_location = before.metadata_location;
-                tables.push(CommittedTable { table, snapshot_id: None, metadata_location });
+                tables.push(CommittedTable {
+                    table,
+                    snapshot_id: None,
+                    metadata_location,
+                });
                 continue;
             };
             expired.extend(after.expired_metadata);
-            let loaded = LoadedTable { metadata: after.metadata, metadata_location: after.location.clone() };
+            let loaded = LoadedTable {
+                metadata: after.metadata,
+                metadata_location: after.location.clone(),
+            };
             self.remember(&table, loaded);
             let metadata_location = after.location;
-            tables.push(CommittedTable { table, snapshot_id: after.snapshot_id, metadata_location });
+            tables.push(CommittedTable {
+                table,
+                snapshot_id: after.snapshot_id,
+                metadata_location,
+            });
         }
         self.discard(expired).await;
         Committed { tables }
@@ -251,7 +285,11 @@ impl Prepared {
     fn pointer_move(&self) -> Option<PointerMove> {
         let after = self.after.as_ref()?;
         let from = self.before.metadata_location.clone();
-        Some(PointerMove { table: self.table.clone(), from, to: after.location.clone() })
+        Some(PointerMove {
+            table: self.table.clone(),
+            from,
+            to: after.location.clone(),
+        })
     }
 }
 
@@ -261,7 +299,10 @@ struct Written(Mutex<Vec<String>>);
 
 impl Written {
     fn add(&self, location: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(location);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(location);
     }
 
     fn take(&self) -> Vec<String> {
@@ -273,7 +314,9 @@ fn check_names(changes: &[TableChange]) -> Result<(), CommitError> {
     let mut names: Vec<&str> = changes.iter().map(|change| change.table.as_str()).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(CommitError::NamedTwice { table: pair[0].to_owned() }),
+        Some(pair) => Err(CommitError::NamedTwice {
+            table: pair[0].to_owned(),
+        }),
         None => Ok(()),
     }
 }

@@ -76,7 +76,13 @@ pub enum StorageError {
 impl StorageError {
     /// There is no such file.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Store { source: object_store::Error::NotFound { .. }, .. })
+        matches!(
+            self,
+            Self::Store {
+                source: object_store::Error::NotFound { .. },
+                ..
+            }
+        )
     }
 }
 
@@ -100,14 +106,24 @@ impl LakeStorage {
     /// that takes.
     pub fn open(warehouse: Warehouse) -> Result<Self, StorageError> {
         match warehouse {
-            Warehouse::Memory => Ok(Self::over(Warehouse::Memory, "memory://", Arc::new(InMemory::new()))),
+            Warehouse::Memory => Ok(Self::over(
+                Warehouse::Memory,
+                "memory://",
+                Arc::new(InMemory::new()),
+            )),
             Warehouse::Local(path) => {
-                let failed = |source| StorageError::Open { path: path.clone(), source };
+                let failed = |source| StorageError::Open {
+                    path: path.clone(),
+                    source,
+                };
                 std::fs::create_dir_all(&path).map_err(failed)?;
                 let real = std::fs::canonicalize(&path).map_err(failed)?;
                 let root = local_root(&real)?;
                 let store = LocalFileSystem::new_with_prefix(&real)
-                    .map_err(|source| StorageError::Store { location: root.clone(), source })?
+                    .map_err(|source| StorageError::Store {
+                        location: root.clone(),
+                        source,
+                    })?
                     .with_fsync(true);
                 Ok(Self::over(Warehouse::Local(real), &root, Arc::new(store)))
             }
@@ -117,7 +133,11 @@ impl LakeStorage {
     /// The same, over a store of the caller's own; `root` is the URL that its paths hang below, without a slash at
     /// the end.
     pub fn over(warehouse: Warehouse, root: &str, store: Arc<dyn ObjectStore>) -> Self {
-        Self { warehouse, root: Arc::from(root), store }
+        Self {
+            warehouse,
+            root: Arc::from(root),
+            store,
+        }
     }
 
     /// The URL that every location starts with, without a slash at the end.
@@ -132,9 +152,13 @@ impl LakeStorage {
 
     /// The path of `location` in [`Self::store`].
     pub fn path(&self, location: &str) -> Result<StorePath, StorageError> {
-        let outside =
-            || StorageError::Outside { location: location.to_owned(), root: self.root.to_string() };
-        let single_slash = location.strip_prefix("file:/").filter(|rest| !rest.starts_with('/'));
+        let outside = || StorageError::Outside {
+            location: location.to_owned(),
+            root: self.root.to_string(),
+        };
+        let single_slash = location
+            .strip_prefix("file:/")
+            .filter(|rest| !rest.starts_with('/'));
         let normal = match single_slash {
             Some(rest) => format!("file:///{rest}"),
             None => location.to_owned(),
@@ -149,15 +173,31 @@ impl LakeStorage {
     /// Writes a whole file; on stable storage when this returns. A file of that name is replaced as a whole.
     pub async fn put(&self, location: &str, bytes: Bytes) -> Result<(), StorageError> {
         let path = self.path(location)?;
-        let failed = |source| StorageError::Store { location: location.to_owned(), source };
-        self.store.put(&path, bytes.into()).await.map(drop).map_err(failed)
+        let failed = |source| StorageError::Store {
+            location: location.to_owned(),
+            source,
+        };
+        self.store
+            .put(&path, bytes.into())
+            .await
+            .map(drop)
+            .map_err(failed)
     }
 
     /// Reads a whole file.
     pub async fn get(&self, location: &str) -> Result<Bytes, StorageError> {
         let path = self.path(location)?;
-        let failed = |source| StorageError::Store { location: location.to_owned(), source };
-        self.store.get(&path).await.map_err(failed)?.bytes().await.map_err(failed)
+        let failed = |source| StorageError::Store {
+            location: location.to_owned(),
+            source,
+        };
+        self.store
+            .get(&path)
+            .await
+            .map_err(failed)?
+            .bytes()
+            .await
+            .map_err(failed)
     }
 
     /// A writer for a file of unknown size, in bounded memory. The file exists, synced, once `shutdown` returned;
@@ -172,7 +212,10 @@ impl LakeStorage {
         let path = self.path(location)?;
         match self.store.delete(&path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(source) => Err(StorageError::Store { location: location.to_owned(), source }),
+            Err(source) => Err(StorageError::Store {
+                location: location.to_owned(),
+                source,
+            }),
         }
     }
 
@@ -183,7 +226,9 @@ impl LakeStorage {
 }
 
 fn local_root(real: &FsPath) -> Result<String, StorageError> {
-    let text = real.to_str().ok_or_else(|| StorageError::NotUtf8 { path: real.to_owned() })?;
+    let text = real.to_str().ok_or_else(|| StorageError::NotUtf8 {
+        path: real.to_owned(),
+    })?;
     Ok(format!("file://{}", text.trim_end_matches('/')))
 }
 
@@ -216,13 +261,20 @@ impl Storage for LakeStorage {
         match self.store.head(&at).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(source) => Err(StorageError::Store { location: path.to_owned(), source }.into()),
+            Err(source) => Err(StorageError::Store {
+                location: path.to_owned(),
+                source,
+            }
+            .into()),
         }
     }
 
     async fn metadata(&self, path: &str) -> IcebergResult<FileMetadata> {
         let at = self.path(path)?;
-        let failed = |source| StorageError::Store { location: path.to_owned(), source };
+        let failed = |source| StorageError::Store {
+            location: path.to_owned(),
+            source,
+        };
         let size = self.store.head(&at).await.map_err(failed)?.size;
         Ok(FileMetadata { size })
     }
@@ -233,7 +285,11 @@ impl Storage for LakeStorage {
 
     async fn reader(&self, path: &str) -> IcebergResult<Box<dyn FileRead>> {
         let at = self.path(path)?;
-        Ok(Box::new(RangeReader { store: self.store.clone(), location: path.to_owned(), path: at }))
+        Ok(Box::new(RangeReader {
+            store: self.store.clone(),
+            location: path.to_owned(),
+            path: at,
+        }))
     }
 
     async fn write(&self, path: &str, bs: Bytes) -> IcebergResult<()> {
@@ -242,7 +298,10 @@ impl Storage for LakeStorage {
 
     async fn writer(&self, path: &str) -> IcebergResult<Box<dyn FileWrite>> {
         let writer = LakeStorage::writer(self, path)?;
-        Ok(Box::new(PartWriter { location: path.to_owned(), writer }))
+        Ok(Box::new(PartWriter {
+            location: path.to_owned(),
+            writer,
+        }))
     }
 
     async fn delete(&self, path: &str) -> IcebergResult<()> {
@@ -251,7 +310,10 @@ impl Storage for LakeStorage {
 
     async fn delete_prefix(&self, path: &str) -> IcebergResult<()> {
         let at = self.path(path)?;
-        let failed = |source| StorageError::Store { location: path.to_owned(), source };
+        let failed = |source| StorageError::Store {
+            location: path.to_owned(),
+            source,
+        };
         let mut listed = self.store.list(Some(&at));
         while let Some(object) = listed.next().await {
             let object = object.map_err(failed)?;
@@ -285,7 +347,10 @@ struct RangeReader {
 #[async_trait]
 impl FileRead for RangeReader {
     async fn read(&self, range: Range<u64>) -> IcebergResult<Bytes> {
-        let failed = |source| StorageError::Store { location: self.location.clone(), source };
+        let failed = |source| StorageError::Store {
+            location: self.location.clone(),
+            source,
+        };
         Ok(self.store.get_range(&self.path, range).await.map_err(failed)?)
     }
 }
@@ -304,7 +369,10 @@ impl PartWriter {
 #[async_trait]
 impl FileWrite for PartWriter {
     async fn write(&mut self, bs: Bytes) -> IcebergResult<()> {
-        self.writer.write_all(&bs).await.map_err(|error| self.failed(error))
+        self.writer
+            .write_all(&bs)
+            .await
+            .map_err(|error| self.failed(error))
     }
 
     async fn close(&mut self) -> IcebergResult<()> {
@@ -348,7 +416,10 @@ mod tests {
             String::new(),
         ] {
             let error = storage.put(&location, Bytes::new()).await.unwrap_err();
-            assert!(matches!(error, StorageError::Outside { .. }), "{location}: {error}");
+            assert!(
+                matches!(error, StorageError::Outside { .. }),
+                "{location}: {error}"
+            );
         }
     }
 

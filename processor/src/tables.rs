@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef as ArrowSchemaRef;
 use iceberg::spec::{
-    FormatVersion, Literal, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, Struct, Transform, Type,
-    UnboundPartitionSpec,
+    FormatVersion, Literal, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, Struct, Transform,
+    Type, UnboundPartitionSpec,
 };
 
 /// The namespace of all tables.
@@ -109,8 +109,16 @@ impl TableSpec {
             ("history.expire.min-snapshots-to-keep", "100"),
             ("commit.manifest.min-count-to-merge", "100"),
         ];
-        let properties = properties.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Self { name: name.to_owned(), schema, partition_column, properties }
+        let properties = properties
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        Self {
+            name: name.to_owned(),
+            schema,
+            partition_column,
+            properties,
+        }
     }
 
     /// The columns as Arrow, each with its field id as Parquet wants it. Batches written to the table have this
@@ -150,7 +158,10 @@ struct Columns {
 
 impl Columns {
     fn new(top_level_count: i32) -> Self {
-        Self { fields: Vec::new(), next_nested_id: top_level_count + 1 }
+        Self {
+            fields: Vec::new(),
+            next_nested_id: top_level_count + 1,
+        }
     }
 
     fn next_id(&self) -> i32 {
@@ -159,12 +170,20 @@ impl Columns {
     }
 
     fn required(mut self, name: &str, kind: PrimitiveType) -> Self {
-        self.fields.push(Arc::new(NestedField::required(self.next_id(), name, Type::Primitive(kind))));
+        self.fields.push(Arc::new(NestedField::required(
+            self.next_id(),
+            name,
+            Type::Primitive(kind),
+        )));
         self
     }
 
     fn optional(mut self, name: &str, kind: PrimitiveType) -> Self {
-        self.fields.push(Arc::new(NestedField::optional(self.next_id(), name, Type::Primitive(kind))));
+        self.fields.push(Arc::new(NestedField::optional(
+            self.next_id(),
+            name,
+            Type::Primitive(kind),
+        )));
         self
     }
 
@@ -173,7 +192,11 @@ impl Columns {
         let text = || Type::Primitive(PrimitiveType::String);
         let kind = MapType::optional(self.next_nested_id, text(), self.next_nested_id + 1, text());
         self.next_nested_id += 2;
-        self.fields.push(Arc::new(NestedField::optional(self.next_id(), name, Type::Map(kind))));
+        self.fields.push(Arc::new(NestedField::optional(
+            self.next_id(),
+            name,
+            Type::Map(kind),
+        )));
         self
     }
 }
@@ -186,7 +209,10 @@ mod tests {
         let mut lines = String::new();
         for field in spec.schema.as_struct().fields() {
             let need = if field.required { "required" } else { "optional" };
-            lines.push_str(&format!("{} {} {} {need}\n", field.id, field.name, field.field_type));
+            lines.push_str(&format!(
+                "{} {} {} {need}\n",
+                field.id, field.name, field.field_type
+            ));
         }
         let partition = serde_json::to_string(&spec.partition_spec()).unwrap();
         lines.push_str(&partition);
@@ -195,24 +221,76 @@ mod tests {
 
     #[test]
     fn readings_columns_are_fixed() {
-        expect_test::expect![[""]].assert_eq(&described(&TableSpec::readings()));
+        expect_test::expect![[r#"
+            1 device_id string required
+            2 sensor string required
+            3 metric string required
+            4 ts timestamptz required
+            5 value double optional
+            6 text string optional
+            7 unit string optional
+            8 location string optional
+            9 attributes map optional
+            10 subject string required
+            11 stream_seq long required
+            12 ingested_at timestamptz required
+            {"spec-id":0,"fields":[{"source-id":4,"name":"ts_day","transform":"day"}]}"#]]
+        .assert_eq(&described(&TableSpec::readings()));
     }
 
     #[test]
     fn window_columns_are_fixed() {
-        expect_test::expect![[""]].assert_eq(&described(&TableSpec::window("readings_1m")));
+        expect_test::expect![[r#"
+            1 window_start timestamptz required
+            2 window_end timestamptz required
+            3 device_id string required
+            4 sensor string required
+            5 metric string required
+            6 unit string optional
+            7 count long required
+            8 min double optional
+            9 max double optional
+            10 mean double optional
+            11 sum double optional
+            12 stddev double optional
+            13 first double optional
+            14 last double optional
+            15 first_ts timestamptz optional
+            16 last_ts timestamptz optional
+            17 m2 double optional
+            {"spec-id":0,"fields":[{"source-id":1,"name":"window_start_day","transform":"day"}]}"#]]
+        .assert_eq(&described(&TableSpec::window("readings_1m")));
     }
 
     #[test]
     fn dead_letter_columns_are_fixed() {
-        expect_test::expect![[""]].assert_eq(&described(&TableSpec::dead_letters()));
+        expect_test::expect![[r#"
+            1 reason string required
+            2 detail string optional
+            3 subject string required
+            4 stream string required
+            5 stream_seq long required
+            6 payload binary required
+            7 headers map optional
+            8 received_at timestamptz required
+            {"spec-id":0,"fields":[{"source-id":8,"name":"received_at_day","transform":"day"}]}"#]]
+        .assert_eq(&described(&TableSpec::dead_letters()));
     }
 
     #[test]
     fn a_new_table_keeps_the_field_ids() {
-        for spec in [TableSpec::readings(), TableSpec::window("readings_1m"), TableSpec::dead_letters()] {
+        for spec in [
+            TableSpec::readings(),
+            TableSpec::window("readings_1m"),
+            TableSpec::dead_letters(),
+        ] {
             let metadata = crate::catalog::new_table_metadata(&spec, "memory:///t").unwrap();
-            assert_eq!(metadata.current_schema().as_struct(), spec.schema.as_struct(), "{}", spec.name);
+            assert_eq!(
+                metadata.current_schema().as_struct(),
+                spec.schema.as_struct(),
+                "{}",
+                spec.name
+            );
             assert_eq!(metadata.default_partition_spec_id(), 0);
         }
     }

@@ -126,7 +126,9 @@ impl Lake {
             loaded: Mutex::default(),
             commit_turn: tokio::sync::Mutex::default(),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Takes the right to commit; every earlier epoch loses it.
@@ -137,11 +139,17 @@ impl Lake {
     /// Creates the table when it is missing; otherwise checks that its columns are those of `spec`.
     pub async fn ensure_table(&self, spec: &TableSpec) -> Result<(), LakeError> {
         if self.inner.catalog.pointer(NAMESPACE, &spec.name).await?.is_none() {
-            let failed = |source| LakeError::Iceberg { table: spec.name.clone(), source: Box::new(source) };
+            let failed = |source| LakeError::Iceberg {
+                table: spec.name.clone(),
+                source: Box::new(source),
+            };
             let location = self.table_location(&spec.name);
             let metadata = new_table_metadata(spec, &location).map_err(failed)?;
             let file = MetadataLocation::new_with_metadata(&location, &metadata);
-            metadata.write_to(&self.inner.file_io, &file).await.map_err(failed)?;
+            metadata
+                .write_to(&self.inner.file_io, &file)
+                .await
+                .map_err(failed)?;
             if !self.inner.catalog.create(&spec.name, &file.to_string()).await? {
                 self.inner.storage.delete(&file.to_string()).await?;
             }
@@ -164,12 +172,18 @@ impl Lake {
             // Ten commits in the meantime delete the metadata file that the catalog pointed at.
             let now = self.pointer(table).await?;
             if now == location {
-                return Err(LakeError::Iceberg { table: table.to_owned(), source: Box::new(failed) });
+                return Err(LakeError::Iceberg {
+                    table: table.to_owned(),
+                    source: Box::new(failed),
+                });
             }
             location = now;
         };
         check_version(table, &metadata)?;
-        let loaded = LoadedTable { metadata, metadata_location: location };
+        let loaded = LoadedTable {
+            metadata,
+            metadata_location: location,
+        };
         self.remember(table, loaded.clone());
         Ok(loaded)
     }
@@ -191,7 +205,11 @@ impl Lake {
             Some(day) => format!("data/day={}", day_name(day)),
             None => "data".to_owned(),
         };
-        format!("{}/{folder}/{}.parquet", self.table_location(table), Uuid::now_v7())
+        format!(
+            "{}/{folder}/{}.parquet",
+            self.table_location(table),
+            Uuid::now_v7()
+        )
     }
 
     /// The reading side of Iceberg's REST catalog, to be nested under `/catalog`.
@@ -209,11 +227,16 @@ impl Lake {
 
     async fn pointer(&self, table: &str) -> Result<String, LakeError> {
         let pointer = self.inner.catalog.pointer(NAMESPACE, table).await?;
-        pointer.ok_or_else(|| LakeError::NoSuchTable { table: table.to_owned() })
+        pointer.ok_or_else(|| LakeError::NoSuchTable {
+            table: table.to_owned(),
+        })
     }
 
     fn cached(&self, table: &str, location: &str) -> Option<LoadedTable> {
-        self.lock_loaded().get(table).filter(|loaded| loaded.metadata_location == location).cloned()
+        self.lock_loaded()
+            .get(table)
+            .filter(|loaded| loaded.metadata_location == location)
+            .cloned()
     }
 
     fn lock_loaded(&self) -> MutexGuard<'_, BTreeMap<String, LoadedTable>> {

@@ -24,7 +24,10 @@ pub(super) struct NextMetadata {
 }
 
 /// Milliseconds since 1970, by the wall clock.
-#[expect(clippy::disallowed_methods, reason = "the one place where a commit learns the time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where a commit learns the time"
+)]
 pub(super) fn wall_clock_ms() -> i64 {
     chrono::Utc::now().timestamp_millis()
 }
@@ -50,7 +53,11 @@ pub(super) fn next(
         .with_next_version()
         .with_new_metadata(&metadata);
     let expired_metadata = expired(&before.metadata, &metadata);
-    Ok(NextMetadata { metadata, location, expired_metadata })
+    Ok(NextMetadata {
+        metadata,
+        location,
+        expired_metadata,
+    })
 }
 
 fn with_snapshot(
@@ -79,19 +86,31 @@ fn snapshots_to_forget(metadata: &TableMetadata) -> Vec<i64> {
     if excess == 0 {
         return Vec::new();
     }
-    let mut by_age: Vec<(i64, i64)> =
-        metadata.snapshots().map(|snapshot| (snapshot.sequence_number(), snapshot.snapshot_id())).collect();
+    let mut by_age: Vec<(i64, i64)> = metadata
+        .snapshots()
+        .map(|snapshot| (snapshot.sequence_number(), snapshot.snapshot_id()))
+        .collect();
     by_age.sort_unstable();
     let named = named_snapshots(metadata);
-    by_age.into_iter().map(|(_, id)| id).filter(|id| !named.contains(id)).take(excess).collect()
+    by_age
+        .into_iter()
+        .map(|(_, id)| id)
+        .filter(|id| !named.contains(id))
+        .take(excess)
+        .collect()
 }
 
 /// The snapshots that a branch or a tag names, but for `main`, which moves on.
 fn named_snapshots(metadata: &TableMetadata) -> Vec<i64> {
     let value = serde_json::to_value(metadata).unwrap_or_default();
     let refs = value.get("refs").and_then(Value::as_object);
-    let others = refs.into_iter().flatten().filter(|(name, _)| name.as_str() != MAIN_BRANCH);
-    others.filter_map(|(_, name)| name.get("snapshot-id")?.as_i64()).collect()
+    let others = refs
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| name.as_str() != MAIN_BRANCH);
+    others
+        .filter_map(|(_, name)| name.get("snapshot-id")?.as_i64())
+        .collect()
 }
 
 /// Only properties change. Written as JSON because Iceberg's builder takes the wall clock here, and refuses to go on
@@ -104,7 +123,11 @@ fn with_properties(before: &LoadedTable, properties: &BTreeMap<String, String>) 
         .ok_or_else(|| Error::new(ErrorKind::Unexpected, "table metadata is not a JSON object"))?;
     let all = fields.entry("properties").or_insert_with(|| json!({}));
     if let Some(all) = all.as_object_mut() {
-        all.extend(properties.iter().map(|(key, text)| (key.clone(), Value::from(text.as_str()))));
+        all.extend(
+            properties
+                .iter()
+                .map(|(key, text)| (key.clone(), Value::from(text.as_str()))),
+        );
     }
     let versions_max = previous_versions_max(old);
     let log = fields.entry("metadata-log").or_insert_with(|| json!([]));
@@ -121,15 +144,28 @@ fn with_properties(before: &LoadedTable, properties: &BTreeMap<String, String>) 
 }
 
 fn previous_versions_max(metadata: &TableMetadata) -> usize {
-    let set = metadata.properties().get(PREVIOUS_VERSIONS_MAX).and_then(|text| text.parse().ok());
+    let set = metadata
+        .properties()
+        .get(PREVIOUS_VERSIONS_MAX)
+        .and_then(|text| text.parse().ok());
     set.unwrap_or(PREVIOUS_VERSIONS_MAX_DEFAULT).max(1)
 }
 
 fn expired(before: &TableMetadata, after: &TableMetadata) -> Vec<String> {
-    if after.properties().get(DELETE_EXPIRED_METADATA).map(String::as_str) != Some("true") {
+    if after
+        .properties()
+        .get(DELETE_EXPIRED_METADATA)
+        .map(String::as_str)
+        != Some("true")
+    {
         return Vec::new();
     }
-    let named = |file: &str| after.metadata_log().iter().any(|entry| entry.metadata_file == file);
+    let named = |file: &str| {
+        after
+            .metadata_log()
+            .iter()
+            .any(|entry| entry.metadata_file == file)
+    };
     let logged = before.metadata_log().iter().map(|entry| &entry.metadata_file);
     logged.filter(|file| !named(file)).cloned().collect()
 }

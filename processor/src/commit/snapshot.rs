@@ -36,8 +36,16 @@ const TOTALS: [(&str, &str, &str); 6] = [
     ("total-delete-files", "added-delete-files", "removed-delete-files"),
     ("total-records", "added-records", "deleted-records"),
     ("total-files-size", "added-files-size", "removed-files-size"),
-    ("total-position-deletes", "added-position-deletes", "removed-position-deletes"),
-    ("total-equality-deletes", "added-equality-deletes", "removed-equality-deletes"),
+    (
+        "total-position-deletes",
+        "added-position-deletes",
+        "removed-position-deletes",
+    ),
+    (
+        "total-equality-deletes",
+        "added-equality-deletes",
+        "removed-equality-deletes",
+    ),
 ];
 
 /// Writes the manifests and the manifest list of the table after `change`. Every file is noted in `written` before
@@ -51,14 +59,26 @@ pub(super) async fn write(
     let metadata = &*before.metadata;
     if metadata.format_version() != FormatVersion::V2 {
         let found = metadata.format_version().to_string();
-        return Err(CommitError::Format { table: change.table.clone(), found });
+        return Err(CommitError::Format {
+            table: change.table.clone(),
+            found,
+        });
     }
-    let failed = |source| LakeError::Iceberg { table: change.table.clone(), source: Box::new(source) };
+    let failed = |source| LakeError::Iceberg {
+        table: change.table.clone(),
+        source: Box::new(source),
+    };
     let mut writer = SnapshotWriter::new(file_io, metadata, written);
-    let mut old = writer.current_manifests(&change.table, before).await.map_err(failed)?;
+    let mut old = writer
+        .current_manifests(&change.table, before)
+        .await
+        .map_err(failed)?;
     let (rewritten, removed) = writer.remove(&mut old, &change.remove).await.map_err(failed)?;
     if let Some(location) = missing(&change.remove, &removed) {
-        return Err(CommitError::NoSuchFile { table: change.table.clone(), location });
+        return Err(CommitError::NoSuchFile {
+            table: change.table.clone(),
+            location,
+        });
     }
     let old = writer.merge(old).await.map_err(failed)?;
     let mut manifests = writer.add(&change.add).await.map_err(failed)?;
@@ -79,7 +99,10 @@ pub(super) async fn write(
 
 fn missing(wanted: &[String], removed: &[DataFile]) -> Option<String> {
     let removed: HashSet<&str> = removed.iter().map(DataFile::file_path).collect();
-    wanted.iter().find(|location| !removed.contains(location.as_str())).cloned()
+    wanted
+        .iter()
+        .find(|location| !removed.contains(location.as_str()))
+        .cloned()
 }
 
 struct SnapshotWriter<'a> {
@@ -94,15 +117,18 @@ struct SnapshotWriter<'a> {
 impl<'a> SnapshotWriter<'a> {
     fn new(file_io: &'a FileIO, metadata: &'a TableMetadata, written: &'a Written) -> Self {
         let snapshot_id = fresh_snapshot_id(metadata);
-        Self { file_io, metadata, written, snapshot_id, commit: Uuid::now_v7(), manifest_count: 0 }
+        Self {
+            file_io,
+            metadata,
+            written,
+            snapshot_id,
+            commit: Uuid::now_v7(),
+            manifest_count: 0,
+        }
     }
 
     /// The current snapshot's manifests, newest first, without those in which nothing is alive.
-    async fn current_manifests(
-        &self,
-        table: &str,
-        before: &LoadedTable,
-    ) -> Result<Vec<ManifestFile>, Error> {
+    async fn current_manifests(&self, table: &str, before: &LoadedTable) -> Result<Vec<ManifestFile>, Error> {
         let Some(snapshot) = self.metadata.current_snapshot() else {
             return Ok(Vec::new());
         };
@@ -140,7 +166,9 @@ impl<'a> SnapshotWriter<'a> {
             let manifest = file.load_manifest(self.file_io).await?;
             let found = removed.len();
             removed.extend(live(&manifest).filter_map(|entry| {
-                pending.remove(entry.file_path()).then(|| entry.data_file().clone())
+                pending
+                    .remove(entry.file_path())
+                    .then(|| entry.data_file().clone())
             }));
             match removed.get(found..) {
                 Some(gone) if !gone.is_empty() => {
@@ -186,7 +214,10 @@ impl<'a> SnapshotWriter<'a> {
                 continue;
             }
             let is_data = manifest.content == ManifestContentType::Data;
-            small.entry((manifest.partition_spec_id, is_data)).or_default().push(manifest);
+            small
+                .entry((manifest.partition_spec_id, is_data))
+                .or_default()
+                .push(manifest);
         }
         for group in small.into_values() {
             if group.len() < MERGE_MANIFESTS_MIN {
@@ -230,10 +261,14 @@ impl<'a> SnapshotWriter<'a> {
 
     /// Writes the manifests of the added files: one for data, one for deletes.
     async fn add(&mut self, files: &[DataFile]) -> Result<Vec<ManifestFile>, Error> {
-        let (data, deletes): (Vec<&DataFile>, Vec<&DataFile>) =
-            files.iter().partition(|file| file.content_type() == DataContentType::Data);
+        let (data, deletes): (Vec<&DataFile>, Vec<&DataFile>) = files
+            .iter()
+            .partition(|file| file.content_type() == DataContentType::Data);
         let mut manifests = Vec::new();
-        for (content, files) in [(ManifestContentType::Data, data), (ManifestContentType::Deletes, deletes)] {
+        for (content, files) in [
+            (ManifestContentType::Data, data),
+            (ManifestContentType::Deletes, deletes),
+        ] {
             if files.is_empty() {
                 continue;
             }
@@ -294,7 +329,11 @@ impl<'a> SnapshotWriter<'a> {
 }
 
 fn live(manifest: &Manifest) -> impl Iterator<Item = &ManifestEntry> {
-    manifest.entries().iter().map(|entry| &**entry).filter(|entry| entry.is_alive())
+    manifest
+        .entries()
+        .iter()
+        .map(|entry| &**entry)
+        .filter(|entry| entry.is_alive())
 }
 
 fn live_count(manifest: &ManifestFile) -> usize {
@@ -312,7 +351,10 @@ struct Position {
 impl Position {
     fn of(entry: &ManifestEntry) -> Result<Self, Error> {
         let lacking = || {
-            let text = format!("the manifest entry of {} has no snapshot or sequence number", entry.file_path());
+            let text = format!(
+                "the manifest entry of {} has no snapshot or sequence number",
+                entry.file_path()
+            );
             Error::new(ErrorKind::DataInvalid, text)
         };
         Ok(Self {
@@ -324,7 +366,12 @@ impl Position {
 
     fn add_existing(&self, writer: &mut ManifestWriter, entry: &ManifestEntry) -> Result<(), Error> {
         let file = entry.data_file().clone();
-        writer.add_existing_file(file, self.snapshot_id, self.sequence_number, self.file_sequence_number)
+        writer.add_existing_file(
+            file,
+            self.snapshot_id,
+            self.sequence_number,
+            self.file_sequence_number,
+        )
     }
 }
 
@@ -350,9 +397,16 @@ fn summary(metadata: &TableMetadata, change: &TableChange, removed: &[DataFile])
     // Figures win over entries of the caller's with the same key.
     let mut entries: HashMap<String, String> = change.summary.clone().into_iter().collect();
     entries.extend(collector.build());
-    let previous = metadata.current_snapshot().map(|snapshot| &snapshot.summary().additional_properties);
+    let previous = metadata
+        .current_snapshot()
+        .map(|snapshot| &snapshot.summary().additional_properties);
     for (total, added, removed) in TOTALS {
-        let figure = |key: &str| entries.get(key).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        let figure = |key: &str| {
+            entries
+                .get(key)
+                .and_then(|text| text.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
         // A snapshot of another writer may lack a total; then it is unknown from there on.
         let before = match previous {
             None => Some(0),
@@ -368,5 +422,8 @@ fn summary(metadata: &TableMetadata, change: &TableChange, removed: &[DataFile])
         (true, false) => Operation::Delete,
         (false, false) => Operation::Overwrite,
     };
-    Summary { operation, additional_properties: entries }
+    Summary {
+        operation,
+        additional_properties: entries,
+    }
 }
