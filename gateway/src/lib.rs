@@ -10,5 +10,8 @@
 pub mod audit;
 pub mod cli;
 pub mod config;
+pub mod identity;
+pub mod ingest;
 pub mod logging;
+pub mod mqtt;
 pub mod serve;
