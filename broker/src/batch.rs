@@ -153,8 +153,13 @@ impl OutBatch {
     }
 
     pub(crate) fn deliver(&mut self, router: &Router, msg: &Message<'_>) -> Delivery {
+        self.deliver_to(router, msg.subject, msg)
+    }
+
+    /// Gives the message to the receivers of `to`, whatever its own subject is.
+    pub(crate) fn deliver_to(&mut self, router: &Router, to: &str, msg: &Message<'_>) -> Delivery {
         self.follow(router);
-        let index = self.route(router, msg.subject);
+        let index = self.route(router, to);
         // The route is taken out while it is walked, so that the slots can be filled meanwhile.
         let route = std::mem::take(&mut self.routes.entries[index].plain);
         let mut used_up = Vec::new();

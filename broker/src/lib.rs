@@ -7,7 +7,10 @@
 //! 3. Every queue has a bound. A full one holds its sender up, or answers with the protocol's own error.
 //! 4. What a peer sends is checked before memory is taken for it.
 
+mod api;
 pub mod batch;
+mod consumer;
+mod engine;
 pub mod env;
 pub mod local;
 pub mod nats;
@@ -16,5 +19,6 @@ pub mod router;
 pub mod server;
 pub mod shard;
 pub mod store;
+mod stream;
 pub mod subject;
 pub mod types;

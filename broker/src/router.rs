@@ -193,6 +193,15 @@ impl Router {
         self.route_publish(msg, out).receivers
     }
 
+    /// Gives `msg` to the receivers of the subject `to`, who see it as published to its own subject: how JetStream delivers.
+    pub fn route_to(&self, to: &str, msg: &Message<'_>, out: &mut OutBatch) -> usize {
+        let Delivery { routed, used_up } = out.deliver_to(self, to, msg);
+        for subscription in used_up {
+            self.unsubscribe(&subscription);
+        }
+        routed.receivers
+    }
+
     /// As [`Self::route`], and tells whether the subject belongs to JetStream: to a stream, the API or acknowledgements.
     pub fn route_publish(&self, msg: &Message<'_>, out: &mut OutBatch) -> Routed {
         let Delivery { routed, used_up } = out.deliver(self, msg);
@@ -364,5 +373,5 @@ fn reserved(subject: &str) -> Option<JsKind> {
     if rest.starts_with("API.") {
         return Some(JsKind::Api);
     }
-    rest.starts_with("ACK.").then_some(JsKind::Ack)
+    (rest.starts_with("ACK.") || rest.starts_with("FC.")).then_some(JsKind::Ack)
 }

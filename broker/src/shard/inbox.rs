@@ -33,7 +33,7 @@ pub enum JsKind {
     Publish(StreamId),
     /// A request to `$JS.API.>`.
     Api,
-    /// An acknowledgement to `$JS.ACK.>`.
+    /// An acknowledgement to `$JS.ACK.>`, or an answer to flow control, `$JS.FC.>`.
     Ack,
 }
 

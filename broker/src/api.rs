@@ -1,0 +1,5 @@
+//! What `$JS.API.>` speaks: errors, times, requests and answers as JSON.
+
+pub(crate) mod error;
+pub(crate) mod time;
+pub(crate) mod types;

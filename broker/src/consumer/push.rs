@@ -1,0 +1,216 @@
+//! The push side of a consumer: whether somebody listens, heartbeats and flow control.
+
+use bytes::Bytes;
+
+use super::config::ConsumerConfig;
+use super::pull::{Notice, Status};
+use super::{Picked, Receiver, SeqPair};
+use crate::engine::time::Mono;
+
+/// Bytes that may be on their way before the receiver has answered a flow-control request, at first.
+const WINDOW_BYTES_MIN: u64 = 2 * 1024 * 1024;
+/// The same, at most: each answer doubles the window.
+const WINDOW_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
+/// State of a push consumer; unused in a pull consumer.
+#[derive(Debug, Default)]
+pub(crate) struct PushState {
+    deliver_subject: Bytes,
+    is_bound: bool,
+    /// Bytes sent and not covered by an answered flow-control request.
+    unconfirmed_bytes: u64,
+    window_bytes: u64,
+    request: Option<FlowRequest>,
+    request_count: u64,
+    heartbeat_due: Option<Mono>,
+}
+
+#[derive(Debug)]
+struct FlowRequest {
+    subject: String,
+    bytes: u64,
+}
+
+impl PushState {
+    /// State for a consumer that pushes to `deliver_subject`, with nobody bound.
+    pub(crate) fn new(deliver_subject: &str) -> Self {
+        Self {
+            deliver_subject: Bytes::copy_from_slice(deliver_subject.as_bytes()),
+            window_bytes: WINDOW_BYTES_MIN,
+            ..Self::default()
+        }
+    }
+
+    /// Where messages go.
+    pub(crate) fn deliver_subject(&self) -> &Bytes {
+        &self.deliver_subject
+    }
+
+    /// Whether somebody listens.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.is_bound
+    }
+
+    /// Somebody began or ceased to listen. A new listener starts with a fresh flow-control window.
+    pub(crate) fn set_bound(&mut self, is_bound: bool, now: Mono, config: &ConsumerConfig) {
+        if is_bound == self.is_bound {
+            return;
+        }
+        self.is_bound = is_bound;
+        self.unconfirmed_bytes = 0;
+        self.window_bytes = WINDOW_BYTES_MIN;
+        self.request = None;
+        self.heartbeat_due = None;
+        if is_bound {
+            self.reset_heartbeat(now, config);
+        }
+    }
+
+    fn reset_heartbeat(&mut self, now: Mono, config: &ConsumerConfig) {
+        if config.idle_heartbeat > 0 {
+            self.heartbeat_due = Some(now.after(config.idle_heartbeat));
+        }
+    }
+
+    /// Whether the listener takes a message now.
+    pub(crate) fn pick(&self, mut receiver: impl FnMut(&Bytes) -> Receiver) -> Picked {
+        if !self.is_bound {
+            return Picked::Nobody;
+        }
+        if self.unconfirmed_bytes > self.window_bytes {
+            return Picked::Nobody;
+        }
+        match receiver(&self.deliver_subject) {
+            Receiver::Ready => Picked::Ready,
+            Receiver::Busy => Picked::Busy,
+            Receiver::Gone => Picked::Nobody,
+        }
+    }
+
+    /// A message of `size` bytes was sent. Returns the flow-control request that is to follow it.
+    pub(crate) fn delivered(
+        &mut self,
+        now: Mono,
+        size: usize,
+        config: &ConsumerConfig,
+        flow_prefix: impl FnOnce() -> String,
+    ) -> Option<Notice> {
+        self.reset_heartbeat(now, config);
+        if !config.flow_control {
+            return None;
+        }
+        self.unconfirmed_bytes += size as u64;
+        if self.request.is_some() || self.unconfirmed_bytes <= self.window_bytes / 2 {
+            return None;
+        }
+        self.request_count += 1;
+        let subject = format!("{}.{}", flow_prefix(), self.request_count);
+        self.request = Some(FlowRequest {
+            subject: subject.clone(),
+            bytes: self.unconfirmed_bytes,
+        });
+        Some(Notice {
+            reply: self.deliver_subject.clone(),
+            status: Status::FlowControl { answer_to: subject },
+        })
+    }
+
+    /// The receiver answered the flow-control request `subject`. Returns whether it was the open one.
+    pub(crate) fn flow_answered(&mut self, subject: &str) -> bool {
+        match self.request.take() {
+            Some(request) if request.subject == subject => {
+                self.unconfirmed_bytes = self.unconfirmed_bytes.saturating_sub(request.bytes);
+                self.window_bytes = (self.window_bytes * 2).min(WINDOW_BYTES_MAX);
+                true
+            }
+            other => {
+                self.request = other;
+                false
+            }
+        }
+    }
+
+    /// Sends the heartbeat if it is due.
+    pub(crate) fn heartbeat(
+        &mut self,
+        now: Mono,
+        config: &ConsumerConfig,
+        at: SeqPair,
+        notices: &mut Vec<Notice>,
+    ) {
+        if !self.is_bound || self.heartbeat_due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.reset_heartbeat(now, config);
+        let stalled_on = self.request.as_ref().map(|request| request.subject.clone());
+        let status = Status::IdleHeartbeat {
+            consumer_seq: at.consumer,
+            stream_seq: at.stream,
+            stalled_on,
+        };
+        notices.push(Notice {
+            reply: self.deliver_subject.clone(),
+            status,
+        });
+    }
+
+    /// When the next heartbeat is due.
+    pub(crate) fn next_deadline(&self) -> Option<Mono> {
+        self.heartbeat_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> ConsumerConfig {
+        ConsumerConfig {
+            deliver_subject: "d".to_owned(),
+            flow_control: true,
+            idle_heartbeat: 1000,
+            ..ConsumerConfig::default()
+        }
+    }
+
+    #[test]
+    fn the_window_closes_until_the_receiver_answers() {
+        let mut push = PushState::new("d");
+        push.set_bound(true, Mono(0), &config());
+        let half = WINDOW_BYTES_MIN as usize / 2;
+        let prefix = || "$JS.FC.S.C".to_owned();
+        assert_eq!(push.delivered(Mono(0), half, &config(), prefix), None);
+        let notice = push.delivered(Mono(0), 1, &config(), prefix).unwrap();
+        assert_eq!(
+            notice.status,
+            Status::FlowControl {
+                answer_to: "$JS.FC.S.C.1".to_owned()
+            }
+        );
+        assert_eq!(push.delivered(Mono(0), half, &config(), prefix), None);
+        assert_eq!(push.pick(|_| Receiver::Ready), Picked::Nobody);
+        assert!(!push.flow_answered("$JS.FC.S.C.9"));
+        assert!(push.flow_answered("$JS.FC.S.C.1"));
+        assert_eq!(push.pick(|_| Receiver::Ready), Picked::Ready);
+    }
+
+    #[test]
+    fn heartbeats_come_while_nothing_is_delivered() {
+        let mut push = PushState::new("d");
+        let mut notices = Vec::new();
+        push.set_bound(true, Mono(0), &config());
+        push.heartbeat(Mono(999), &config(), SeqPair::default(), &mut notices);
+        assert!(notices.is_empty());
+        push.heartbeat(
+            Mono(1000),
+            &config(),
+            SeqPair {
+                consumer: 3,
+                stream: 4,
+            },
+            &mut notices,
+        );
+        assert_eq!(notices.len(), 1);
+        assert_eq!(push.next_deadline(), Some(Mono(2000)));
+    }
+}

@@ -1,0 +1,220 @@
+//! What a consumer must not forget over a restart, as bytes.
+//!
+//! Layout (`FORMAT.md` has the frame around it): a version byte, then unsigned LEB128 integers:
+//! next stream sequence, next consumer sequence, resume sequence, number of skip-list entries and
+//! each as the difference to the one before, number of pending messages and for each the
+//! differences of its stream and consumer sequence to the one before and its deliveries.
+
+use thiserror::Error;
+
+const VERSION: u8 = 1;
+
+/// The durable part of a consumer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ConsumerState {
+    /// The first stream sequence that was not looked at yet.
+    pub(crate) next_stream_seq: u64,
+    /// The number of the next delivery, from 1.
+    pub(crate) next_consumer_seq: u64,
+    /// Deliver policy `last_per_subject`: sequences still to deliver, rising.
+    pub(crate) skip_list: Vec<u64>,
+    /// Deliver policy `last_per_subject`: where to go on when the skip list is through.
+    pub(crate) resume_seq: u64,
+    /// Delivered and not acknowledged, rising in both sequences.
+    pub(crate) pending: Vec<PendingState>,
+}
+
+/// The durable part of a pending message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PendingState {
+    pub(crate) stream_seq: u64,
+    pub(crate) consumer_seq: u64,
+    pub(crate) deliveries: u64,
+}
+
+/// Bytes that are not the state of a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum StateError {
+    #[error("consumer state has version {0}, this server knows {VERSION}")]
+    Version(u8),
+    #[error("consumer state is cut off")]
+    Truncated,
+    #[error("consumer state is not in order")]
+    Malformed,
+}
+
+impl ConsumerState {
+    /// Appends the state to `out`.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        put(out, self.next_stream_seq);
+        put(out, self.next_consumer_seq);
+        put(out, self.resume_seq);
+        put(out, self.skip_list.len() as u64);
+        let mut last = 0;
+        for seq in &self.skip_list {
+            put(out, seq - last);
+            last = *seq;
+        }
+        put(out, self.pending.len() as u64);
+        let (mut last_stream, mut last_consumer) = (0, 0);
+        for entry in &self.pending {
+            put(out, entry.stream_seq - last_stream);
+            put(out, entry.consumer_seq - last_consumer);
+            put(out, entry.deliveries);
+            (last_stream, last_consumer) = (entry.stream_seq, entry.consumer_seq);
+        }
+    }
+
+    /// Reads a state back.
+    ///
+    /// # Errors
+    /// If the bytes are of another version, end early, go on too long or are not in order.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        let (&version, mut rest) = bytes.split_first().ok_or(StateError::Truncated)?;
+        if version != VERSION {
+            return Err(StateError::Version(version));
+        }
+        let rest = &mut rest;
+        let mut state = Self {
+            next_stream_seq: take(rest)?,
+            next_consumer_seq: take(rest)?,
+            resume_seq: take(rest)?,
+            ..Self::default()
+        };
+        let mut last = 0;
+        for _ in 0..take(rest)? {
+            last = rising(last, take(rest)?)?;
+            state.skip_list.push(last);
+        }
+        let (mut stream_seq, mut consumer_seq) = (0, 0);
+        for _ in 0..take(rest)? {
+            stream_seq = rising(stream_seq, take(rest)?)?;
+            consumer_seq = rising(consumer_seq, take(rest)?)?;
+            let deliveries = take(rest)?;
+            state.pending.push(PendingState {
+                stream_seq,
+                consumer_seq,
+                deliveries,
+            });
+        }
+        let delivered_below = |entry: &PendingState| {
+            entry.stream_seq < state.next_stream_seq
+                && entry.consumer_seq < state.next_consumer_seq
+                && entry.deliveries > 0
+        };
+        if rest.is_empty() && state.pending.iter().all(delivered_below) {
+            Ok(state)
+        } else {
+            Err(StateError::Malformed)
+        }
+    }
+}
+
+fn rising(last: u64, step: u64) -> Result<u64, StateError> {
+    if step == 0 {
+        return Err(StateError::Malformed);
+    }
+    last.checked_add(step).ok_or(StateError::Malformed)
+}
+
+fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take(bytes: &mut &[u8]) -> Result<u64, StateError> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (&byte, rest) = bytes.split_first().ok_or(StateError::Truncated)?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 {
+            return Err(StateError::Malformed);
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(StateError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn state() -> impl Strategy<Value = ConsumerState> {
+        let steps = proptest::collection::vec((1_u64..1 << 40, 1_u64..9, 1_u64..300), 0..50);
+        let skips = proptest::collection::vec(1_u64..1 << 20, 0..50);
+        (steps, skips, 0_u64..1 << 40, any::<u64>()).prop_map(|(steps, skips, ahead, resume_seq)| {
+            let mut state = ConsumerState {
+                resume_seq,
+                ..ConsumerState::default()
+            };
+            let (mut stream_seq, mut consumer_seq) = (0, 0);
+            for (stream_step, consumer_step, deliveries) in steps {
+                stream_seq += stream_step;
+                consumer_seq += consumer_step;
+                state.pending.push(PendingState {
+                    stream_seq,
+                    consumer_seq,
+                    deliveries,
+                });
+            }
+            state.next_stream_seq = stream_seq + 1 + ahead;
+            state.next_consumer_seq = consumer_seq + 1 + ahead;
+            let mut last = 0;
+            for step in skips {
+                last += step;
+                state.skip_list.push(last);
+            }
+            state
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_state_survives(state in state()) {
+            let mut bytes = Vec::new();
+            state.encode(&mut bytes);
+            prop_assert_eq!(ConsumerState::decode(&bytes), Ok(state));
+        }
+
+        #[test]
+        fn no_prefix_is_taken_for_the_whole(state in state(), cut in any::<prop::sample::Index>()) {
+            let mut bytes = Vec::new();
+            state.encode(&mut bytes);
+            bytes.truncate(cut.index(bytes.len()));
+            prop_assert!(ConsumerState::decode(&bytes).is_err());
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            ConsumerState::decode(&bytes).ok();
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_these() {
+        let state = ConsumerState {
+            next_stream_seq: 300,
+            next_consumer_seq: 5,
+            skip_list: vec![],
+            resume_seq: 0,
+            pending: vec![PendingState {
+                stream_seq: 299,
+                consumer_seq: 4,
+                deliveries: 2,
+            }],
+        };
+        let mut bytes = Vec::new();
+        state.encode(&mut bytes);
+        assert_eq!(bytes, [1, 0xac, 2, 5, 0, 0, 1, 0xab, 2, 4, 2]);
+    }
+}

@@ -1,0 +1,348 @@
+//! JetStream: streams and consumers, fed with operations and time, answering with effects.
+//!
+//! Invariants:
+//! - a publish is acknowledged by an effect that waits for the commit of its stream;
+//! - consumers get nothing above the durable sequence;
+//! - everything that reaches an output is walked in order: the same input gives the same output.
+
+mod acks;
+mod api;
+mod dispatch;
+mod effect;
+mod limits;
+mod observer;
+mod publish;
+mod recover;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+pub(crate) mod time;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::api::types::ApiStats;
+use crate::consumer::pull::{Notice, Status};
+use crate::env::Fs;
+use crate::shard::inbox::{JsKind, JsOp};
+use crate::store::{CommitReport, Store};
+use crate::stream::Stream;
+use crate::types::StreamId;
+use observer::Observer;
+use time::{Mono, Now};
+
+pub(crate) use dispatch::{Outlet, push_number, send_notice};
+pub(crate) use effect::{Effect, Outgoing};
+pub(crate) use publish::store_error;
+pub(crate) use recover::RecoverError;
+pub(crate) use snapshot::JsSnapshot;
+
+/// How long a changed consumer may stay unsaved.
+const PERSIST_NS: i64 = 250_000_000;
+/// How long a stream's age limit may be passed.
+const AGE_CHECK_NS_MIN: i64 = 50_000_000;
+
+/// Handle of a consumer within one run. Never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ConsumerId(u64);
+
+/// What the engine says about itself and where its bounds are.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineOptions {
+    /// In metadata and advisories.
+    pub(crate) server_name: Arc<str>,
+    /// The nats-server version that is acted.
+    pub(crate) version: &'static str,
+    /// Streams at most.
+    pub(crate) streams_max: usize,
+    /// Consumers at most, over all streams.
+    pub(crate) consumers_max: usize,
+    /// For the names of ephemeral consumers; different in each run.
+    pub(crate) seed: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Consumer(ConsumerId),
+    Age(StreamId),
+    Persist,
+}
+
+/// All streams and consumers.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    options: EngineOptions,
+    streams: BTreeMap<StreamId, Stream>,
+    names: BTreeMap<Arc<str>, StreamId>,
+    consumers: BTreeMap<ConsumerId, Observer>,
+    last_consumer_id: u64,
+    timers: BTreeSet<(Mono, Timer)>,
+    /// Consumers that may have something to deliver, in turn.
+    ready: VecDeque<ConsumerId>,
+    /// Consumers whose durable part has changed.
+    dirty: BTreeSet<ConsumerId>,
+    /// Those of them that somebody waits for.
+    urgent: BTreeSet<ConsumerId>,
+    is_persist_armed: bool,
+    /// Streams that got records since the last commit.
+    appended: Vec<StreamId>,
+    age_armed: BTreeSet<StreamId>,
+    api_stats: ApiStats,
+    random: u64,
+    changes: u64,
+}
+
+impl Engine {
+    fn new(options: EngineOptions) -> Self {
+        Self {
+            random: options.seed | 1,
+            options,
+            streams: BTreeMap::new(),
+            names: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            last_consumer_id: 0,
+            timers: BTreeSet::new(),
+            ready: VecDeque::new(),
+            dirty: BTreeSet::new(),
+            urgent: BTreeSet::new(),
+            is_persist_armed: false,
+            appended: Vec::new(),
+            age_armed: BTreeSet::new(),
+            api_stats: ApiStats::default(),
+            changes: 0,
+        }
+    }
+
+    /// Takes one operation. What it brings about is appended to `effects`, to be released after the
+    /// next commit.
+    pub(crate) fn step<F: Fs>(
+        &mut self,
+        now: Now,
+        op: JsOp,
+        store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
+    ) {
+        match op.kind {
+            JsKind::Publish(id) => self.publish(now, id, op, store, effects),
+            JsKind::Ack => self.ack(now, &op, store, effects),
+            JsKind::Api => self.api(now, &op, store, effects),
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub(crate) fn tick<F: Fs>(&mut self, now: Now, store: &mut Store<F>, effects: &mut Vec<Effect>) {
+        while let Some(&(due, timer)) = self.timers.first() {
+            if due > now.mono {
+                break;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Consumer(id) => self.consumer_due(now, id, store, effects),
+                Timer::Age(id) => self.age_due(now, id, store),
+                Timer::Persist => {
+                    self.is_persist_armed = false;
+                    self.urgent.append(&mut self.dirty);
+                }
+            }
+        }
+    }
+
+    fn consumer_due<F: Fs>(
+        &mut self,
+        now: Now,
+        id: ConsumerId,
+        store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(observer) = self.consumers.get_mut(&id) else {
+            return;
+        };
+        observer.armed = None;
+        observer.consumer.expire_pending(now.mono);
+        let mut notices = Vec::new();
+        observer.consumer.expire_requests(now.mono, &mut notices);
+        push_notices(notices, effects);
+        if observer.consumer.is_abandoned(now.mono) {
+            if let Err(err) = self.remove_consumer(id, store, effects) {
+                tracing::warn!(error = %err, "abandoned consumer was not deleted");
+            }
+            return;
+        }
+        self.note_dirty(now.mono, id);
+        self.mark_ready(id);
+        self.rearm(now.mono, id);
+    }
+
+    /// Writes the states of consumers that are due to the store; they are durable after the commit.
+    pub(crate) fn persist<F: Fs>(&mut self, store: &mut Store<F>) {
+        for id in std::mem::take(&mut self.urgent) {
+            self.dirty.remove(&id);
+            let Some(observer) = self.consumers.get_mut(&id) else {
+                continue;
+            };
+            if !observer.consumer.take_dirty() {
+                continue;
+            }
+            let mut bytes = Vec::new();
+            observer.consumer.state().encode(&mut bytes);
+            let name = &observer.consumer.name;
+            if let Err(err) = store.put_consumer_state(observer.stream, name, &bytes) {
+                tracing::warn!(consumer = %name, error = %err, "consumer state was not written");
+            }
+        }
+    }
+
+    /// All changed consumers are to be written with the next commit.
+    pub(crate) fn persist_all(&mut self) {
+        self.urgent.append(&mut self.dirty);
+    }
+
+    /// Takes note of a commit: new records can be delivered, records of failed streams are forgotten.
+    pub(crate) fn committed<F: Fs>(&mut self, report: &CommitReport, store: &Store<F>) {
+        for (id, err) in &report.failed {
+            let Some(stream) = self.streams.get_mut(id) else {
+                continue;
+            };
+            tracing::error!(stream = %stream.name, error = %err, "commit failed");
+            stream.duplicates.roll_back(store.durable_seq(*id).0);
+            let last_seq = store.state(*id).last_seq.0;
+            for consumer in stream.consumers.values() {
+                if let Some(observer) = self.consumers.get_mut(consumer) {
+                    observer.rolled_back(last_seq);
+                }
+            }
+        }
+        for id in std::mem::take(&mut self.appended) {
+            let Some(stream) = self.streams.get(&id) else {
+                continue;
+            };
+            for consumer in stream.consumers.values() {
+                mark_ready(&mut self.consumers, &mut self.ready, *consumer);
+            }
+        }
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Mono> {
+        self.timers.first().map(|(due, _)| *due)
+    }
+
+    /// Whether consumer states wait to be written and committed.
+    pub(crate) fn has_urgent(&self) -> bool {
+        !self.urgent.is_empty()
+    }
+
+    /// Whether something may be delivered now.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The beginning of a stream's acknowledgements, up to the sequence.
+    pub(crate) fn ack_prefix(&self, id: StreamId) -> Option<&Arc<str>> {
+        self.streams.get(&id).map(|stream| &stream.ack_prefix)
+    }
+
+    /// The name of a stream.
+    pub(crate) fn stream_name(&self, id: StreamId) -> Option<&Arc<str>> {
+        self.streams.get(&id).map(|stream| &stream.name)
+    }
+
+    /// What each stream captures: for the router, after a start.
+    pub(crate) fn captures(&self) -> impl Iterator<Item = (StreamId, &[String])> {
+        self.streams
+            .values()
+            .map(|stream| (stream.id, stream.config.subjects.as_slice()))
+    }
+
+    /// Tells everybody who waits that the server stops.
+    pub(crate) fn shut_down(&mut self, effects: &mut Vec<Effect>) {
+        let mut notices = Vec::new();
+        for observer in self.consumers.values_mut() {
+            observer.consumer.end_all(&Status::ServerShutdown, &mut notices);
+        }
+        push_notices(notices, effects);
+        self.persist_all();
+    }
+
+    fn mark_ready(&mut self, id: ConsumerId) {
+        mark_ready(&mut self.consumers, &mut self.ready, id);
+    }
+
+    fn rearm(&mut self, now: Mono, id: ConsumerId) {
+        let Some(observer) = self.consumers.get_mut(&id) else {
+            return;
+        };
+        let deadline = observer.next_deadline(now);
+        arm(&mut self.timers, observer, id, deadline);
+    }
+
+    /// A consumer has changed: it is written within [`PERSIST_NS`].
+    fn note_dirty(&mut self, now: Mono, id: ConsumerId) {
+        let Some(observer) = self.consumers.get(&id) else {
+            return;
+        };
+        if observer.is_stored && observer.consumer.is_dirty() {
+            self.dirty.insert(id);
+            self.changes += 1;
+            if !self.is_persist_armed {
+                self.is_persist_armed = true;
+                self.timers.insert((now.after(PERSIST_NS), Timer::Persist));
+            }
+        }
+    }
+
+    fn stream_by_name(&self, name: &str) -> Option<&Stream> {
+        self.streams.get(self.names.get(name)?)
+    }
+
+    fn find_consumer(&self, stream: &str, consumer: &str) -> Option<ConsumerId> {
+        self.stream_by_name(stream)?.consumers.get(consumer).copied()
+    }
+
+    /// Splitmix: names of ephemeral consumers need not be unpredictable.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+fn mark_ready(
+    consumers: &mut BTreeMap<ConsumerId, Observer>,
+    ready: &mut VecDeque<ConsumerId>,
+    id: ConsumerId,
+) {
+    if let Some(observer) = consumers.get_mut(&id)
+        && !observer.is_ready
+        && observer.may_deliver()
+    {
+        observer.is_ready = true;
+        ready.push_back(id);
+    }
+}
+
+/// Sets a consumer's timer. One that is set already is only moved forward: it may fire early.
+fn arm(
+    timers: &mut BTreeSet<(Mono, Timer)>,
+    observer: &mut Observer,
+    id: ConsumerId,
+    deadline: Option<Mono>,
+) {
+    let Some(deadline) = deadline else { return };
+    match observer.armed {
+        Some(armed) if armed <= deadline => return,
+        Some(armed) => {
+            timers.remove(&(armed, Timer::Consumer(id)));
+        }
+        None => {}
+    }
+    observer.armed = Some(deadline);
+    timers.insert((deadline, Timer::Consumer(id)));
+}
+
+/// Appends status messages to effects.
+fn push_notices(notices: Vec<Notice>, effects: &mut Vec<Effect>) {
+    effects.extend(notices.into_iter().map(Effect::Status));
+}

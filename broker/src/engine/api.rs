@@ -1,0 +1,243 @@
+//! `$JS.API.>`: which request it is, and sending its answer.
+
+mod consumers;
+mod messages;
+mod streams;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::Engine;
+use super::effect::{Effect, Outgoing};
+use super::time::Now;
+use crate::api::error::ApiError;
+use crate::api::types::{AccountInfo, AccountLimits, Answer, ApiStats};
+use crate::env::Fs;
+use crate::shard::inbox::{JsOp, ReplyTo};
+use crate::store::{Backing, Store};
+use crate::stream::config::API_LEVEL;
+use crate::stream::headers;
+use crate::types::StreamId;
+
+/// What a request brought.
+struct Outcome {
+    payload: Vec<u8>,
+    is_error: bool,
+    /// The answer holds only if the commit of this stream succeeds.
+    after: Option<StreamId>,
+}
+
+impl Outcome {
+    fn new<T: Serialize>(kind: &str, result: Result<T, ApiError>) -> Self {
+        let is_error = result.is_err();
+        Self {
+            payload: Answer::encode(kind, result),
+            is_error,
+            after: None,
+        }
+    }
+
+    fn after(self, stream: Option<StreamId>) -> Self {
+        Self {
+            after: stream,
+            ..self
+        }
+    }
+}
+
+/// A request's name, for instance `STREAM.CREATE`, and the tokens behind it.
+fn split(subject: &str) -> Option<(String, Vec<&str>)> {
+    let tokens: Vec<&str> = subject.strip_prefix("$JS.API.")?.split('.').collect();
+    let name_tokens = match tokens.as_slice() {
+        ["INFO", ..] => 1,
+        ["STREAM" | "CONSUMER", "MSG", ..] | ["CONSUMER", "DURABLE", ..] => 3,
+        _ => 2,
+    };
+    let (name, rest) = tokens.split_at_checked(name_tokens)?;
+    Some((name.join("."), rest.to_vec()))
+}
+
+impl Engine {
+    pub(super) fn api<F: Fs>(
+        &mut self,
+        now: Now,
+        op: &JsOp,
+        store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let subject = op.subject_str();
+        let parts = split(subject);
+        if let Some((name, rest)) = &parts {
+            match (name.as_str(), rest.as_slice()) {
+                ("CONSUMER.MSG.NEXT", [stream, consumer]) => {
+                    return self.next_messages(now, stream, consumer, op, effects);
+                }
+                ("DIRECT.GET", [stream, key @ ..]) => {
+                    let key = (!key.is_empty()).then(|| key.join("."));
+                    return self.direct_get(stream, key.as_deref(), op, store, effects);
+                }
+                _ => {}
+            }
+        }
+        self.api_stats.total += 1;
+        let outcome = if headers::asks_above_level(&op.headers, API_LEVEL) {
+            Outcome::new::<()>("system", Err(ApiError::API_LEVEL))
+        } else {
+            match parts {
+                Some((name, rest)) => self.request(now, &name, &rest, op, store, effects),
+                None => unknown(),
+            }
+        };
+        self.api_stats.errors += u64::from(outcome.is_error);
+        if let ReplyTo::Subject(to) = &op.reply {
+            let message = Outgoing {
+                to: to.clone(),
+                headers: Bytes::new(),
+                payload: outcome.payload.into(),
+            };
+            effects.push(Effect::Reply {
+                message,
+                after: outcome.after,
+            });
+        }
+    }
+
+    fn request<F: Fs>(
+        &mut self,
+        now: Now,
+        name: &str,
+        rest: &[&str],
+        op: &JsOp,
+        store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let payload = &op.payload;
+        match (name, rest) {
+            ("INFO", []) => Outcome::new("account_info", Ok(self.account_info(store))),
+            ("STREAM.CREATE", [stream]) => Outcome::new(
+                "stream_create",
+                self.create_stream(now, stream, payload, store, effects),
+            ),
+            ("STREAM.UPDATE", [stream]) => Outcome::new(
+                "stream_update",
+                self.update_stream(now, stream, payload, store, effects),
+            ),
+            ("STREAM.INFO", [stream]) => {
+                Outcome::new("stream_info", self.stream_info_page(now, stream, payload, store))
+            }
+            ("STREAM.DELETE", [stream]) => Outcome::new(
+                "stream_delete",
+                self.delete_stream(stream, payload, store, effects),
+            ),
+            ("STREAM.PURGE", [stream]) => {
+                let id = self.names.get(*stream).copied();
+                Outcome::new("stream_purge", self.purge_stream(stream, payload, store)).after(id)
+            }
+            ("STREAM.NAMES", []) => Outcome::new("stream_names", self.stream_names(payload)),
+            ("STREAM.LIST", []) => Outcome::new("stream_list", self.stream_list(now, payload, store)),
+            ("STREAM.MSG.GET", [stream]) => {
+                Outcome::new("stream_msg_get", self.get_message(stream, payload, store))
+            }
+            ("STREAM.MSG.DELETE", [stream]) => {
+                let id = self.names.get(*stream).copied();
+                Outcome::new("stream_msg_delete", self.delete_message(stream, payload, store)).after(id)
+            }
+            ("CONSUMER.CREATE", [stream, rest @ ..]) => Outcome::new(
+                "consumer_create",
+                self.create_consumer(now, stream, rest, payload, store),
+            ),
+            ("CONSUMER.DURABLE.CREATE", [stream, rest @ ..]) => {
+                let result = self.create_durable(now, stream, rest, payload, store);
+                Outcome::new("consumer_create", result)
+            }
+            ("CONSUMER.INFO", [stream, consumer]) => Outcome::new(
+                "consumer_info",
+                self.consumer_info_of(now, stream, consumer, store),
+            ),
+            ("CONSUMER.DELETE", [stream, consumer]) => {
+                let result = self.delete_consumer(stream, consumer, payload, store, effects);
+                Outcome::new("consumer_delete", result)
+            }
+            ("CONSUMER.NAMES", [stream]) => {
+                Outcome::new("consumer_names", self.consumer_names(stream, payload))
+            }
+            ("CONSUMER.LIST", [stream]) => {
+                Outcome::new("consumer_list", self.consumer_list(now, stream, payload, store))
+            }
+            ("STREAM.PEER" | "STREAM.LEADER" | "CONSUMER.LEADER" | "META.LEADER", _) => {
+                Outcome::new::<()>("system", Err(ApiError::CLUSTER_REQUIRED))
+            }
+            _ => unknown(),
+        }
+    }
+
+    pub(super) fn account_info<F: Fs>(&self, store: &Store<F>) -> AccountInfo {
+        let mut info = AccountInfo {
+            streams: self.streams.len(),
+            consumers: self.consumers.len(),
+            limits: AccountLimits::default(),
+            api: ApiStats {
+                level: API_LEVEL,
+                ..self.api_stats
+            },
+            ..AccountInfo::default()
+        };
+        for (id, meta) in store.streams() {
+            let bytes = store.state(id).bytes;
+            let reserved = self
+                .streams
+                .get(&id)
+                .map_or(0, |stream| u64::try_from(stream.config.max_bytes).unwrap_or(0));
+            match meta.backing {
+                Backing::File => {
+                    info.storage += bytes;
+                    info.reserved_storage += reserved;
+                }
+                Backing::Memory => {
+                    info.memory += bytes;
+                    info.reserved_memory += reserved;
+                }
+            }
+        }
+        info
+    }
+}
+
+fn unknown() -> Outcome {
+    Outcome::new::<()>("system", Err(ApiError::BAD_REQUEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_told_from_their_arguments() {
+        let cases: [(&str, &str, &[&str]); 8] = [
+            ("$JS.API.INFO", "INFO", &[]),
+            ("$JS.API.STREAM.CREATE.S", "STREAM.CREATE", &["S"]),
+            ("$JS.API.STREAM.MSG.GET.S", "STREAM.MSG.GET", &["S"]),
+            ("$JS.API.STREAM.NAMES", "STREAM.NAMES", &[]),
+            (
+                "$JS.API.CONSUMER.CREATE.S.C.a.b",
+                "CONSUMER.CREATE",
+                &["S", "C", "a", "b"],
+            ),
+            (
+                "$JS.API.CONSUMER.DURABLE.CREATE.S.C",
+                "CONSUMER.DURABLE.CREATE",
+                &["S", "C"],
+            ),
+            ("$JS.API.CONSUMER.MSG.NEXT.S.C", "CONSUMER.MSG.NEXT", &["S", "C"]),
+            ("$JS.API.DIRECT.GET.S.a.b", "DIRECT.GET", &["S", "a", "b"]),
+        ];
+        for (subject, name, rest) in cases {
+            assert_eq!(
+                split(subject),
+                Some((name.to_owned(), rest.to_vec())),
+                "{subject}"
+            );
+        }
+        assert_eq!(split("$JS.API.STREAM"), None);
+    }
+}

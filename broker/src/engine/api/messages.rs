@@ -1,0 +1,300 @@
+//! Single messages: `$JS.API.STREAM.MSG.{GET,DELETE}` and `$JS.API.DIRECT.GET`.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+
+use super::streams::{is_empty_request, text_of};
+use crate::api::error::ApiError;
+use crate::api::time::{self, JsonTime};
+use crate::api::types::{
+    MessageAnswer, MessageDeleteRequest, MessageGetRequest, StoredMessage, Success, parse, parse_optional,
+};
+use crate::engine::Engine;
+use crate::engine::effect::{Effect, Outgoing};
+use crate::env::Fs;
+use crate::shard::inbox::{JsOp, ReplyTo};
+use crate::store::{Record, Store, SubjectFilter};
+use crate::stream::config::API_LEVEL;
+use crate::stream::headers;
+use crate::types::{StreamId, StreamSeq};
+
+/// Messages and bytes that one direct request gets at most.
+const DIRECT_BATCH_MAX: u64 = 1000;
+const DIRECT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+impl Engine {
+    pub(super) fn get_message<F: Fs>(
+        &self,
+        name: &str,
+        payload: &[u8],
+        store: &Store<F>,
+    ) -> Result<MessageAnswer, ApiError> {
+        if is_empty_request(payload) {
+            return Err(ApiError::BAD_REQUEST);
+        }
+        let request: MessageGetRequest = parse(payload)?;
+        let has_last = !request.last_by_subj.is_empty();
+        let has_next = !request.next_by_subj.is_empty();
+        let has_start = request.start_time.is_some();
+        let is_wrong = request.batch > 0
+            || request.max_bytes > 0
+            || (request.seq > 0 && (has_last || has_start))
+            || (request.seq == 0 && !has_last && !has_next && !has_start)
+            || (has_last && (has_start || has_next));
+        if is_wrong {
+            return Err(ApiError::BAD_REQUEST);
+        }
+        let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
+        let record = find(stream.id, &request, store).ok_or(ApiError::NO_MESSAGE)?;
+        let message = StoredMessage {
+            subject: record.subject.to_string(),
+            seq: record.seq.0,
+            hdrs: STANDARD.encode(&record.headers),
+            data: STANDARD.encode(&record.payload),
+            time: JsonTime(record.time),
+        };
+        Ok(MessageAnswer { message })
+    }
+
+    pub(super) fn delete_message<F: Fs>(
+        &mut self,
+        name: &str,
+        payload: &[u8],
+        store: &mut Store<F>,
+    ) -> Result<Success, ApiError> {
+        if is_empty_request(payload) {
+            return Err(ApiError::BAD_REQUEST);
+        }
+        let request: MessageDeleteRequest = parse(payload)?;
+        let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
+        if stream.config.sealed {
+            return Err(ApiError::SEALED);
+        }
+        if stream.config.deny_delete {
+            return Err(ApiError::message_delete("message delete not permitted"));
+        }
+        let id = stream.id;
+        let seq = StreamSeq(request.seq);
+        if !store
+            .remove(id, seq)
+            .map_err(|err| ApiError::message_delete(text_of(&err)))?
+        {
+            return Err(ApiError::sequence_not_found(request.seq));
+        }
+        self.message_removed(id, seq);
+        Ok(Success { success: true })
+    }
+
+    /// Answers with the message itself, or with a status.
+    /// Source: nats-server, `processDirectGetRequest`.
+    pub(super) fn direct_get<F: Fs>(
+        &mut self,
+        name: &str,
+        subject: Option<&str>,
+        op: &JsOp,
+        store: &Store<F>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let ReplyTo::Subject(to) = &op.reply else { return };
+        let mut send = |headers: Vec<u8>, payload: Bytes| {
+            let message = Outgoing {
+                to: to.clone(),
+                headers: headers.into(),
+                payload,
+            };
+            effects.push(Effect::Reply { message, after: None });
+        };
+        let status = |text: &str| format!("NATS/1.0 {text}\r\n\r\n").into_bytes();
+        let stream = self
+            .stream_by_name(name)
+            .filter(|stream| stream.config.allow_direct);
+        let Some(stream) = stream else {
+            // As if nobody were subscribed to the subject, which is how nats-server answers.
+            return send(status("503"), Bytes::new());
+        };
+        if headers::asks_above_level(&op.headers, API_LEVEL) {
+            return send(status("412 Required Api Level"), Bytes::new());
+        }
+        let request = match direct_request(subject, &op.payload) {
+            Ok(request) => request,
+            Err(text) => return send(status(text), Bytes::new()),
+        };
+        let (id, stream_name) = (stream.id, stream.name.clone());
+        if request.batch > 0 || !request.multi_last.is_empty() {
+            return direct_batch(id, &stream_name, &request, store, send);
+        }
+        match find(id, &request, store) {
+            Some(record) => {
+                let block = if request.no_hdr {
+                    Vec::new()
+                } else {
+                    direct_headers(&stream_name, &record)
+                };
+                send(block, record.payload);
+            }
+            None => send(status("404 Message Not Found"), Bytes::new()),
+        }
+    }
+}
+
+fn direct_request(subject: Option<&str>, payload: &[u8]) -> Result<MessageGetRequest, &'static str> {
+    if let Some(subject) = subject {
+        let request: MessageGetRequest = parse_optional(payload).map_err(|_| "408 Malformed Request")?;
+        return Ok(MessageGetRequest {
+            last_by_subj: subject.to_owned(),
+            no_hdr: request.no_hdr,
+            ..MessageGetRequest::default()
+        });
+    }
+    if payload.trim_ascii().is_empty() {
+        return Err("408 Empty Request");
+    }
+    let request: MessageGetRequest = parse(payload).map_err(|_| "408 Malformed Request")?;
+    let has_last = !request.last_by_subj.is_empty();
+    let has_next = !request.next_by_subj.is_empty();
+    let has_multi = !request.multi_last.is_empty();
+    let has_start = request.start_time.is_some();
+    if request.seq == 0 && !has_last && !has_next && !has_multi && !has_start {
+        return Err("408 Empty Request");
+    }
+    let is_wrong = (request.seq > 0 && (has_last || has_start))
+        || (has_last && (has_start || has_next || has_multi || request.batch > 0))
+        || (has_next && has_multi)
+        || (request.up_to_seq > 0 && request.up_to_time.is_some());
+    if is_wrong {
+        Err("408 Bad Request")
+    } else {
+        Ok(request)
+    }
+}
+
+fn find<F: Fs>(id: StreamId, request: &MessageGetRequest, store: &Store<F>) -> Option<Record> {
+    let start = match request.start_time {
+        Some(time) => store.seq_at_or_after(id, time.0)?,
+        None => StreamSeq(request.seq),
+    };
+    let seq = if !request.last_by_subj.is_empty() {
+        store.last_match(id, &SubjectFilter::new(&[&request.last_by_subj]))?
+    } else if !request.next_by_subj.is_empty() {
+        store.next_match(
+            id,
+            &SubjectFilter::new(&[&request.next_by_subj]),
+            start.max(StreamSeq(1)),
+        )?
+    } else {
+        start
+    };
+    if seq > store.durable_seq(id) {
+        return None;
+    }
+    store.read(id, seq).ok().flatten()
+}
+
+fn direct_headers(stream: &str, record: &Record) -> Vec<u8> {
+    let seq = record.seq.to_string();
+    let time = time::format(record.time);
+    let fields = [
+        ("Nats-Stream", stream),
+        ("Nats-Subject", &record.subject),
+        ("Nats-Sequence", &seq),
+        ("Nats-Time-Stamp", &time),
+    ];
+    let mut block = record.headers.to_vec();
+    for (name, value) in fields {
+        block = headers::with_field(&block, name, value);
+    }
+    block
+}
+
+/// ADR-31: several messages, then an empty one with status 204.
+fn direct_batch<F: Fs>(
+    id: StreamId,
+    name: &str,
+    request: &MessageGetRequest,
+    store: &Store<F>,
+    mut send: impl FnMut(Vec<u8>, Bytes),
+) {
+    let limit = u64::try_from(request.batch)
+        .ok()
+        .filter(|batch| *batch > 0)
+        .unwrap_or(DIRECT_BATCH_MAX);
+    let bytes_max = usize::try_from(request.max_bytes)
+        .ok()
+        .filter(|bytes| *bytes > 0)
+        .unwrap_or(DIRECT_BYTES_MAX);
+    let wanted = batch_positions(id, request, store, limit.min(DIRECT_BATCH_MAX));
+    if wanted.found.is_empty() {
+        return send(b"NATS/1.0 404 Message Not Found\r\n\r\n".to_vec(), Bytes::new());
+    }
+    let (mut left, mut last, mut bytes) = (wanted.total, 0, 0);
+    for seq in wanted.found {
+        let Ok(Some(record)) = store.read(id, seq) else {
+            continue;
+        };
+        left = left.saturating_sub(1);
+        let mut block = direct_headers(name, &record);
+        block = headers::with_field(&block, "Nats-Num-Pending", &left.to_string());
+        block = headers::with_field(&block, "Nats-Last-Sequence", &last.to_string());
+        bytes += record.subject.len() + record.headers.len() + record.payload.len();
+        last = seq.0;
+        send(if request.no_hdr { Vec::new() } else { block }, record.payload);
+        if bytes >= bytes_max {
+            break;
+        }
+    }
+    let mut end = format!("NATS/1.0 204 EOB\r\nNats-Num-Pending: {left}\r\nNats-Last-Sequence: {last}\r\n");
+    if !request.multi_last.is_empty() {
+        end.push_str(&format!("Nats-UpTo-Sequence: {}\r\n", wanted.up_to));
+    }
+    end.push_str("\r\n");
+    send(end.into_bytes(), Bytes::new());
+}
+
+struct Wanted {
+    found: Vec<StreamSeq>,
+    total: u64,
+    up_to: u64,
+}
+
+fn batch_positions<F: Fs>(id: StreamId, request: &MessageGetRequest, store: &Store<F>, limit: u64) -> Wanted {
+    let durable = store.durable_seq(id);
+    let start = match request.start_time {
+        Some(time) => store.seq_at_or_after(id, time.0).unwrap_or(durable.next()),
+        None => StreamSeq(request.seq.max(1)),
+    };
+    let take = usize::try_from(limit).unwrap_or(usize::MAX);
+    if request.multi_last.is_empty() {
+        let filter = if request.next_by_subj.is_empty() {
+            SubjectFilter::all()
+        } else {
+            SubjectFilter::new(&[&request.next_by_subj])
+        };
+        let next = |from| store.next_match(id, &filter, from).filter(|seq| *seq <= durable);
+        let found = std::iter::successors(next(start), |seq| next(seq.next()))
+            .take(take)
+            .collect();
+        return Wanted {
+            found,
+            total: store.count_matching(id, &filter, start),
+            up_to: durable.0,
+        };
+    }
+    let up_to = match (request.up_to_seq, request.up_to_time) {
+        (0, None) => durable,
+        (0, Some(time)) => store.seq_at_or_after(id, time.0).map_or(durable, StreamSeq::prev),
+        (seq, _) => StreamSeq(seq).min(durable),
+    };
+    let filter = SubjectFilter::new(&request.multi_last);
+    let subjects = store.subjects(id, &filter);
+    let mut found: Vec<StreamSeq> = subjects.iter().map(|subject| subject.last).collect();
+    found.retain(|seq| *seq <= up_to && *seq >= start);
+    found.sort_unstable();
+    let total = found.len() as u64;
+    found.truncate(take);
+    Wanted {
+        found,
+        total,
+        up_to: up_to.0,
+    }
+}

@@ -1,0 +1,325 @@
+//! Delivering messages to those who wait for them.
+
+use bytes::Bytes;
+
+use super::observer::Observer;
+use super::time::Now;
+use super::{ConsumerId, Engine, Timer, arm};
+use crate::consumer::pull::{Notice, Status};
+use crate::consumer::{Next, Picked, Receiver};
+use crate::env::Fs;
+use crate::router::Message;
+use crate::store::{Record, Store};
+use crate::stream::headers;
+use crate::types::StreamSeq;
+
+/// Messages that one consumer delivers before it is another's turn.
+const TURN_MESSAGES: usize = 64;
+/// When receivers with a big backlog are asked again.
+const BUSY_RETRY_NS: i64 = 2_000_000;
+
+/// Where deliveries go.
+pub(crate) trait Outlet {
+    /// How the listener of a subject stands.
+    fn receiver(&self, subject: &str) -> Receiver;
+    /// Sends `message` to the listeners of `to`, as what was published to its own subject.
+    fn send(&mut self, to: &str, message: &Message<'_>);
+}
+
+/// How a consumer's turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// There is nothing to do until something happens.
+    Done,
+    /// There may be more.
+    More,
+    /// The receivers have to catch up first.
+    Busy,
+}
+
+/// Memory that deliveries need again and again.
+#[derive(Debug, Default)]
+struct Scratch {
+    ack_subject: String,
+    notices: Vec<Notice>,
+    last_receiver: Option<(Bytes, Receiver)>,
+    done: Vec<u64>,
+}
+
+impl Engine {
+    /// Delivers at most `budget` messages to waiting consumers, in turn. Returns how many.
+    /// Consumers that may have more stay ready.
+    pub(crate) fn dispatch<F: Fs>(
+        &mut self,
+        now: Now,
+        store: &mut Store<F>,
+        outlet: &mut impl Outlet,
+        budget: usize,
+    ) -> usize {
+        let mut delivered = 0;
+        let mut scratch = Scratch::default();
+        while delivered < budget {
+            let Some(id) = self.ready.pop_front() else { break };
+            let Some(observer) = self.consumers.get_mut(&id) else {
+                continue;
+            };
+            observer.is_ready = false;
+            scratch.last_receiver = None;
+            let limit = TURN_MESSAGES.min(budget - delivered);
+            let (turn, count) = take_turn(observer, now, store, outlet, limit, &mut scratch);
+            delivered += count;
+            let stream = observer.stream;
+            match turn {
+                Turn::Done => {}
+                Turn::More => self.mark_ready(id),
+                Turn::Busy => self.retry(now, id),
+            }
+            self.note_dirty(now.mono, id);
+            self.rearm(now.mono, id);
+            if !scratch.done.is_empty() {
+                let done = std::mem::take(&mut scratch.done);
+                self.retire(stream, &done, store);
+            }
+        }
+        delivered
+    }
+
+    fn retry(&mut self, now: Now, id: ConsumerId) {
+        if let Some(observer) = self.consumers.get_mut(&id) {
+            arm(
+                &mut self.timers,
+                observer,
+                id,
+                Some(now.mono.after(BUSY_RETRY_NS)),
+            );
+            debug_assert!(self.timers.iter().any(|(_, timer)| *timer == Timer::Consumer(id)));
+        }
+    }
+}
+
+fn take_turn<F: Fs>(
+    observer: &mut Observer,
+    now: Now,
+    store: &Store<F>,
+    outlet: &mut impl Outlet,
+    limit: usize,
+    scratch: &mut Scratch,
+) -> (Turn, usize) {
+    bind(observer, now, outlet);
+    observer.sync(&store.state(observer.stream));
+    let mut count = 0;
+    let turn = loop {
+        if count == limit {
+            break Turn::More;
+        }
+        match deliver_next(observer, now, store, outlet, scratch) {
+            Step::Delivered => count += 1,
+            Step::Skipped => {}
+            Step::End(turn) => break turn,
+        }
+    };
+    send_notices(outlet, &mut scratch.notices);
+    (turn, count)
+}
+
+/// Finds out whether a push consumer has a listener.
+fn bind(observer: &mut Observer, now: Now, outlet: &impl Outlet) {
+    let config = observer.consumer.config.clone();
+    if !config.is_push() {
+        return;
+    }
+    let is_bound = outlet.receiver(&config.deliver_subject) != Receiver::Gone;
+    if is_bound {
+        observer.consumer.touch(now.mono);
+    }
+    observer
+        .consumer
+        .push_state()
+        .set_bound(is_bound, now.mono, &config);
+}
+
+enum Step {
+    Delivered,
+    Skipped,
+    End(Turn),
+}
+
+fn deliver_next<F: Fs>(
+    observer: &mut Observer,
+    now: Now,
+    store: &Store<F>,
+    outlet: &mut impl Outlet,
+    scratch: &mut Scratch,
+) -> Step {
+    if !observer.consumer.is_wanted() {
+        return Step::End(Turn::Done);
+    }
+    let durable = store.durable_seq(observer.stream).0;
+    let next = observer.consumer.next();
+    let seq = match next {
+        Next::Stalled => return Step::End(Turn::Done),
+        Next::Redeliver(seq) => seq,
+        Next::Exactly(seq) if seq <= durable => seq,
+        Next::Exactly(_) => return Step::End(Turn::Done),
+        Next::From(from) => match store.next_match(observer.stream, &observer.filter, StreamSeq(from)) {
+            Some(seq) if seq.0 <= durable => seq.0,
+            _ => {
+                observer.consumer.skip_to(durable + 1);
+                observer.consumer.end_no_wait(&mut scratch.notices);
+                return Step::End(Turn::Done);
+            }
+        },
+    };
+    let record = match store.read(observer.stream, StreamSeq(seq)) {
+        Ok(Some(record)) => record,
+        Ok(None) => {
+            observer.consumer.skip(seq);
+            return Step::Skipped;
+        }
+        Err(err) => {
+            tracing::error!(consumer = %observer.consumer.name, seq, error = %err, "message cannot be delivered");
+            observer.consumer.skip(seq);
+            observer.uncount();
+            return Step::Skipped;
+        }
+    };
+    deliver(
+        observer,
+        now,
+        store,
+        outlet,
+        &record,
+        matches!(next, Next::Redeliver(_)),
+        scratch,
+    )
+}
+
+fn deliver<F: Fs>(
+    observer: &mut Observer,
+    now: Now,
+    store: &Store<F>,
+    outlet: &mut impl Outlet,
+    record: &Record,
+    is_redelivery: bool,
+    scratch: &mut Scratch,
+) -> Step {
+    let seq = record.seq.0;
+    let pending = observer
+        .num_pending(store)
+        .saturating_sub(u64::from(!is_redelivery));
+    let (consumer_seq, deliveries) = observer.consumer.prospect(seq);
+    write_ack_subject(
+        &mut scratch.ack_subject,
+        observer,
+        record,
+        consumer_seq,
+        deliveries,
+        pending,
+    );
+    let sized;
+    let (headers, payload): (&[u8], &[u8]) = if observer.consumer.config.headers_only {
+        sized = headers::with_field(
+            &record.headers,
+            "Nats-Msg-Size",
+            &record.payload.len().to_string(),
+        );
+        (&sized, &[])
+    } else {
+        (&record.headers, &record.payload)
+    };
+    let size = record.subject.len() + scratch.ack_subject.len() + headers.len() + payload.len();
+    let last_receiver = &mut scratch.last_receiver;
+    let receiver = |subject: &Bytes| match last_receiver {
+        Some((known, receiver)) if known == subject => *receiver,
+        _ => {
+            let receiver = outlet.receiver(std::str::from_utf8(subject).unwrap_or_default());
+            *last_receiver = Some((subject.clone(), receiver));
+            receiver
+        }
+    };
+    match observer
+        .consumer
+        .pick(now.mono, size, receiver, &mut scratch.notices)
+    {
+        Picked::Ready => {}
+        Picked::Busy => return Step::End(Turn::Busy),
+        Picked::Nobody => return Step::End(Turn::Done),
+    }
+    send_notices(outlet, &mut scratch.notices);
+    let delivery = observer.consumer.deliver(now, seq, size);
+    if !is_redelivery {
+        observer.count_delivered();
+    }
+    if observer.consumer.is_done_when_delivered() {
+        scratch.done.push(seq);
+    }
+    let message = Message {
+        subject: &record.subject,
+        reply: Some(&scratch.ack_subject),
+        headers,
+        payload,
+    };
+    outlet.send(std::str::from_utf8(&delivery.reply).unwrap_or_default(), &message);
+    scratch.notices.extend(delivery.notice);
+    send_notices(outlet, &mut scratch.notices);
+    Step::Delivered
+}
+
+/// `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>`
+fn write_ack_subject(
+    out: &mut String,
+    observer: &Observer,
+    record: &Record,
+    consumer_seq: u64,
+    deliveries: u64,
+    pending: u64,
+) {
+    out.clear();
+    out.push_str("$JS.ACK.");
+    out.push_str(&observer.consumer.stream);
+    out.push('.');
+    out.push_str(&observer.consumer.name);
+    let time = u64::try_from(record.time.0).unwrap_or(0);
+    for number in [deliveries, record.seq.0, consumer_seq, time, pending] {
+        out.push('.');
+        push_number(out, number);
+    }
+}
+
+/// Appends a number in decimal, without the formatting machinery.
+pub(crate) fn push_number(out: &mut String, mut number: u64) {
+    let mut digits = [b'0'; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.push_str(std::str::from_utf8(&digits[start..]).expect("digits are ASCII"));
+}
+
+fn send_notices(outlet: &mut impl Outlet, notices: &mut Vec<Notice>) {
+    for Notice { reply, status } in notices.drain(..) {
+        send_notice(outlet, &reply, &status);
+    }
+}
+
+/// Sends a status message.
+pub(crate) fn send_notice(outlet: &mut impl Outlet, reply: &Bytes, status: &Status) {
+    let to = std::str::from_utf8(reply).unwrap_or_default();
+    let answer_to = match status {
+        Status::FlowControl { answer_to } => Some(answer_to.as_str()),
+        _ => None,
+    };
+    let headers = status.header_block();
+    let message = Message {
+        subject: to,
+        reply: answer_to,
+        headers: headers.as_bytes(),
+        payload: &[],
+    };
+    outlet.send(to, &message);
+}

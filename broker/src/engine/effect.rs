@@ -1,0 +1,45 @@
+//! What the engine wants done outside of it.
+
+use bytes::Bytes;
+
+use crate::api::error::ApiError;
+use crate::consumer::pull::Notice;
+use crate::shard::inbox::ReplyTo;
+use crate::types::{StreamId, StreamSeq};
+
+/// A message to a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outgoing {
+    /// Where it goes.
+    pub(crate) to: Bytes,
+    pub(crate) headers: Bytes,
+    pub(crate) payload: Bytes,
+}
+
+/// Something to be done after the commit that follows the step.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    /// A message is stored (or was before): tell the publisher, unless the commit of the stream
+    /// failed.
+    PubAck {
+        stream: StreamId,
+        seq: StreamSeq,
+        is_duplicate: bool,
+        reply: ReplyTo,
+    },
+    /// A message was refused.
+    PubRefused {
+        stream: StreamId,
+        error: ApiError,
+        reply: ReplyTo,
+    },
+    /// The answer to a request. With `after`, it holds only if the commit of that stream succeeded.
+    Reply {
+        message: Outgoing,
+        after: Option<StreamId>,
+    },
+    /// A status message of a consumer.
+    Status(Notice),
+    /// What a stream captures has changed. Empty: nothing any more.
+    Capture { stream: StreamId, subjects: Vec<String> },
+}

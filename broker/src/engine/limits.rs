@@ -1,0 +1,198 @@
+//! Messages that leave streams: limits, age, roll-ups, and those that nobody needs any more.
+
+use super::time::Now;
+use super::{AGE_CHECK_NS_MIN, Engine, Timer};
+use crate::env::Fs;
+use crate::store::{Store, StoreError, SubjectFilter};
+use crate::stream::Rollup;
+use crate::stream::config::Retention;
+use crate::types::{StreamId, StreamSeq};
+
+impl Engine {
+    /// Removes the oldest messages that are beyond the stream's limits; `subject` is the one that
+    /// got a message, `None` all.
+    pub(super) fn enforce_limits<F: Fs>(
+        &mut self,
+        id: StreamId,
+        subject: Option<&str>,
+        store: &mut Store<F>,
+    ) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let config = stream.config.clone();
+        if let Ok(max) = u64::try_from(config.max_msgs_per_subject) {
+            match subject {
+                Some(subject) => self.enforce_subject(id, subject, max, store),
+                None => {
+                    for summary in store.subjects(id, &SubjectFilter::all()) {
+                        self.enforce_subject(id, &summary.subject, max, store);
+                    }
+                }
+            }
+        }
+        let messages_max = u64::try_from(config.max_msgs).unwrap_or(u64::MAX);
+        let bytes_max = u64::try_from(config.max_bytes).unwrap_or(u64::MAX);
+        loop {
+            let state = store.state(id);
+            let is_within = state.messages <= messages_max && state.bytes <= bytes_max;
+            if is_within || state.messages == 0 {
+                break;
+            }
+            if let Err(err) = store.remove_below(id, state.first_seq.next()) {
+                self.removal_failed(id, &err);
+                break;
+            }
+        }
+    }
+
+    fn enforce_subject<F: Fs>(&mut self, id: StreamId, subject: &str, max: u64, store: &mut Store<F>) {
+        while let Some(summary) = store.subject(id, subject) {
+            if summary.messages <= max || !self.remove_message(id, summary.first, store) {
+                break;
+            }
+        }
+    }
+
+    pub(super) fn roll_up<F: Fs>(
+        &mut self,
+        id: StreamId,
+        seq: StreamSeq,
+        subject: &str,
+        rollup: Rollup,
+        store: &mut Store<F>,
+    ) {
+        if rollup == Rollup::All {
+            if let Err(err) = store.purge(id, seq) {
+                self.removal_failed(id, &err);
+            }
+            return;
+        }
+        while let Some(summary) = store.subject(id, subject) {
+            if summary.first >= seq || !self.remove_message(id, summary.first, store) {
+                break;
+            }
+        }
+    }
+
+    /// Removes one message and lets the consumers know. Returns whether it was there.
+    pub(super) fn remove_message<F: Fs>(
+        &mut self,
+        id: StreamId,
+        seq: StreamSeq,
+        store: &mut Store<F>,
+    ) -> bool {
+        match store.remove(id, seq) {
+            Ok(was_there) => {
+                self.message_removed(id, seq);
+                was_there
+            }
+            Err(err) => {
+                self.removal_failed(id, &err);
+                false
+            }
+        }
+    }
+
+    /// Lets the consumers of a stream know that a message is gone.
+    pub(super) fn message_removed(&mut self, id: StreamId, seq: StreamSeq) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        self.changes += 1;
+        for consumer in stream.consumers.values() {
+            if let Some(observer) = self.consumers.get_mut(consumer) {
+                observer.removed(seq.0);
+            }
+        }
+    }
+
+    fn removal_failed(&self, id: StreamId, err: &StoreError) {
+        if let Some(stream) = self.streams.get(&id) {
+            tracing::warn!(stream = %stream.name, error = %err, "messages were not removed");
+        }
+    }
+
+    /// Removes what is older than the stream's `max_age`, and sets the timer for the next.
+    pub(super) fn age_due<F: Fs>(&mut self, now: Now, id: StreamId, store: &mut Store<F>) {
+        self.age_armed.remove(&id);
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let max_age = stream.config.max_age;
+        if max_age <= 0 {
+            return;
+        }
+        let oldest_kept = now.wall.saturating_add(-max_age);
+        let state = store.state(id);
+        if state.messages > 0 && state.first_time <= oldest_kept {
+            let just_after = oldest_kept.saturating_add(1);
+            let first_kept = store
+                .seq_at_or_after(id, just_after)
+                .unwrap_or(state.last_seq.next());
+            self.changes += 1;
+            if let Err(err) = store.remove_below(id, first_kept) {
+                self.removal_failed(id, &err);
+            }
+        }
+        let state = store.state(id);
+        if state.messages > 0 {
+            let wait = state.first_time.saturating_add(max_age).since(now.wall);
+            self.age_armed.insert(id);
+            self.timers
+                .insert((now.mono.after(wait.max(AGE_CHECK_NS_MIN)), Timer::Age(id)));
+        }
+    }
+
+    /// Takes messages that a consumer is done with out of a stream that keeps no more than needed.
+    pub(super) fn retire<F: Fs>(&mut self, id: StreamId, done: &[u64], store: &mut Store<F>) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let retention = stream.config.retention;
+        if retention == Retention::Limits {
+            return;
+        }
+        for seq in done.iter().copied() {
+            if retention == Retention::WorkQueue || !self.is_needed(id, seq, store) {
+                self.remove_message(id, StreamSeq(seq), store);
+            }
+        }
+    }
+
+    /// Whether a consumer of the stream has still to deliver a message or waits for its
+    /// acknowledgement.
+    fn is_needed<F: Fs>(&self, id: StreamId, seq: u64, store: &Store<F>) -> bool {
+        let Some(stream) = self.streams.get(&id) else {
+            return false;
+        };
+        let Ok(Some(record)) = store.read(id, StreamSeq(seq)) else {
+            return false;
+        };
+        let needs = |consumer| {
+            self.consumers
+                .get(consumer)
+                .is_some_and(|observer| observer.needs(seq, &record.subject))
+        };
+        stream.consumers.values().any(needs)
+    }
+
+    /// Interest retention: removes everything that no consumer needs, after one has gone.
+    pub(super) fn retire_all<F: Fs>(&mut self, id: StreamId, store: &mut Store<F>) {
+        let is_interest = self
+            .streams
+            .get(&id)
+            .is_some_and(|stream| stream.config.retention == Retention::Interest);
+        if !is_interest {
+            return;
+        }
+        let all = SubjectFilter::all();
+        let mut next = store.next_match(id, &all, StreamSeq(1));
+        while let Some(seq) = next {
+            if !self.is_needed(id, seq.0, store) {
+                self.remove_message(id, seq, store);
+            }
+            next = store.next_match(id, &all, seq.next());
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! A consumer together with what the engine keeps about it.
+
+use crate::consumer::Consumer;
+use crate::consumer::config::DeliverPolicy;
+use crate::engine::time::{Mono, earliest};
+use crate::env::Fs;
+use crate::store::{Store, StreamState, SubjectFilter};
+use crate::types::{StreamId, StreamSeq};
+
+/// How often a push consumer without a listener looks for one.
+const BIND_POLL_NS: i64 = 20_000_000;
+
+/// A consumer in the engine.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    pub(crate) consumer: Consumer,
+    pub(crate) stream: StreamId,
+    pub(crate) filter: SubjectFilter,
+    /// Whether the store knows it.
+    pub(crate) is_stored: bool,
+    /// Whether it stands in the queue of those that may deliver.
+    pub(crate) is_ready: bool,
+    /// When its timer fires.
+    pub(crate) armed: Option<Mono>,
+    /// Matching messages at or above the consumer's position, as far as counted.
+    pending_count: u64,
+    counted_through: u64,
+    is_counted: bool,
+}
+
+impl Observer {
+    /// A consumer of `stream`.
+    pub(crate) fn new(consumer: Consumer, stream: StreamId, is_stored: bool) -> Self {
+        let filter = SubjectFilter::new(&consumer.config.filters());
+        Self {
+            consumer,
+            stream,
+            filter,
+            is_stored,
+            is_ready: false,
+            armed: None,
+            pending_count: 0,
+            counted_through: 0,
+            is_counted: false,
+        }
+    }
+
+    /// Takes the filter anew from the configuration.
+    pub(crate) fn refilter(&mut self) {
+        self.filter = SubjectFilter::new(&self.consumer.config.filters());
+        self.is_counted = false;
+    }
+
+    /// Whether messages could go out if there are any: somebody waits, or may have come to listen.
+    pub(crate) fn may_deliver(&self) -> bool {
+        self.consumer.is_wanted() || self.consumer.config.is_push()
+    }
+
+    /// How many messages the consumer has still to deliver for the first time.
+    pub(crate) fn num_pending<F: Fs>(&mut self, store: &Store<F>) -> u64 {
+        let last_seq = store.state(self.stream).last_seq.0;
+        let skip_list = self.consumer.skip_list();
+        if !skip_list.is_empty() {
+            self.is_counted = false;
+            let later = StreamSeq(self.consumer.resume_seq());
+            return skip_list.len() as u64 + store.count_matching(self.stream, &self.filter, later);
+        }
+        if !self.is_counted {
+            let from = StreamSeq(self.consumer.next_stream_seq());
+            self.pending_count = store.count_matching(self.stream, &self.filter, from);
+            self.counted_through = last_seq;
+            self.is_counted = true;
+        } else if self.counted_through < last_seq {
+            let from = self.counted_through.max(self.consumer.next_stream_seq() - 1);
+            self.pending_count += store.count_matching(self.stream, &self.filter, StreamSeq(from + 1));
+            self.counted_through = last_seq;
+        }
+        self.pending_count
+    }
+
+    /// A message was delivered for the first time.
+    pub(crate) fn count_delivered(&mut self) {
+        self.pending_count = self.pending_count.saturating_sub(1);
+    }
+
+    /// A single message was removed from the stream.
+    pub(crate) fn removed(&mut self, seq: u64) {
+        self.consumer.forget(seq);
+        if seq >= self.consumer.next_stream_seq() {
+            self.is_counted = false;
+        }
+    }
+
+    /// The first messages may have been removed from the stream.
+    pub(crate) fn sync(&mut self, state: &StreamState) {
+        let first_seq = state.first_seq.0;
+        if self.consumer.next_stream_seq() < first_seq {
+            self.is_counted = false;
+        }
+        self.consumer.forget_below(first_seq);
+    }
+
+    /// What was counted no longer holds.
+    pub(crate) fn uncount(&mut self) {
+        self.is_counted = false;
+    }
+
+    /// Records above `last_seq` were not stored after all.
+    pub(crate) fn rolled_back(&mut self, last_seq: u64) {
+        self.is_counted = false;
+        if self.consumer.config.deliver_policy != DeliverPolicy::ByStartSequence {
+            self.consumer.rewind(last_seq + 1);
+        }
+    }
+
+    /// Whether the consumer has still to deliver the message, or waits for its acknowledgement.
+    pub(crate) fn needs(&self, seq: u64, subject: &str) -> bool {
+        let consumer = &self.consumer;
+        self.filter.matches(subject)
+            && (seq >= consumer.next_stream_seq()
+                || consumer.is_pending(seq)
+                || consumer.skip_list().contains(&seq))
+    }
+
+    /// When the consumer wants to be looked at, if nothing else happens to it.
+    pub(crate) fn next_deadline(&self, now: Mono) -> Option<Mono> {
+        let unbound = self.consumer.config.is_push() && !self.consumer.is_push_bound();
+        let poll = unbound.then(|| now.after(BIND_POLL_NS));
+        earliest(self.consumer.next_deadline(now), poll)
+    }
+}

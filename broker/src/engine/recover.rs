@@ -1,0 +1,231 @@
+//! Coming back after a restart: streams, consumers and duplicate windows from the store.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::observer::Observer;
+use super::time::{Mono, Now};
+use super::{AGE_CHECK_NS_MIN, ConsumerId, Engine, EngineOptions, Timer};
+use crate::api::time::JsonTime;
+use crate::consumer::Consumer;
+use crate::consumer::config::ConsumerConfig;
+use crate::consumer::state::ConsumerState;
+use crate::env::Fs;
+use crate::store::{Store, StoreError, SubjectFilter};
+use crate::stream::Stream;
+use crate::stream::config::StreamConfig;
+use crate::stream::dedupe::IdKind;
+use crate::stream::headers::PublishHeaders;
+use crate::types::{StreamId, StreamSeq, UnixNanos};
+
+/// Why the engine cannot start on a store.
+#[derive(Debug, Error)]
+pub(crate) enum RecoverError {
+    #[error("stream {stream} has a configuration that this server cannot read: {reason}")]
+    StreamConfig {
+        stream: String,
+        reason: serde_json::Error,
+    },
+    #[error(
+        "consumer {consumer} of stream {stream} has a configuration that this server cannot read: {reason}"
+    )]
+    ConsumerConfig {
+        stream: String,
+        consumer: String,
+        reason: serde_json::Error,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What the store keeps as a consumer's configuration.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredConsumer {
+    pub(super) created: JsonTime,
+    pub(super) config: ConsumerConfig,
+}
+
+impl Engine {
+    /// An engine for everything that the store holds. Consumers that are ahead of their stream pull
+    /// the stream's last sequence up, so that no sequence is given twice.
+    ///
+    /// # Errors
+    /// If a configuration cannot be read, or the store fails.
+    pub(crate) fn recover<F: Fs>(
+        options: EngineOptions,
+        store: &mut Store<F>,
+        now: Now,
+    ) -> Result<Self, RecoverError> {
+        let mut engine = Self::new(options);
+        let metas: Vec<_> = store.streams().map(|(id, meta)| (id, meta.clone())).collect();
+        for (id, meta) in metas {
+            let config: StreamConfig =
+                serde_json::from_slice(&meta.config).map_err(|reason| RecoverError::StreamConfig {
+                    stream: meta.name.to_string(),
+                    reason,
+                })?;
+            let mut stream = Stream::new(id, config, meta.created);
+            fill_duplicates(&mut stream, store, now);
+            engine.recover_consumers(&mut stream, store, now)?;
+            if stream.config.max_age > 0 {
+                engine.age_armed.insert(id);
+                engine
+                    .timers
+                    .insert((now.mono.after(AGE_CHECK_NS_MIN), Timer::Age(id)));
+            }
+            engine.names.insert(stream.name.clone(), id);
+            engine.streams.insert(id, stream);
+        }
+        Ok(engine)
+    }
+
+    fn recover_consumers<F: Fs>(
+        &mut self,
+        stream: &mut Stream,
+        store: &mut Store<F>,
+        now: Now,
+    ) -> Result<(), RecoverError> {
+        let stored: Vec<(String, Vec<u8>, Vec<u8>)> = store
+            .consumers(stream.id)
+            .map(|(name, config, state)| (name.to_owned(), config.to_vec(), state.to_vec()))
+            .collect();
+        for (name, config, state) in stored {
+            let StoredConsumer { created, config } =
+                serde_json::from_slice(&config).map_err(|reason| RecoverError::ConsumerConfig {
+                    stream: stream.name.to_string(),
+                    consumer: name.clone(),
+                    reason,
+                })?;
+            let state = recovered_state(stream, &name, &config, &state, store);
+            let delivered = state.next_stream_seq.saturating_sub(1);
+            if state.next_consumer_seq > 1 && delivered > store.state(stream.id).last_seq.0 {
+                tracing::warn!(
+                    stream = %stream.name, consumer = %name, seq = delivered,
+                    "consumer is ahead of its stream: the stream lost records"
+                );
+                store.raise_last_seq(stream.id, StreamSeq(delivered))?;
+            }
+            self.add_consumer(stream, name.into(), config, created.0, state, true, now.mono);
+        }
+        Ok(())
+    }
+
+    /// Takes a consumer in.
+    #[expect(clippy::too_many_arguments, reason = "a consumer has that many parts")]
+    pub(super) fn add_consumer(
+        &mut self,
+        stream: &mut Stream,
+        name: Arc<str>,
+        config: ConsumerConfig,
+        created: UnixNanos,
+        state: ConsumerState,
+        is_stored: bool,
+        now: Mono,
+    ) -> ConsumerId {
+        self.last_consumer_id += 1;
+        let id = ConsumerId(self.last_consumer_id);
+        let consumer = Consumer::new(
+            stream.name.clone(),
+            name.clone(),
+            Arc::new(config),
+            created,
+            state,
+            now,
+        );
+        self.consumers
+            .insert(id, Observer::new(consumer, stream.id, is_stored));
+        stream.consumers.insert(name, id);
+        self.changes += 1;
+        self.rearm(now, id);
+        self.mark_ready(id);
+        id
+    }
+}
+
+/// The state as it was written, or as it was at the consumer's creation if nothing usable was.
+fn recovered_state<F: Fs>(
+    stream: &Stream,
+    name: &str,
+    config: &ConsumerConfig,
+    state: &[u8],
+    store: &Store<F>,
+) -> ConsumerState {
+    if !state.is_empty() {
+        match ConsumerState::decode(state) {
+            Ok(state) => return state,
+            Err(err) => {
+                tracing::error!(stream = %stream.name, consumer = %name, error = %err, "consumer starts anew");
+            }
+        }
+    }
+    starting_state(config, stream.id, store)
+}
+
+/// Where a new consumer starts.
+/// Source: nats-server, `selectStartingSeqNo`.
+pub(super) fn starting_state<F: Fs>(
+    config: &ConsumerConfig,
+    id: StreamId,
+    store: &Store<F>,
+) -> ConsumerState {
+    use crate::consumer::config::DeliverPolicy;
+    let filter = SubjectFilter::new(&config.filters());
+    let state = store.state(id);
+    let end = state.last_seq.next();
+    let mut start = ConsumerState {
+        next_consumer_seq: 1,
+        ..ConsumerState::default()
+    };
+    let next = match config.deliver_policy {
+        DeliverPolicy::All => state.first_seq,
+        DeliverPolicy::New => end,
+        DeliverPolicy::Last => store.last_match(id, &filter).unwrap_or(end),
+        DeliverPolicy::ByStartSequence => StreamSeq(config.opt_start_seq).max(state.first_seq.min(end)),
+        DeliverPolicy::ByStartTime => {
+            let time = config.opt_start_time.map_or(UnixNanos(0), |time| time.0);
+            store.seq_at_or_after(id, time).unwrap_or(end)
+        }
+        DeliverPolicy::LastPerSubject => {
+            let mut last: Vec<u64> = store
+                .subjects(id, &filter)
+                .iter()
+                .map(|subject| subject.last.0)
+                .collect();
+            last.sort_unstable();
+            let first = last.first().map_or(end, |seq| StreamSeq(*seq));
+            start.skip_list = last;
+            start.resume_seq = end.0;
+            first
+        }
+    };
+    start.next_stream_seq = next.0.max(1);
+    start
+}
+
+/// Remembers the ids of the messages that are younger than the duplicate window.
+fn fill_duplicates<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
+    let window_start = now.wall.saturating_add(-stream.config.duplicate_window);
+    let Some(first) = store.seq_at_or_after(stream.id, window_start) else {
+        return;
+    };
+    let all = SubjectFilter::all();
+    let mut next = Some(first);
+    while let Some(seq) = next.and_then(|from| store.next_match(stream.id, &all, from)) {
+        next = Some(seq.next());
+        let Ok(Some(record)) = store.read(stream.id, seq) else {
+            continue;
+        };
+        let headers = PublishHeaders::parse(&record.headers);
+        let age_ns = u64::try_from(now.wall.since(record.time)).unwrap_or(0);
+        let at = Mono(now.mono.0.saturating_sub(age_ns));
+        if let Some(id) = headers.msg_id {
+            stream.duplicates.remember(at, IdKind::Message, id, seq.0);
+        }
+        if let Some(id) = headers.resend_id {
+            stream.duplicates.remember(at, IdKind::Resend, id, seq.0);
+        }
+        stream.last_msg_id = headers.msg_id.unwrap_or_default().to_owned();
+    }
+}

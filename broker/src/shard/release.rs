@@ -1,0 +1,196 @@
+//! Sending out what the engine decided, once the commit has succeeded.
+
+use serde::Serialize;
+
+use crate::api::error::ApiError;
+use crate::batch::OutBatch;
+use crate::consumer::Receiver;
+use crate::engine::{Effect, Engine, Outgoing, Outlet, push_number, send_notice, store_error};
+use crate::env::Fs;
+use crate::router::{Message, Router};
+use crate::shard::inbox::{PubAck, PublishError, ReplyTo};
+use crate::store::{CommitReport, Store, StoreError};
+use crate::types::{StreamId, StreamSeq};
+
+/// A receiver with more than this waiting gets no more deliveries for now.
+const BACKLOG_BYTES_MAX: usize = 4 << 20;
+
+/// The router, as the engine sees it.
+pub(super) struct RouterOutlet<'a> {
+    pub(super) router: &'a Router,
+    pub(super) out: &'a mut OutBatch,
+}
+
+impl Outlet for RouterOutlet<'_> {
+    fn receiver(&self, subject: &str) -> Receiver {
+        if !self.router.has_interest(subject) {
+            Receiver::Gone
+        } else if self.router.backlog_bytes(subject) > BACKLOG_BYTES_MAX {
+            Receiver::Busy
+        } else {
+            Receiver::Ready
+        }
+    }
+
+    fn send(&mut self, to: &str, message: &Message<'_>) {
+        self.router.route_to(to, message, self.out);
+    }
+}
+
+/// A refused publish, as nats-server words it.
+#[derive(Serialize)]
+struct Refusal<'a> {
+    error: &'a ApiError,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+}
+
+/// Releases effects after one commit.
+pub(super) struct Release<'a, F: Fs> {
+    pub(super) engine: &'a Engine,
+    pub(super) store: &'a Store<F>,
+    pub(super) report: &'a CommitReport,
+    pub(super) outlet: RouterOutlet<'a>,
+    pub(super) text: &'a mut String,
+}
+
+impl<F: Fs> Release<'_, F> {
+    /// Does what the effect says, or, if it waited for a commit that failed, says that.
+    pub(super) fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::PubAck {
+                stream,
+                seq,
+                is_duplicate,
+                reply,
+            } => {
+                match self
+                    .failure(stream)
+                    .filter(|_| seq > self.store.durable_seq(stream))
+                {
+                    None => self.acknowledge(stream, seq, is_duplicate, reply),
+                    Some(err) => {
+                        let local = commit_error(err);
+                        self.refuse(stream, &store_error(err), local, reply);
+                    }
+                }
+            }
+            Effect::PubRefused { stream, error, reply } => {
+                let local = local_error(&error);
+                self.refuse(stream, &error, local, reply);
+            }
+            Effect::Reply { message, after } => {
+                if after.is_none_or(|stream| self.failure(stream).is_none()) {
+                    self.send(&message);
+                }
+            }
+            Effect::Status(notice) => send_notice(&mut self.outlet, &notice.reply, &notice.status),
+            Effect::Capture { stream, subjects } => self.outlet.router.set_stream_subjects(stream, &subjects),
+        }
+    }
+
+    fn failure(&self, stream: StreamId) -> Option<&StoreError> {
+        self.report
+            .failed
+            .iter()
+            .find(|(id, _)| *id == stream)
+            .map(|(_, err)| err)
+    }
+
+    fn acknowledge(&mut self, stream: StreamId, seq: StreamSeq, is_duplicate: bool, reply: ReplyTo) {
+        match reply {
+            ReplyTo::None => {}
+            ReplyTo::Subject(to) => {
+                let Some(prefix) = self.engine.ack_prefix(stream) else {
+                    return;
+                };
+                self.text.clear();
+                self.text.push_str(prefix);
+                push_number(self.text, seq.0);
+                self.text.push_str(if is_duplicate {
+                    ",\"duplicate\": true}"
+                } else {
+                    "}"
+                });
+                let to = std::str::from_utf8(&to).unwrap_or_default();
+                let message = Message {
+                    subject: to,
+                    reply: None,
+                    headers: &[],
+                    payload: self.text.as_bytes(),
+                };
+                self.outlet.router.route(&message, self.outlet.out);
+            }
+            ReplyTo::Local {
+                completion, index, ..
+            } => {
+                let result = match self.engine.stream_name(stream) {
+                    Some(name) => Ok(PubAck {
+                        stream: name.clone(),
+                        seq,
+                        duplicate: is_duplicate,
+                    }),
+                    None => Err(PublishError::NoStream),
+                };
+                completion.resolve(index, result);
+            }
+        }
+    }
+
+    fn refuse(&mut self, stream: StreamId, error: &ApiError, local: PublishError, reply: ReplyTo) {
+        match reply {
+            ReplyTo::None => {}
+            ReplyTo::Subject(to) => {
+                let stream = self.engine.stream_name(stream).map(|name| &**name);
+                let refusal = Refusal {
+                    error,
+                    stream,
+                    seq: stream.map(|_| 0),
+                };
+                let payload = serde_json::to_vec(&refusal).expect("a refusal is a map with text keys");
+                self.send(&Outgoing {
+                    to,
+                    headers: bytes::Bytes::new(),
+                    payload: payload.into(),
+                });
+            }
+            ReplyTo::Local {
+                completion, index, ..
+            } => completion.resolve(index, Err(local)),
+        }
+    }
+
+    fn send(&mut self, outgoing: &Outgoing) {
+        let to = std::str::from_utf8(&outgoing.to).unwrap_or_default();
+        let message = Message {
+            subject: to,
+            reply: None,
+            headers: &outgoing.headers,
+            payload: &outgoing.payload,
+        };
+        self.outlet.router.route(&message, self.outlet.out);
+    }
+}
+
+fn commit_error(err: &StoreError) -> PublishError {
+    if err.is_no_space() {
+        PublishError::NoSpace
+    } else {
+        PublishError::ReadOnly
+    }
+}
+
+fn local_error(error: &ApiError) -> PublishError {
+    if *error == ApiError::NO_STORAGE {
+        PublishError::NoSpace
+    } else if *error == ApiError::STREAM_NOT_FOUND {
+        PublishError::NoStream
+    } else {
+        PublishError::Refused {
+            err_code: error.err_code,
+            description: error.description.to_string(),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The storage thread: takes everything queued, lets the engine decide, commits once for all of it,
+//! then delivers and answers.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::inbox::{Inbox, Taken};
+use super::release::{Release, RouterOutlet};
+use super::snapshots::Snapshots;
+use super::view::ShardView;
+use crate::batch::OutBatch;
+use crate::engine::time::{Mono, Now};
+use crate::engine::{Effect, Engine, EngineOptions, RecoverError};
+use crate::env::{Clock, Fs};
+use crate::outbound::ClientId;
+use crate::router::Router;
+use crate::store::{RecoveryReport, Store, StoreOptions};
+
+/// Added to the monotonic clock, so that what happened before the start has a time too.
+const MONO_BASE: u64 = 1 << 62;
+/// How often monitoring gets a new picture, at most.
+const SNAPSHOT_NS: i64 = 500_000_000;
+/// Deliveries in one round while nobody publishes.
+const DELIVERIES_IDLE: usize = 2048;
+/// Deliveries in one round at least, however much is published.
+const DELIVERIES_MIN: usize = 256;
+
+/// What the storage thread works with.
+pub(crate) struct Shard<F: Fs, C: Clock> {
+    store: Store<F>,
+    engine: Engine,
+    links: Links,
+    clock: C,
+    out: OutBatch,
+    effects: Vec<Effect>,
+    text: String,
+    snapshot_due: Mono,
+    snapshot_changes: u64,
+    is_healthy: bool,
+}
+
+/// What the storage thread shares with the rest of the broker.
+#[derive(Clone, Debug)]
+pub(crate) struct Links {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) router: Arc<Router>,
+    pub(crate) view: Arc<ShardView>,
+    pub(crate) snapshots: Arc<Snapshots>,
+}
+
+/// Tells the others when the thread ends, for whatever reason.
+struct EndGuard(Links);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.0.view.set_stopped();
+        self.0.inbox.close();
+    }
+}
+
+impl<F: Fs, C: Clock> Shard<F, C> {
+    /// Opens the store and recovers everything in it. The router captures the streams' subjects
+    /// when this returns.
+    ///
+    /// # Errors
+    /// If the store cannot be opened, or holds a configuration that cannot be read.
+    pub(crate) fn open(
+        fs: F,
+        dir: &Path,
+        store_options: StoreOptions,
+        engine_options: EngineOptions,
+        clock: C,
+        links: Links,
+    ) -> Result<(Self, RecoveryReport), RecoverError> {
+        let (mut store, report) = Store::open(fs, dir, store_options)?;
+        let now = now(&clock);
+        let mut engine = Engine::recover(engine_options, &mut store, now)?;
+        engine.persist_all();
+        engine.persist(&mut store);
+        let commit = store.commit();
+        if let Some((_, err)) = commit.failed.into_iter().next() {
+            return Err(err.into());
+        }
+        for (id, subjects) in engine.captures() {
+            links.router.set_stream_subjects(id, subjects);
+        }
+        links.view.set_health(store.health());
+        links.snapshots.publish(engine.snapshot(now, &store));
+        let shard = Self {
+            store,
+            engine,
+            links,
+            clock,
+            out: OutBatch::new(ClientId::BROKER),
+            effects: Vec::new(),
+            text: String::new(),
+            snapshot_due: now.mono,
+            snapshot_changes: 0,
+            is_healthy: true,
+        };
+        Ok((shard, report))
+    }
+
+    /// Starts the thread. It ends when the inbox is closed and everything in it is done.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub(crate) fn spawn(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new()
+            .name("tarn-storage".to_owned())
+            .spawn(move || self.run())
+    }
+
+    fn run(mut self) {
+        let guard = EndGuard(self.links.clone());
+        loop {
+            let taken = self.links.inbox.take_all(self.patience());
+            let is_last = taken.closed;
+            self.round(taken);
+            if is_last {
+                break;
+            }
+        }
+        self.finish();
+        drop(guard);
+    }
+
+    /// How long the thread may sleep. `None`: until something comes.
+    fn patience(&self) -> Option<Duration> {
+        if self.engine.has_ready() || self.engine.has_urgent() {
+            return Some(Duration::ZERO);
+        }
+        let now = now(&self.clock).mono;
+        let timer = self.engine.next_deadline();
+        let snapshot = (self.engine.changes() != self.snapshot_changes).then_some(self.snapshot_due);
+        let due = crate::engine::time::earliest(timer, snapshot)?;
+        Some(Duration::from_nanos(due.since(now)))
+    }
+
+    fn round(&mut self, taken: Taken) {
+        let now = now(&self.clock);
+        let mut op_count = 0;
+        self.engine.tick(now, &mut self.store, &mut self.effects);
+        for op in taken.batches.into_iter().flatten() {
+            op_count += 1;
+            self.engine.step(now, op, &mut self.store, &mut self.effects);
+        }
+        self.links.view.took(op_count as u64);
+        self.engine.persist(&mut self.store);
+        self.commit();
+        let budget = if op_count == 0 {
+            DELIVERIES_IDLE
+        } else {
+            DELIVERIES_MIN.max(2 * op_count)
+        };
+        let mut outlet = RouterOutlet {
+            router: &self.links.router,
+            out: &mut self.out,
+        };
+        let delivered = self.engine.dispatch(now, &mut self.store, &mut outlet, budget);
+        if delivered > 0 {
+            self.out.flush();
+        }
+        self.store.settle();
+        self.publish_snapshot(now);
+    }
+
+    /// Commits, and releases what waited for it.
+    fn commit(&mut self) {
+        let before = self.clock.monotonic();
+        let report = self.store.commit();
+        if !report.committed.is_empty() || !report.failed.is_empty() {
+            let took = self.clock.monotonic().0.saturating_sub(before.0);
+            self.links.view.committed(Duration::from_nanos(took));
+        }
+        self.engine.committed(&report, &self.store);
+        if !report.failed.is_empty() || !self.is_healthy {
+            let health = self.store.health();
+            self.is_healthy = health.is_writable();
+            self.links.view.set_health(health);
+        }
+        if self.effects.is_empty() {
+            return;
+        }
+        let mut release = Release {
+            engine: &self.engine,
+            store: &self.store,
+            report: &report,
+            outlet: RouterOutlet {
+                router: &self.links.router,
+                out: &mut self.out,
+            },
+            text: &mut self.text,
+        };
+        for effect in self.effects.drain(..) {
+            release.effect(effect);
+        }
+        self.out.flush();
+    }
+
+    fn publish_snapshot(&mut self, now: Now) {
+        let changes = self.engine.changes();
+        if changes != self.snapshot_changes && self.snapshot_due <= now.mono {
+            self.snapshot_changes = changes;
+            self.snapshot_due = now.mono.after(SNAPSHOT_NS);
+            self.links
+                .snapshots
+                .publish(self.engine.snapshot(now, &self.store));
+        }
+    }
+
+    /// Says goodbye to those who wait, writes everything and closes the store.
+    fn finish(mut self) {
+        self.engine.shut_down(&mut self.effects);
+        self.engine.persist(&mut self.store);
+        self.commit();
+        for (_, err) in self.store.close().failed {
+            tracing::error!(error = %err, "store was not closed cleanly");
+        }
+    }
+}
+
+fn now(clock: &impl Clock) -> Now {
+    Now {
+        wall: clock.now(),
+        mono: Mono(clock.monotonic().0.saturating_add(MONO_BASE)),
+    }
+}

@@ -1,0 +1,235 @@
+//! One stream: what it takes in and in which order its checks come. Its records are in the store.
+
+pub(crate) mod config;
+pub(crate) mod dedupe;
+pub(crate) mod headers;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::api::error::ApiError;
+use crate::engine::ConsumerId;
+use crate::engine::time::Mono;
+use crate::store::StreamState;
+use crate::types::{StreamId, UnixNanos};
+use config::{Discard, StreamConfig};
+use dedupe::{DuplicateWindow, IdKind};
+use headers::PublishHeaders;
+
+/// Largest header block, in bytes.
+const HEADER_BYTES_MAX: usize = u16::MAX as usize;
+
+/// A stream without its records.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) id: StreamId,
+    pub(crate) name: Arc<str>,
+    pub(crate) config: Arc<StreamConfig>,
+    pub(crate) created: UnixNanos,
+    pub(crate) duplicates: DuplicateWindow,
+    /// Id of the last message, empty if it had none.
+    pub(crate) last_msg_id: String,
+    /// The consumers by name.
+    pub(crate) consumers: BTreeMap<Arc<str>, ConsumerId>,
+    /// The beginning of each acknowledgement, up to the sequence.
+    pub(crate) ack_prefix: Arc<str>,
+}
+
+/// What is to be done with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Store it.
+    Store(Rollup),
+    /// It was stored before, as this sequence.
+    Duplicate(u64),
+}
+
+/// Which older messages go when a message is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Rollup {
+    #[default]
+    None,
+    /// Those of the same subject.
+    Subject,
+    /// All.
+    All,
+}
+
+/// What the checks of a message need to know about the stream's records.
+pub(crate) trait Records {
+    /// The stream in figures.
+    fn state(&self) -> StreamState;
+    /// Number of records and last sequence of a subject.
+    fn subject(&self, subject: &str) -> Option<(u64, u64)>;
+}
+
+/// A message that wants to be stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Incoming<'a> {
+    pub(crate) subject: &'a str,
+    pub(crate) headers: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+impl Stream {
+    /// A stream as it was created or recovered, without its consumers and duplicate window.
+    pub(crate) fn new(id: StreamId, config: StreamConfig, created: UnixNanos) -> Self {
+        let name = serde_json::Value::from(config.name.as_str());
+        Self {
+            id,
+            name: config.name.as_str().into(),
+            created,
+            duplicates: DuplicateWindow::new(config.duplicate_window),
+            last_msg_id: String::new(),
+            consumers: BTreeMap::new(),
+            ack_prefix: format!("{{\"stream\":{name},\"seq\":").into(),
+            config: Arc::new(config),
+        }
+    }
+
+    /// Replaces the configuration by an update that was checked.
+    pub(crate) fn set_config(&mut self, config: StreamConfig) {
+        self.duplicates.set_window(config.duplicate_window);
+        self.config = Arc::new(config);
+    }
+
+    /// Checks a message in nats-server's order.
+    ///
+    /// # Errors
+    /// The error for the publisher; nothing is to be stored then.
+    /// Source: nats-server, `processJetStreamMsg`.
+    pub(crate) fn check(
+        &mut self,
+        now: Mono,
+        message: Incoming<'_>,
+        headers: &PublishHeaders<'_>,
+        records: &impl Records,
+    ) -> Result<Verdict, ApiError> {
+        if self.config.sealed {
+            return Err(ApiError::SEALED);
+        }
+        let mut rollup = Rollup::None;
+        if !message.headers.is_empty() {
+            self.check_expected(message.subject, headers, records)?;
+            if let Some(id) = headers.msg_id {
+                if let Some(seq) = self.duplicates.find(now, IdKind::Message, id) {
+                    return Ok(Verdict::Duplicate(seq));
+                }
+                if self.duplicates.is_full() {
+                    return Err(ApiError::TOO_MANY_REQUESTS);
+                }
+            }
+            if let Some(id) = headers.expected_last_msg_id
+                && id != self.last_msg_id
+            {
+                return Err(ApiError::wrong_last_msg_id(&self.last_msg_id));
+            }
+            rollup = self.rollup(headers)?;
+        }
+        self.check_size(message)?;
+        if self.config.discard == Discard::New {
+            self.check_room(message, records)?;
+        }
+        Ok(Verdict::Store(rollup))
+    }
+
+    fn check_expected(
+        &self,
+        subject: &str,
+        headers: &PublishHeaders<'_>,
+        records: &impl Records,
+    ) -> Result<(), ApiError> {
+        headers.check_unsupported()?;
+        if headers.expected_stream.is_some_and(|name| name != &*self.name) {
+            return Err(ApiError::STREAM_NOT_MATCH);
+        }
+        match (
+            headers.expected_last_subject_seq.and_then(parse_seq),
+            headers.expected_last_subject,
+        ) {
+            (Some(expected), other_subject) => {
+                let last = records
+                    .subject(other_subject.unwrap_or(subject))
+                    .map_or(0, |(_, last)| last);
+                if last != expected {
+                    return Err(ApiError::wrong_last_sequence(last));
+                }
+            }
+            (None, Some(_)) => return Err(ApiError::EXPECTED_SUBJECT_WITHOUT_SEQ),
+            (None, None) => {}
+        }
+        if let Some(expected) = headers.expected_last_seq.and_then(parse_seq) {
+            let last = records.state().last_seq.0;
+            if last != expected {
+                return Err(ApiError::wrong_last_sequence(last));
+            }
+        }
+        Ok(())
+    }
+
+    fn rollup(&self, headers: &PublishHeaders<'_>) -> Result<Rollup, ApiError> {
+        let Some(value) = headers.rollup else {
+            return Ok(Rollup::None);
+        };
+        if !self.config.allow_rollup_hdrs || self.config.deny_purge {
+            return Err(ApiError::rollup_failed("rollup not permitted"));
+        }
+        match value {
+            "sub" => Ok(Rollup::Subject),
+            "all" => Ok(Rollup::All),
+            _ => Err(ApiError::rollup_failed(format!(
+                "rollup value invalid: {value:?}"
+            ))),
+        }
+    }
+
+    fn check_size(&self, message: Incoming<'_>) -> Result<(), ApiError> {
+        let bytes = message.headers.len() + message.payload.len();
+        if usize::try_from(self.config.max_msg_size).is_ok_and(|max| bytes > max) {
+            return Err(ApiError::MESSAGE_TOO_LARGE);
+        }
+        if message.headers.len() > HEADER_BYTES_MAX {
+            return Err(ApiError::HEADER_TOO_LARGE);
+        }
+        Ok(())
+    }
+
+    /// Discard policy `new`: whether the message fits.
+    fn check_room(&self, message: Incoming<'_>, records: &impl Records) -> Result<(), ApiError> {
+        let config = &*self.config;
+        let per_subject = u64::try_from(config.max_msgs_per_subject);
+        let mut replaces_one = false;
+        if let Ok(max) = per_subject
+            && records
+                .subject(message.subject)
+                .is_some_and(|(count, _)| count >= max)
+        {
+            if config.discard_new_per_subject {
+                return Err(ApiError::store_failed("maximum messages per subject exceeded"));
+            }
+            replaces_one = true;
+        }
+        let state = records.state();
+        if u64::try_from(config.max_msgs).is_ok_and(|max| state.messages >= max) && !replaces_one {
+            return Err(ApiError::store_failed("maximum messages exceeded"));
+        }
+        let bytes = (message.subject.len() + message.headers.len() + message.payload.len()) as u64;
+        if u64::try_from(config.max_bytes).is_ok_and(|max| state.bytes + bytes > max) && !replaces_one {
+            return Err(ApiError::store_failed("maximum bytes exceeded"));
+        }
+        Ok(())
+    }
+
+    /// Whether storing a message may push others out.
+    pub(crate) fn has_limits(&self) -> bool {
+        let config = &*self.config;
+        config.max_msgs > 0 || config.max_bytes > 0 || config.max_msgs_per_subject > 0
+    }
+}
+
+fn parse_seq(text: &str) -> Option<u64> {
+    text.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

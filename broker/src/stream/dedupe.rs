@@ -1,0 +1,176 @@
+//! The duplicate window: message ids seen lately, and under which sequence they were stored.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::{HashMap, RandomState};
+use std::hash::BuildHasher;
+
+use crate::engine::time::Mono;
+
+/// Ids kept at once, over all that the window's length asks for. Publishing with a further id is
+/// refused: forgetting one early would let its duplicate in.
+const IDS_MAX: usize = 16 << 20;
+
+/// Whose id it is: the two kinds do not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IdKind {
+    /// `Nats-Msg-Id`
+    Message,
+    /// The key of a local client's resend.
+    Resend,
+}
+
+/// Stands for an id: 128 bits of keyed hash, so that an entry costs the same for any length of id
+/// and nobody can aim at a collision.
+type IdHash = u128;
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    seq: u64,
+    at: Mono,
+}
+
+/// Ids and when they were seen.
+#[derive(Debug)]
+pub(crate) struct DuplicateWindow {
+    window_ns: u64,
+    hashers: [RandomState; 2],
+    seen: HashMap<IdHash, Seen>,
+    order: VecDeque<(Mono, IdHash)>,
+}
+
+impl DuplicateWindow {
+    /// An empty window that forgets after `window_ns`.
+    pub(crate) fn new(window_ns: i64) -> Self {
+        Self {
+            window_ns: u64::try_from(window_ns).unwrap_or(0),
+            hashers: [RandomState::new(), RandomState::new()],
+            seen: HashMap::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    /// Changes how long ids are remembered.
+    pub(crate) fn set_window(&mut self, window_ns: i64) {
+        self.window_ns = u64::try_from(window_ns).unwrap_or(0);
+    }
+
+    /// Whether another id fits.
+    pub(crate) fn is_full(&self) -> bool {
+        self.seen.len() >= IDS_MAX
+    }
+
+    /// How many ids are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// The sequence that `id` was stored under within the window.
+    pub(crate) fn find(&mut self, now: Mono, kind: IdKind, id: &str) -> Option<u64> {
+        self.forget_old(now);
+        self.seen.get(&self.hash(kind, id)).map(|seen| seen.seq)
+    }
+
+    /// Remembers that `id` was stored as `seq` at `at`, in place of what it stood for.
+    pub(crate) fn remember(&mut self, at: Mono, kind: IdKind, id: &str, seq: u64) {
+        let hash = self.hash(kind, id);
+        self.seen.insert(hash, Seen { seq, at });
+        self.order.push_back((at, hash));
+    }
+
+    /// Forgets everything above `durable_seq`: it was not stored after all.
+    pub(crate) fn roll_back(&mut self, durable_seq: u64) {
+        while let Some((at, hash)) = self.order.back().copied() {
+            match self.seen.get(&hash) {
+                Some(seen) if seen.at == at && seen.seq > durable_seq => {
+                    self.seen.remove(&hash);
+                }
+                Some(seen) if seen.seq <= durable_seq => break,
+                _ => {}
+            }
+            self.order.pop_back();
+        }
+    }
+
+    /// Forgets everything, after a purge of the whole stream.
+    pub(crate) fn clear(&mut self) {
+        self.seen.clear();
+        self.order.clear();
+    }
+
+    /// Forgets the ids that are older than the window.
+    pub(crate) fn forget_old(&mut self, now: Mono) {
+        while let Some((at, hash)) = self.order.front().copied() {
+            if now.since(at) < self.window_ns {
+                break;
+            }
+            self.order.pop_front();
+            if self.seen.get(&hash).is_some_and(|seen| seen.at == at) {
+                self.seen.remove(&hash);
+            }
+        }
+        if self.seen.is_empty() && self.seen.capacity() > 1024 {
+            self.seen.shrink_to_fit();
+            self.order.shrink_to_fit();
+        }
+    }
+
+    fn hash(&self, kind: IdKind, id: &str) -> IdHash {
+        let half = |hasher: &RandomState| u128::from(hasher.hash_one((kind == IdKind::Resend, id)));
+        half(&self.hashers[0]) << 64 | half(&self.hashers[1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WINDOW: i64 = 100;
+
+    #[test]
+    fn kinds_do_not_meet() {
+        let mut window = DuplicateWindow::new(WINDOW);
+        window.remember(Mono(0), IdKind::Message, "a", 1);
+        assert_eq!(window.find(Mono(1), IdKind::Resend, "a"), None);
+        assert_eq!(window.find(Mono(99), IdKind::Message, "a"), Some(1));
+        assert_eq!(window.find(Mono(100), IdKind::Message, "a"), None);
+        assert_eq!(window.len(), 0);
+    }
+
+    #[test]
+    fn what_was_rolled_back_may_come_again() {
+        let mut window = DuplicateWindow::new(WINDOW);
+        window.remember(Mono(0), IdKind::Message, "a", 1);
+        window.remember(Mono(1), IdKind::Message, "b", 2);
+        window.remember(Mono(1), IdKind::Message, "c", 3);
+        window.roll_back(1);
+        assert_eq!(window.find(Mono(2), IdKind::Message, "a"), Some(1));
+        assert_eq!(window.find(Mono(2), IdKind::Message, "b"), None);
+        assert_eq!(window.find(Mono(2), IdKind::Message, "c"), None);
+    }
+
+    proptest! {
+        /// Against a list of everything ever remembered.
+        #[test]
+        fn remembers_the_newest_within_the_window(
+            steps in proptest::collection::vec((0_u64..40, 0_u8..6, any::<bool>()), 0..200),
+        ) {
+            let mut window = DuplicateWindow::new(WINDOW);
+            let mut model: Vec<(u64, u8, u64)> = Vec::new();
+            let (mut now, mut seq) = (0, 0);
+            for (pause, id, is_store) in steps {
+                now += pause;
+                let newest = model.iter().rev().find(|entry| entry.1 == id);
+                let expected = newest.filter(|entry| now - entry.0 < WINDOW as u64).map(|entry| entry.2);
+                let found = window.find(Mono(now), IdKind::Message, &id.to_string());
+                prop_assert_eq!(found, expected);
+                if is_store {
+                    seq += 1;
+                    window.remember(Mono(now), IdKind::Message, &id.to_string(), seq);
+                    model.push((now, id, seq));
+                }
+            }
+        }
+    }
+}
