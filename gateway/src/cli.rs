@@ -2,8 +2,14 @@
 //!
 //! 0: done. 1: the work failed, or a check did not hold. 2: bad usage or configuration.
 
+mod broker;
 mod check_config;
+mod dead_letters;
+mod doctor;
+mod lake;
+mod serve;
 mod settings;
+mod table;
 
 use std::process::ExitCode;
 
@@ -14,6 +20,9 @@ use crate::config::ConfigErrors;
 /// Sensor traffic over MQTT and NATS into Iceberg tables, in one binary.
 #[derive(Debug, Parser)]
 #[command(name = "tarn", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(after_help = "\
+Start here:  tarn demo
+Then:        tarn serve        (no configuration needed; `tarn check-config` prints the settings)")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -21,8 +30,20 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the broker, the MQTT gateway, the processor and the catalog
+    Serve(serve::ServeArgs),
+    /// The NATS and JetStream broker alone, with nats-server's flags
+    Broker(broker::BrokerArgs),
+    /// Look at the tables
+    #[command(subcommand)]
+    Table(table::TableCommand),
+    /// Look at the messages that were refused
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
     /// Check the configuration and print the effective settings, secrets hidden
     CheckConfig(check_config::CheckConfigArgs),
+    /// Check disk, clock, ports, catalog and tables, in words one can act on
+    Doctor(doctor::DoctorArgs),
 }
 
 /// What ends a command early.
@@ -31,22 +52,45 @@ pub(crate) enum Failure {
     /// Bad usage or configuration: exit code 2.
     #[error("{0}")]
     Usage(String),
+    /// The work failed: exit code 1.
+    #[error("{0}")]
+    Work(String),
+    /// A check did not hold, and everything about it is printed: exit code 1.
+    #[error("a check did not hold")]
+    DidNotHold,
+}
+
+impl Failure {
+    pub(crate) fn work(error: impl std::fmt::Display) -> Failure {
+        Failure::Work(error.to_string())
+    }
+
+    pub(crate) fn usage(error: impl std::fmt::Display) -> Failure {
+        Failure::Usage(error.to_string())
+    }
 }
 
 impl From<ConfigErrors> for Failure {
     fn from(errors: ConfigErrors) -> Self {
-        Failure::Usage(errors.to_string())
+        Failure::usage(errors)
     }
 }
 
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(broker::with_long_flags(std::env::args_os()));
     let result = match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Broker(args) => broker::run(args),
+        Command::Table(command) => table::run(command),
+        Command::DeadLetters(command) => dead_letters::run(command),
         Command::CheckConfig(args) => check_config::run(args),
+        Command::Doctor(args) => doctor::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::DidNotHold) => ExitCode::from(1),
+        Err(Failure::Work(message)) => fail(1, &message),
         Err(Failure::Usage(message)) => fail(2, &message),
     }
 }
@@ -56,4 +100,60 @@ fn fail(code: u8, message: &str) -> ExitCode {
         eprintln!("tarn: {line}");
     }
     ExitCode::from(code)
+}
+
+/// Runs `work` on a runtime of its own. Blocking tasks get five seconds to end after it.
+pub(crate) fn on_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("tarn")
+        .build()
+        .map_err(|err| Failure::Work(format!("the runtime can't be started: {err}")))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    result
+}
+
+/// For tests: parses arguments without running anything.
+#[cfg(test)]
+fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
+    let arguments = arguments.iter().map(std::ffi::OsString::from);
+    Cli::try_parse_from(broker::with_long_flags(arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_fits_a_screen() {
+        let mut command = Cli::command();
+        let lines = command.render_help().to_string().lines().count();
+        assert!(lines < 40, "{lines} lines");
+        for sub in command.get_subcommands_mut() {
+            let name = sub.get_name().to_owned();
+            let lines = sub.render_help().to_string().lines().count();
+            assert!(lines < 60, "{name}: {lines} lines");
+        }
+    }
+
+    #[test]
+    fn bad_usage_is_refused() {
+        for arguments in [
+            vec!["tarn", "serve", "--only", "kitchen"],
+            vec!["tarn", "demo", "--devices", "0"],
+            vec!["tarn", "frobnicate"],
+            vec!["tarn", "simulate", "--devices", "x"],
+        ] {
+            let refused = parse(&arguments).expect_err("refused");
+            assert_eq!(refused.exit_code(), 2, "{arguments:?}");
+        }
+    }
 }

@@ -9,9 +9,12 @@
 
 pub mod audit;
 pub mod cli;
+mod clock;
 pub mod config;
+pub mod http;
 pub mod identity;
 pub mod ingest;
 pub mod logging;
 pub mod mqtt;
+mod present;
 pub mod serve;

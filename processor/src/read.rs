@@ -365,6 +365,3 @@ impl Walk {
         Ok(list.consume_entries().into_iter().collect())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -20,8 +20,8 @@ pub struct GroupBy {
 #[derive(Debug, Default)]
 struct Group {
     rows: i64,
-    /// The values, by time: two passes over them give the exact figures that are compared with.
-    values: Vec<(i64, f64)>,
+    /// The values with their place, (time, stream sequence): two passes over them give the figures to compare with.
+    values: Vec<((i64, i64), f64)>,
 }
 
 /// One thing that differs between a window table and the GROUP BY.
@@ -79,7 +79,7 @@ impl GroupBy {
             .entry((start, row.device_id, row.sensor, row.metric))
             .or_default();
         group.rows += 1;
-        group.values.push((row.ts, value));
+        group.values.push(((row.ts, row.stream_seq), value));
     }
 
     /// Holds `rows` of a window table against what was added.
@@ -154,12 +154,12 @@ impl Group {
             ("first", row.first, self.values.first()),
             ("last", row.last, self.values.last()),
         ] {
-            let at_end = end.map(|(ts, _)| *ts);
-            // Where several readings share the earliest or latest time, any of them will do.
+            let at_end = end.map(|(place, _)| *place);
+            // One message may hold several readings with the same time: any of them will do.
             let fits = self
                 .values
                 .iter()
-                .any(|(ts, value)| Some(*ts) == at_end && Some(*value) == stored);
+                .any(|(place, value)| Some(*place) == at_end && Some(*value) == stored);
             if !fits {
                 found.push(format!("{name} {stored:?}"));
             }

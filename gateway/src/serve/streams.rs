@@ -12,16 +12,14 @@ use futures::TryStreamExt;
 use tarn_broker::subject;
 
 use crate::config::StreamSettings;
+use crate::ingest::{FALLBACK_STREAM, FALLBACK_SUBJECTS};
 
 /// Metadata key of the streams that follow the configuration.
 const MANAGED: &str = "tarn.managed";
 
-/// Where an acknowledged MQTT publish is kept that no other stream captures.
-pub const MQTT_MESSAGES: &str = "$MQTT_msgs";
-const MQTT_MESSAGES_SUBJECT: &str = "$MQTT.msgs.>";
-/// Bounds of [`MQTT_MESSAGES`]: nothing reads it by itself, so it must not grow without end.
-const MQTT_MESSAGES_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
-const MQTT_MESSAGES_BYTES_MAX: i64 = 1 << 30;
+/// Bounds of [`FALLBACK_STREAM`]: nothing reads it by itself, so it must not grow without end.
+const FALLBACK_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+const FALLBACK_BYTES_MAX: i64 = 1 << 30;
 
 /// What is to be done about the streams, and which ones are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +43,7 @@ pub struct StreamsError {
 }
 
 /// Makes the streams through the JetStream API. Returns the names to read and what the operator should know.
-pub async fn ensure(
+pub(super) async fn ensure(
     jetstream: &Context,
     configured: &[StreamSettings],
     with_mqtt: bool,
@@ -61,8 +59,8 @@ pub async fn ensure(
         .await
         .map_err(|err| failed("listing the streams", err.to_string()))?;
     let mut plan = plan(configured, &existing);
-    if with_mqtt && !existing.iter().any(|stream| stream.name == MQTT_MESSAGES) {
-        plan.create.push(mqtt_messages());
+    if with_mqtt && !existing.iter().any(|stream| stream.name == FALLBACK_STREAM) {
+        plan.create.push(fallback());
     }
     for config in &plan.create {
         let done = jetstream.create_stream(config.clone()).await;
@@ -231,17 +229,17 @@ fn differs(existing: &Config, target: &Config) -> bool {
         || existing.duplicate_window != target.duplicate_window
 }
 
-fn mqtt_messages() -> Config {
+fn fallback() -> Config {
     Config {
-        name: MQTT_MESSAGES.to_owned(),
-        subjects: vec![MQTT_MESSAGES_SUBJECT.to_owned()],
+        name: FALLBACK_STREAM.to_owned(),
+        subjects: vec![FALLBACK_SUBJECTS.to_owned()],
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         discard: DiscardPolicy::Old,
         num_replicas: 1,
         max_consumers: -1,
-        max_age: MQTT_MESSAGES_AGE_MAX,
-        max_bytes: MQTT_MESSAGES_BYTES_MAX,
+        max_age: FALLBACK_AGE_MAX,
+        max_bytes: FALLBACK_BYTES_MAX,
         max_messages: -1,
         max_messages_per_subject: -1,
         ..Config::default()
@@ -347,7 +345,7 @@ mod tests {
 
     #[test]
     fn internal_streams_are_not_read() {
-        let plan = plan(&sensors(), &[mqtt_messages(), existing("$X", &["sensors.>"])]);
+        let plan = plan(&sensors(), &[fallback(), existing("$X", &["sensors.>"])]);
         assert_eq!(plan.read, ["SENSORS"]);
     }
 }
