@@ -365,3 +365,6 @@ impl Walk {
         Ok(list.consume_entries().into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

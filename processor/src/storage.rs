@@ -116,7 +116,7 @@ impl LakeStorage {
                     path: path.clone(),
                     source,
                 };
-                std::fs::create_dir_all(&path).map_err(failed)?;
+                create_dir_synced(&path).map_err(failed)?;
                 let real = std::fs::canonicalize(&path).map_err(failed)?;
                 let root = local_root(&real)?;
                 let store = LocalFileSystem::new_with_prefix(&real)
@@ -223,6 +223,19 @@ impl LakeStorage {
     pub fn file_io(&self) -> FileIO {
         FileIOBuilder::new(Arc::new(self.clone())).build()
     }
+}
+
+/// Creates the directory and those above it that are missing, on stable storage.
+pub(crate) fn create_dir_synced(path: &FsPath) -> std::io::Result<()> {
+    let path = std::path::absolute(path)?;
+    let missing: Vec<&FsPath> = path.ancestors().take_while(|dir| !dir.exists()).collect();
+    std::fs::create_dir_all(&path)?;
+    for dir in missing {
+        if let Some(parent) = dir.parent() {
+            std::fs::File::open(parent)?.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 fn local_root(real: &FsPath) -> Result<String, StorageError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use crate::storage::create_dir_synced;
 use crate::tables::NAMESPACE;
 
 /// The catalog's name in `iceberg_tables`: what `SqlCatalog("lake", …)` asks for.
@@ -307,7 +308,7 @@ fn open_blocking(path: &Path) -> Result<Connection, CatalogError> {
             path: path.to_owned(),
             source,
         };
-        std::fs::create_dir_all(parent).map_err(failed)?;
+        create_dir_synced(parent).map_err(failed)?;
     }
     let failed = |source| CatalogError::Sqlite {
         path: path.to_owned(),

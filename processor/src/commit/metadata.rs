@@ -8,6 +8,7 @@ use iceberg::{Error, ErrorKind, MetadataLocation, Result};
 use serde_json::{Value, json};
 
 use crate::catalog::LoadedTable;
+use crate::clock;
 
 /// Snapshots that stay in a table's metadata.
 pub(super) const SNAPSHOTS_MAX: usize = 100;
@@ -23,19 +24,10 @@ pub(super) struct NextMetadata {
     pub(super) expired_metadata: Vec<String>,
 }
 
-/// Milliseconds since 1970, by the wall clock.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where a commit learns the time"
-)]
-pub(super) fn wall_clock_ms() -> i64 {
-    chrono::Utc::now().timestamp_millis()
-}
-
 /// The time of the next change of the table: the wall clock's, or that of the last change when the clock went back,
 /// because readers refuse history that runs backwards.
 pub(super) fn change_time_ms(before: &TableMetadata) -> i64 {
-    wall_clock_ms().max(before.last_updated_ms())
+    (clock::now().0 / 1000).max(before.last_updated_ms())
 }
 
 /// The metadata after `before` with `properties` set and, if given, `snapshot` as the current one.

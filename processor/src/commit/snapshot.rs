@@ -165,11 +165,8 @@ impl<'a> SnapshotWriter<'a> {
             }
             let manifest = file.load_manifest(self.file_io).await?;
             let found = removed.len();
-            removed.extend(live(&manifest).filter_map(|entry| {
-                pending
-                    .remove(entry.file_path())
-                    .then(|| entry.data_file().clone())
-            }));
+            let gone = live(&manifest).filter(|entry| pending.remove(entry.file_path()));
+            removed.extend(gone.map(|entry| entry.data_file().clone()));
             match removed.get(found..) {
                 Some(gone) if !gone.is_empty() => {
                     rewritten.push(self.rewrite_without(&file, &manifest, gone).await?);

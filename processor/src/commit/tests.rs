@@ -89,6 +89,29 @@ async fn planned(lake: &Lake, table: &str) -> BTreeSet<String> {
     files
 }
 
+/// Files of the warehouse that no table's metadata names.
+async fn orphans(lake: &Lake) -> BTreeSet<String> {
+    let mut files = fault::stored(lake.storage()).await;
+    let mut named = |location: &str| files.remove(lake.storage().path(location).unwrap().as_ref());
+    for spec in specs() {
+        let loaded = lake.load(&spec.name).await.unwrap();
+        named(&loaded.metadata_location);
+        for entry in loaded.metadata.metadata_log() {
+            named(&entry.metadata_file);
+        }
+        for snapshot in loaded.metadata.snapshots() {
+            let bytes = lake.storage().get(snapshot.manifest_list()).await.unwrap();
+            named(snapshot.manifest_list());
+            let version = iceberg::spec::FormatVersion::V2;
+            let list = iceberg::spec::ManifestList::parse_with_version(&bytes, version).unwrap();
+            for manifest in list.entries() {
+                named(&manifest.manifest_path);
+            }
+        }
+    }
+    files
+}
+
 fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
@@ -231,6 +254,36 @@ async fn two_processes_of_one_epoch_rebase_on_each_other() {
     a.unwrap();
     b.unwrap();
     assert_eq!(planned(&first, "readings").await, set(&["m:/a", "m:/b"]));
+    assert_eq!(orphans(&first).await, set(&[]));
+}
+
+#[tokio::test]
+async fn a_commit_that_may_stand_keeps_its_files_and_says_so() {
+    let (dir, lake) = memory_lake().await;
+    let epoch = lake.claim_writer().await.unwrap();
+    let before = fault::stored(lake.storage()).await;
+    // A violation that SQLite only looks at when it commits.
+    let saboteur = rusqlite::Connection::open(dir.path().join("catalog.db")).unwrap();
+    saboteur
+        .execute_batch(
+            "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+             CREATE TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
+             CREATE TRIGGER spoil AFTER UPDATE ON iceberg_tables BEGIN INSERT INTO child VALUES (7); END;",
+        )
+        .unwrap();
+    let error = lake
+        .commit(epoch, vec![adding("readings", &["m:/a"])])
+        .await
+        .unwrap_err();
+    assert!(matches!(error, CommitError::Unknown(_)), "{error}");
+    assert!(!error.is_certain());
+    assert_eq!(planned(&lake, "readings").await, set(&[]));
+    assert_eq!(fault::stored(lake.storage()).await.len(), before.len() + 3);
+    saboteur.execute_batch("DROP TRIGGER spoil").unwrap();
+    lake.commit(epoch, vec![adding("readings", &["m:/b"])])
+        .await
+        .unwrap();
+    assert_eq!(planned(&lake, "readings").await, set(&["m:/b"]));
 }
 
 #[tokio::test]

@@ -185,10 +185,13 @@ async fn run(steps: Vec<Step>) {
         model = now;
         totals_hold(&sound, &model).await;
     }
+    if steps.iter().all(|step| step.crash.is_none()) {
+        assert_eq!(orphans(&sound).await, set(&[]));
+    }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
     fn tables_move_together_or_not_at_all(steps in prop::collection::vec(step(), 1..14)) {
