@@ -165,8 +165,7 @@ impl Connection<'_> {
         let mut drain = pin!(shared.drain.cancelled());
         let mut timer = pin!(sleep_until(Instant::now()));
         loop {
-            self.fill_out();
-            self.flush();
+            self.pump();
             if self.draining && self.pending.is_empty() && self.out.is_empty() {
                 self.close(CloseReason::Shutdown);
             }
@@ -418,6 +417,18 @@ impl Connection<'_> {
 
     fn may_deliver(&self) -> bool {
         !self.draining && self.out.len() < OUT_BYTES_HIGH && self.seat.session.wants_deliveries()
+    }
+
+    /// Writes until the socket or the client's window is full, or nothing is due.
+    fn pump(&mut self) {
+        loop {
+            self.fill_out();
+            self.flush();
+            let due = self.seat.has_due() || !self.retained_due.is_empty();
+            if !due || !self.may_deliver() || self.closing.is_some() {
+                return;
+            }
+        }
     }
 
     /// Brings what is due to the session while there is room: retained messages first, as they are the older ones.
