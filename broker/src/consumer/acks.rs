@@ -1,0 +1,137 @@
+//! Acknowledgements, and delivering again what was not acknowledged.
+
+use super::config::AckPolicy;
+use super::{AckVerb, Consumer, SeqPair};
+use crate::engine::time::{Mono, Now, earliest};
+
+/// Shortest time between two looks at all pending messages; the engine's timers are this coarse.
+const PENDING_CHECK_NS_MIN: i64 = 1_000_000;
+
+impl Consumer {
+    /// Messages below `first_seq` are gone from the stream. They are no longer waited for.
+    pub(crate) fn forget_below(&mut self, first_seq: u64) {
+        if self
+            .pending
+            .first()
+            .is_some_and(|first| first.stream_seq < first_seq)
+        {
+            self.pending.remove_through(first_seq - 1, &mut Vec::new());
+            self.is_dirty = true;
+        }
+        while self.skip_list.front().is_some_and(|seq| *seq < first_seq) {
+            let seq = *self.skip_list.front().expect("a front was seen");
+            self.skip(seq);
+        }
+        self.skip_to(first_seq);
+    }
+
+    /// A single message is gone from the stream.
+    pub(crate) fn forget(&mut self, stream_seq: u64) {
+        if self.pending.remove(stream_seq).is_some() {
+            self.is_dirty = true;
+        }
+    }
+
+    /// Takes an acknowledgement. `done` gets the messages that need no more delivery. Returns
+    /// whether it was about something that was pending (or, with policy `all`, already covered):
+    /// then a reply is due.
+    pub(crate) fn ack(&mut self, now: Now, verb: AckVerb, at: SeqPair, done: &mut Vec<u64>) -> bool {
+        self.last_used = now.mono;
+        if at.stream == 0 || at.stream >= self.next_stream_seq {
+            return false;
+        }
+        self.last_acked = now.wall;
+        match verb {
+            AckVerb::Ack | AckVerb::Term => self.settle(at, done),
+            AckVerb::Nak { delay_ns } => self.nak(now.mono, at.stream, delay_ns),
+            AckVerb::Progress => self.progress(now.mono, at.stream),
+        }
+    }
+
+    pub(super) fn settle(&mut self, at: SeqPair, done: &mut Vec<u64>) -> bool {
+        match self.config.ack_policy {
+            AckPolicy::Explicit => {
+                if self.pending.remove(at.stream).is_some() {
+                    done.push(at.stream);
+                    self.is_dirty = true;
+                }
+            }
+            AckPolicy::All => {
+                if self.pending.remove_through(at.stream, done) > 0 {
+                    self.is_dirty = true;
+                }
+            }
+            AckPolicy::None | AckPolicy::FlowControl => return false,
+        }
+        true
+    }
+
+    pub(super) fn nak(&mut self, now: Mono, stream_seq: u64, delay_ns: i64) -> bool {
+        let Some(entry) = self.pending.get_mut(stream_seq) else {
+            return false;
+        };
+        if delay_ns > 0 {
+            entry.deadline = now.after(delay_ns);
+            entry.queued = false;
+            let deadline = entry.deadline;
+            self.check_pending_at(deadline);
+        } else if !entry.queued {
+            entry.deadline = now;
+            self.queue_redelivery(now, stream_seq);
+        }
+        true
+    }
+
+    pub(super) fn progress(&mut self, now: Mono, stream_seq: u64) -> bool {
+        let Some(entry) = self.pending.get_mut(stream_seq) else {
+            return false;
+        };
+        entry.deadline = now.after(self.config.ack_wait_ns(entry.deliveries));
+        let deadline = entry.deadline;
+        self.check_pending_at(deadline);
+        true
+    }
+
+    /// Puts a pending message on the redelivery queue, or gives it up after its last delivery.
+    pub(super) fn queue_redelivery(&mut self, now: Mono, stream_seq: u64) {
+        let Some(entry) = self.pending.get_mut(stream_seq) else {
+            return;
+        };
+        let max = u64::try_from(self.config.max_deliver).unwrap_or(u64::MAX);
+        if entry.deliveries >= max {
+            self.pending.remove(stream_seq);
+            self.is_dirty = true;
+            return;
+        }
+        entry.queued = true;
+        entry.deadline = now.after(self.config.ack_wait_ns(entry.deliveries));
+        self.redeliver.push_back(stream_seq);
+    }
+
+    pub(super) fn check_pending_at(&mut self, deadline: Mono) {
+        self.pending_check = earliest(self.pending_check, Some(deadline));
+    }
+
+    /// Queues what was not acknowledged in time for redelivery, oldest first.
+    /// Source: JetStream consumer `ack_wait`, `max_deliver`, `backoff`.
+    pub(crate) fn expire_pending(&mut self, now: Mono) {
+        if self.pending_check.is_none_or(|check| check > now) {
+            return;
+        }
+        let mut due = Vec::new();
+        let mut next = None;
+        for entry in self.pending.iter().filter(|entry| !entry.queued) {
+            if entry.deadline <= now {
+                due.push(entry.stream_seq);
+            } else {
+                next = earliest(next, Some(entry.deadline));
+            }
+        }
+        for seq in due {
+            self.queue_redelivery(now, seq);
+        }
+        // Looking at all pending messages costs time in proportion to them: the more, the rarer.
+        let pause = PENDING_CHECK_NS_MIN + 100 * self.pending.len() as i64;
+        self.pending_check = next.map(|next| next.max(now.after(pause)));
+    }
+}
