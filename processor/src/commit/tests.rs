@@ -1,5 +1,6 @@
 //! The committer against a naive model, with crashes at every step; fencing; history; merging.
 
+mod crashes;
 mod fault;
 mod model;
 

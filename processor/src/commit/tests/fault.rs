@@ -29,9 +29,18 @@ pub(super) async fn stored(storage: &LakeStorage) -> BTreeSet<String> {
 /// The same warehouse through a store that fails at the `at`-th write or deletion (counted from 0), before or after
 /// that was done.
 pub(super) fn failing(storage: &LakeStorage, at: i64, after_it_was_done: bool) -> LakeStorage {
+    failing_when(storage, Arc::new(AtomicI64::new(at)), after_it_was_done)
+}
+
+/// The same; `left` counts down the writes and deletions that still work.
+pub(super) fn failing_when(
+    storage: &LakeStorage,
+    left: Arc<AtomicI64>,
+    after_it_was_done: bool,
+) -> LakeStorage {
     let store = Failing {
         inner: storage.store().clone(),
-        left: Arc::new(AtomicI64::new(at)),
+        left,
         after_it_was_done,
     };
     LakeStorage::over(Warehouse::Memory, storage.root(), Arc::new(store))
