@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -244,11 +243,11 @@ impl OutBatch {
     fn hand_over(&mut self, index: usize) {
         let slot = &mut self.slots[index];
         slot.dirty = false;
-        let counters = slot.target.counters();
-        counters.out_msgs.fetch_add(slot.messages, Relaxed);
-        counters.out_bytes.fetch_add(slot.message_bytes, Relaxed);
-        slot.messages = 0;
-        slot.message_bytes = 0;
+        if slot.messages > 0 {
+            slot.target.count_out(slot.messages, slot.message_bytes);
+            slot.messages = 0;
+            slot.message_bytes = 0;
+        }
         match &slot.target {
             Target::Connection(outbound) => outbound.push(&mut slot.bytes),
             Target::Local(queue) => queue.push(&mut slot.deliveries),

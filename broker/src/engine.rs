@@ -35,7 +35,7 @@ pub(crate) use dispatch::{Outlet, push_number, send_notice};
 pub(crate) use effect::{Effect, Outgoing};
 pub(crate) use publish::store_error;
 pub(crate) use recover::RecoverError;
-pub(crate) use snapshot::JsSnapshot;
+pub(crate) use snapshot::{JsSnapshot, StreamSnapshot};
 
 /// How long a changed consumer may stay unsaved.
 const PERSIST_NS: i64 = 250_000_000;

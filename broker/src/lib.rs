@@ -13,6 +13,7 @@ mod consumer;
 mod engine;
 pub mod env;
 pub mod local;
+mod monitor;
 pub mod nats;
 pub mod outbound;
 pub mod router;

@@ -93,13 +93,13 @@ pub struct LocalClient {
 }
 
 impl LocalClient {
-    pub(crate) fn new(name: &str, router: Arc<Router>, inbox: Arc<Inbox>, queue: LocalQueue) -> Self {
+    pub(crate) fn new(name: &str, router: Arc<Router>, inbox: Arc<Inbox>, queue: Arc<LocalQueue>) -> Self {
         Self {
             name: name.to_owned(),
             router,
             inbox,
             batch: Mutex::new(OutBatch::new(queue.id())),
-            queue: Arc::new(queue),
+            queue,
             subscriptions: Mutex::default(),
             next_sub: AtomicU64::new(1),
         }
@@ -108,6 +108,11 @@ impl LocalClient {
     /// What the client is called.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Names the client in this run.
+    pub fn id(&self) -> ClientId {
+        self.queue.id()
     }
 
     /// Publishes in order: to subscribers at once, and to the streams that capture the subjects, unacknowledged (MQTT QoS 0).
@@ -368,13 +373,12 @@ impl LocalQueue {
         Some(Some(deliveries))
     }
 
+    pub(crate) fn count_out(&self, count: u64, bytes: u64) {
+        self.counters.count_out(&self.broker, count, bytes);
+    }
+
     fn count_in(&self, count: u64, bytes: u64) {
-        for counters in [&self.counters.in_msgs, &self.broker.in_msgs] {
-            counters.fetch_add(count, Relaxed);
-        }
-        for counters in [&self.counters.in_bytes, &self.broker.in_bytes] {
-            counters.fetch_add(bytes, Relaxed);
-        }
+        self.counters.count_in(&self.broker, count, bytes);
     }
 }
 

@@ -97,6 +97,28 @@ pub struct ClientCounters {
     pub subscriptions: AtomicU64,
 }
 
+impl ClientCounters {
+    /// Counts messages sent, for the client and for the whole.
+    pub(crate) fn count_out(&self, broker: &Counters, messages: u64, bytes: u64) {
+        for counters in [&self.out_msgs, &broker.out_msgs] {
+            counters.fetch_add(messages, Relaxed);
+        }
+        for counters in [&self.out_bytes, &broker.out_bytes] {
+            counters.fetch_add(bytes, Relaxed);
+        }
+    }
+
+    /// Counts messages received, for the client and for the whole.
+    pub(crate) fn count_in(&self, broker: &Counters, messages: u64, bytes: u64) {
+        for counters in [&self.in_msgs, &broker.in_msgs] {
+            counters.fetch_add(messages, Relaxed);
+        }
+        for counters in [&self.in_bytes, &broker.in_bytes] {
+            counters.fetch_add(bytes, Relaxed);
+        }
+    }
+}
+
 /// Writing without waiting: what an [`Outbound`] needs of a socket.
 pub trait TryWrite: Send + Sync {
     /// Writes what fits of `chunks` and returns how many bytes that was; `WouldBlock` when nothing does.
@@ -315,6 +337,10 @@ impl Outbound {
     /// Why the connection ended, if it has.
     pub fn reason(&self) -> Option<CloseReason> {
         self.lock().reason
+    }
+
+    pub(crate) fn count_out(&self, messages: u64, bytes: u64) {
+        self.counters.count_out(&self.broker, messages, bytes);
     }
 
     /// Says whether the client understands HMSG; without it headers are stripped.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::batch::{Delivery, OutBatch};
-use crate::local::LocalQueue;
+use crate::local::{LocalQueue, SubId};
 use crate::outbound::{ClientCounters, ClientId, Counters, Outbound};
 use crate::shard::inbox::JsKind;
 use crate::subject::{self, SubIndex};
@@ -68,6 +68,13 @@ impl Target {
         }
     }
 
+    pub(crate) fn count_out(&self, messages: u64, bytes: u64) {
+        match self {
+            Self::Connection(outbound) => outbound.count_out(messages, bytes),
+            Self::Local(queue) => queue.count_out(messages, bytes),
+        }
+    }
+
     pub(crate) async fn relieved(&self) {
         match self {
             Self::Connection(outbound) => outbound.relieved().await,
@@ -104,6 +111,19 @@ impl Subscription {
     /// The client's name for it.
     pub fn sid(&self) -> &[u8] {
         &self.sid
+    }
+
+    /// The client's name for it as text: that of a local client is a number.
+    pub fn sid_text(&self) -> String {
+        match &self.target {
+            Target::Connection(_) => String::from_utf8_lossy(&self.sid).into_owned(),
+            Target::Local(_) => SubId::of(self).0.to_string(),
+        }
+    }
+
+    /// Deliveries after which it ends, if that was said.
+    pub fn max(&self) -> Option<u64> {
+        Some(self.max.load(Ordering::Relaxed)).filter(|max| *max > 0)
     }
 
     /// Whose it is.
@@ -162,6 +182,20 @@ pub struct Router {
     generation: AtomicU64,
     tables: RwLock<Tables>,
     counters: Arc<Counters>,
+    inserts: AtomicU64,
+    removes: AtomicU64,
+    lookups: AtomicU64,
+}
+
+/// What has happened to a router since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterChanges {
+    /// Subscriptions added.
+    pub inserts: u64,
+    /// Subscriptions taken out.
+    pub removes: u64,
+    /// Subjects looked up because no sender remembered their route.
+    pub lookups: u64,
 }
 
 #[derive(Debug, Default)]
@@ -265,6 +299,7 @@ impl Router {
         let mut tables = self.write();
         tables.subscriptions.insert(filter, Arc::clone(&subscription));
         target.counters().subscriptions.fetch_add(1, Ordering::Relaxed);
+        self.inserts.fetch_add(1, Ordering::Relaxed);
         self.changed();
         subscription
     }
@@ -308,6 +343,15 @@ impl Router {
         self.read().subscriptions.len()
     }
 
+    /// What has happened since the start.
+    pub fn changes(&self) -> RouterChanges {
+        RouterChanges {
+            inserts: self.inserts.load(Ordering::Relaxed),
+            removes: self.removes.load(Ordering::Relaxed),
+            lookups: self.lookups.load(Ordering::Relaxed),
+        }
+    }
+
     /// The broker's counters.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
@@ -319,6 +363,7 @@ impl Router {
     }
 
     pub(crate) fn receivers(&self, subject: &str) -> Receivers {
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         let tables = self.read();
         let mut receivers = Receivers::default();
         let mut groups: HashMap<&str, usize> = HashMap::new();

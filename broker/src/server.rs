@@ -2,14 +2,30 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::local::{LocalClient, LocalQueue};
-use crate::outbound::ClientId;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::env::Clock;
+use crate::env::real::{RealClock, RealRng};
+use crate::local::LocalClient;
+use crate::monitor::{Monitor, Views};
+use crate::nats::connections::Connections;
+use crate::nats::info::{ServerInfo, server_id};
+use crate::nats::listener::{Shared, accept};
+use crate::outbound::CloseReason;
 use crate::router::Router;
 use crate::shard::inbox::Inbox;
+use crate::shard::snapshots::Snapshots;
+use crate::shard::view::{ShardFigures, ShardView};
+use crate::types::UnixNanos;
+
+/// How long connections have at the end to take what was said to them.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How a broker is to run.
 #[derive(Clone, Debug)]
@@ -99,6 +115,12 @@ pub enum StartError {
         /// What the operating system says.
         source: std::io::Error,
     },
+    /// The operating system gives no randomness.
+    #[error("the operating system gives no randomness: {source}")]
+    Entropy {
+        /// What it says.
+        source: std::io::Error,
+    },
     /// The store directory cannot be used.
     #[error("store directory {path}: {problem}; {next_step}")]
     Store {
@@ -111,15 +133,17 @@ pub enum StartError {
     },
 }
 
-/// A running broker.
+/// A running broker. [`Broker::shutdown`] stops it in order; merely dropping it leaves its tasks to the runtime's end.
 #[derive(Debug)]
 pub struct Broker {
-    router: Arc<Router>,
-    inbox: Arc<Inbox>,
-    next_client: Arc<AtomicU64>,
-    limits: Limits,
+    shared: Arc<Shared>,
+    view: Arc<ShardView>,
+    snapshots: Arc<Snapshots>,
     client_addr: SocketAddr,
     monitor_addr: Option<SocketAddr>,
+    /// Accepting and monitoring.
+    services: TaskTracker,
+    monitor_stop: CancellationToken,
 }
 
 /// Figures of a running broker.
@@ -149,6 +173,8 @@ pub struct BrokerStats {
     pub inbox_bytes: u64,
     /// Bytes that fit there.
     pub inbox_capacity_bytes: u64,
+    /// Figures of the storage thread.
+    pub shard: ShardFigures,
 }
 
 /// Whether a broker does its work.
@@ -166,8 +192,65 @@ pub enum Health {
 impl Broker {
     /// Starts a broker: the store, the storage thread, the listener, monitoring.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
-        drop(config);
-        todo!()
+        let BrokerConfig {
+            store_dir,
+            listen,
+            monitor_listen,
+            server_name,
+            limits,
+        } = config;
+        let listener = bind("nats.listen", &listen).await?;
+        let client_addr = address(&listener, "nats.listen", &listen)?;
+        let monitor = match &monitor_listen {
+            Some(at) => Some(bind("nats.monitor_listen", at).await?),
+            None => None,
+        };
+        let mut rng = RealRng::new().map_err(|source| StartError::Entropy { source })?;
+        let clock = RealClock::new();
+        let start = clock.now();
+        let router = Arc::new(Router::new());
+        let inbox = Arc::new(Inbox::new(limits.inbox_bytes));
+        let view = Arc::new(ShardView::default());
+        let info = ServerInfo {
+            server_id: server_id(&mut rng),
+            server_name,
+            host: client_addr.ip().to_string(),
+            port: client_addr.port(),
+            max_payload: limits.max_payload_bytes,
+        };
+        let shared = Arc::new(Shared {
+            router,
+            inbox,
+            limits,
+            info,
+            connections: Connections::default(),
+            clock,
+            next_client: AtomicU64::new(1),
+            locals: Mutex::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            reading: TaskTracker::new(),
+        });
+        let mut broker = Self {
+            shared,
+            view,
+            snapshots: Arc::default(),
+            client_addr,
+            monitor_addr: None,
+            services: TaskTracker::new(),
+            monitor_stop: CancellationToken::new(),
+        };
+        if let (Some(socket), Some(at)) = (monitor, &monitor_listen) {
+            let addr = address(&socket, "nats.monitor_listen", at)?;
+            broker.monitor_addr = Some(addr);
+            broker.serve_monitoring(socket, addr, start, store_dir);
+        }
+        broker
+            .services
+            .spawn(accept(listener, Arc::clone(&broker.shared)));
+        tracing::info!("Listening for client connections on {client_addr}");
+        tracing::info!("Server is ready");
+        Ok(broker)
     }
 
     /// Where clients connect.
@@ -182,31 +265,120 @@ impl Broker {
 
     /// A client in this process.
     pub fn local_client(&self, name: &str) -> LocalClient {
-        let id = ClientId(
-            self.next_client
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-        );
-        let queue = LocalQueue::new(
-            id,
-            self.limits.max_pending_bytes,
-            Arc::clone(self.router.counters()),
-        );
-        LocalClient::new(name, Arc::clone(&self.router), Arc::clone(&self.inbox), queue)
+        self.shared.local_client(name)
     }
 
     /// Its figures now.
     pub fn stats(&self) -> BrokerStats {
-        todo!()
+        let shared = &self.shared;
+        let counters = shared.router.counters();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (inbox_bytes, inbox_capacity_bytes) = shared.inbox.fullness();
+        BrokerStats {
+            connections: shared.connections.len() as u64,
+            total_connections: load(&counters.total_connections),
+            subscriptions: shared.router.subscription_count() as u64,
+            in_msgs: load(&counters.in_msgs),
+            in_bytes: load(&counters.in_bytes),
+            out_msgs: load(&counters.out_msgs),
+            out_bytes: load(&counters.out_bytes),
+            slow_consumers: load(&counters.slow_pending) + load(&counters.slow_deadline),
+            stale_connections: load(&counters.stale),
+            local_dropped: load(&counters.local_dropped),
+            inbox_bytes: inbox_bytes as u64,
+            inbox_capacity_bytes: inbox_capacity_bytes as u64,
+            shard: self.view.figures(),
+        }
     }
 
     /// Whether it does its work.
     pub fn health(&self) -> Health {
-        todo!()
+        health(&self.view)
     }
 
     /// Stops in order: no new connections, what was read is handed over, the storage thread commits and closes the store,
-    /// the connections end.
+    /// the connections end once they have what was said to them, monitoring last.
     pub async fn shutdown(self) {
-        todo!()
+        let Self {
+            shared,
+            services,
+            monitor_stop,
+            ..
+        } = self;
+        shared.stop.cancel();
+        shared.reading.close();
+        shared.reading.wait().await;
+        shared.inbox.close();
+        shared.close_locals();
+        for connection in shared.connections.all() {
+            connection.outbound.finish(CloseReason::ServerShutdown);
+        }
+        shared.tasks.close();
+        if tokio::time::timeout(FAREWELL, shared.tasks.wait()).await.is_err() {
+            for connection in shared.connections.all() {
+                connection.outbound.close(CloseReason::ServerShutdown);
+            }
+            shared.tasks.wait().await;
+        }
+        monitor_stop.cancel();
+        services.close();
+        services.wait().await;
     }
+
+    fn serve_monitoring(&self, socket: TcpListener, addr: SocketAddr, start: UnixNanos, store_dir: PathBuf) {
+        let views = Views {
+            view: Arc::clone(&self.view),
+            snapshots: Arc::clone(&self.snapshots),
+        };
+        let monitor = Monitor::new(Arc::clone(&self.shared), addr, start, store_dir, views);
+        let stop = self.monitor_stop.clone().cancelled_owned();
+        self.services.spawn(async move {
+            if let Err(err) = axum::serve(socket, monitor.endpoints())
+                .with_graceful_shutdown(stop)
+                .await
+            {
+                tracing::error!(error = %err, "monitoring ended");
+            }
+        });
+        tracing::info!("Starting http monitor on {addr}");
+    }
+}
+
+/// What the storage thread's view means for the broker.
+pub(crate) fn health(view: &ShardView) -> Health {
+    let store = view.health();
+    let problem = |text: String| Health::Unhealthy { reason: text };
+    if view.is_stopped() {
+        return problem("the storage thread has ended; restart".to_owned());
+    }
+    if let Some((stream, reason)) = store.read_only.first() {
+        return problem(format!("stream {stream} is read-only until a restart: {reason}"));
+    }
+    match store.no_space.first() {
+        Some(stream) => problem(format!("no space left for stream {stream}")),
+        None => Health::Ok,
+    }
+}
+
+async fn bind(setting: &'static str, at: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(at).await.map_err(|source| {
+        let address = at.to_owned();
+        if source.kind() == std::io::ErrorKind::AddrInUse {
+            StartError::PortInUse { setting, address }
+        } else {
+            StartError::Listen {
+                setting,
+                address,
+                source,
+            }
+        }
+    })
+}
+
+fn address(listener: &TcpListener, setting: &'static str, at: &str) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Listen {
+        setting,
+        address: at.to_owned(),
+        source,
+    })
 }

@@ -1,3 +1,7 @@
 //! The NATS client protocol: wire codec and session without IO, and the shell that gives them sockets.
 
 pub mod codec;
+pub(crate) mod connections;
+pub(crate) mod info;
+pub(crate) mod listener;
+pub(crate) mod session;

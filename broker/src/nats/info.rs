@@ -1,0 +1,210 @@
+//! What server and client tell each other at the start: INFO and CONNECT.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::env::Rng;
+use crate::outbound::ClientId;
+
+/// The version of nats-server whose protocol and API are spoken: clients decide by it what they may use.
+pub(crate) const VERSION: &str = "2.15.2";
+/// The JetStream API level of that version.
+pub(crate) const API_LEVEL: u32 = 5;
+
+/// What INFO says to every client.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerInfo {
+    pub(crate) server_id: String,
+    pub(crate) server_name: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) max_payload: usize,
+}
+
+#[derive(Serialize)]
+struct Info<'a> {
+    server_id: &'a str,
+    server_name: &'a str,
+    version: &'a str,
+    proto: u32,
+    go: &'a str,
+    host: &'a str,
+    port: u16,
+    headers: bool,
+    max_payload: usize,
+    jetstream: bool,
+    client_id: u64,
+    client_ip: IpAddr,
+    api_lvl: u32,
+}
+
+impl ServerInfo {
+    /// The INFO line for one client.
+    pub(crate) fn line(&self, client: ClientId, ip: IpAddr) -> Vec<u8> {
+        let info = Info {
+            server_id: &self.server_id,
+            server_name: &self.server_name,
+            version: VERSION,
+            proto: 1,
+            go: "none",
+            host: &self.host,
+            port: self.port,
+            headers: true,
+            max_payload: self.max_payload,
+            jetstream: true,
+            client_id: client.0,
+            client_ip: ip.to_canonical(),
+            api_lvl: API_LEVEL,
+        };
+        let mut line = b"INFO ".to_vec();
+        // Strings and numbers always have a JSON form.
+        line.extend(serde_json::to_vec(&info).unwrap_or_default());
+        line.extend_from_slice(b" \r\n");
+        line
+    }
+}
+
+/// What a client asks for with CONNECT.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(from = "Connect")]
+pub(crate) struct ConnectOptions {
+    pub(crate) verbose: bool,
+    pub(crate) pedantic: bool,
+    pub(crate) echo: bool,
+    pub(crate) headers: bool,
+    pub(crate) no_responders: bool,
+    pub(crate) protocol: i64,
+    pub(crate) name: String,
+    pub(crate) lang: String,
+    pub(crate) version: String,
+}
+
+/// CONNECT as it is sent: anything may be left out or null.
+#[derive(Default, Deserialize)]
+struct Connect {
+    verbose: Option<bool>,
+    pedantic: Option<bool>,
+    echo: Option<bool>,
+    headers: Option<bool>,
+    no_responders: Option<bool>,
+    protocol: Option<i64>,
+    name: Option<String>,
+    lang: Option<String>,
+    version: Option<String>,
+}
+
+impl From<Connect> for ConnectOptions {
+    /// What is left out is as nats-server has it.
+    fn from(connect: Connect) -> Self {
+        Self {
+            verbose: connect.verbose.unwrap_or(true),
+            pedantic: connect.pedantic.unwrap_or(true),
+            echo: connect.echo.unwrap_or(true),
+            headers: connect.headers.unwrap_or_default(),
+            no_responders: connect.no_responders.unwrap_or_default(),
+            protocol: connect.protocol.unwrap_or_default(),
+            name: connect.name.unwrap_or_default(),
+            lang: connect.lang.unwrap_or_default(),
+            version: connect.version.unwrap_or_default(),
+        }
+    }
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Connect::default().into()
+    }
+}
+
+/// A server id in the form of an nkey's public half: `N` and 55 characters of base 32. It names one run; nothing is signed
+/// with it.
+pub(crate) fn server_id(rng: &mut impl Rng) -> String {
+    const SERVER_PREFIX: u8 = 13 << 3;
+    let mut raw = vec![SERVER_PREFIX];
+    for _ in 0..4 {
+        raw.extend_from_slice(&rng.next_u64().to_le_bytes());
+    }
+    raw.extend_from_slice(&crc16(&raw).to_le_bytes());
+    base32(&raw)
+}
+
+/// CRC-16/XMODEM, as nkeys use it.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc: u16, _| {
+            if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            }
+        })
+    })
+}
+
+/// RFC 4648 base 32 without padding.
+fn base32(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let mut text = String::new();
+    let (mut held, mut bits) = (0_u32, 0);
+    for byte in bytes {
+        held = (held << 8) | u32::from(*byte);
+        bits += 8;
+        while bits >= 5 {
+            bits -= 5;
+            text.push(char::from(ALPHABET[(held >> bits) as usize & 31]));
+        }
+        held &= (1 << bits) - 1;
+    }
+    if bits > 0 {
+        text.push(char::from(ALPHABET[(held << (5 - bits)) as usize & 31]));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    struct Fixed;
+
+    impl Rng for Fixed {
+        fn next_u64(&mut self) -> u64 {
+            7
+        }
+    }
+
+    #[test]
+    fn server_ids_look_like_nkeys() {
+        let id = server_id(&mut Fixed);
+        assert_eq!(id.len(), 56);
+        assert!(id.starts_with('N'));
+        assert_eq!(base32(b"foobar"), "MZXW6YTBOI");
+        assert_eq!(base32(b"fooba"), "MZXW6YTB");
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+    }
+
+    #[test]
+    fn info_line() {
+        let info = ServerInfo {
+            server_id: "NX".into(),
+            server_name: "tarn".into(),
+            host: "0.0.0.0".into(),
+            port: 4222,
+            max_payload: 1 << 20,
+        };
+        let line = info.line(ClientId(5), "::ffff:127.0.0.1".parse().unwrap());
+        expect![[r#"
+            INFO {"server_id":"NX","server_name":"tarn","version":"2.15.2","proto":1,"go":"none","host":"0.0.0.0","port":4222,"headers":true,"max_payload":1048576,"jetstream":true,"client_id":5,"client_ip":"127.0.0.1","api_lvl":5} 
+        "#]]
+        .assert_eq(&String::from_utf8(line).unwrap().replace('\r', ""));
+    }
+
+    #[test]
+    fn connect_options_left_out_are_those_of_nats_server() {
+        let options: ConnectOptions =
+            serde_json::from_str(r#"{"verbose":false,"name":null,"tls_required":false}"#).unwrap();
+        assert!(!options.verbose && options.pedantic && options.echo && !options.headers);
+    }
+}

@@ -1,0 +1,299 @@
+//! The tokio shell around sessions: accepts connections, reads, writes what was queued, and keeps time.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::batch::wait_for;
+use crate::env::Clock;
+use crate::env::real::RealClock;
+use crate::local::{LocalClient, LocalQueue};
+use crate::nats::codec::Codec;
+use crate::nats::connections::{ClientName, Connection, Connections};
+use crate::nats::info::ServerInfo;
+use crate::nats::session::{Received, Session, SessionLimits};
+use crate::outbound::{ClientId, CloseReason, Outbound, Progress};
+use crate::router::Router;
+use crate::server::Limits;
+use crate::shard::inbox::Inbox;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) router: Arc<Router>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) limits: Limits,
+    pub(crate) info: ServerInfo,
+    pub(crate) connections: Connections,
+    pub(crate) clock: RealClock,
+    pub(crate) next_client: AtomicU64,
+    pub(crate) locals: Mutex<Vec<Weak<LocalQueue>>>,
+    /// Cancelled when nothing more is to be accepted or read.
+    pub(crate) stop: CancellationToken,
+    /// Tasks of connections.
+    pub(crate) tasks: TaskTracker,
+    /// Sessions that may still hand something over.
+    pub(crate) reading: TaskTracker,
+}
+
+const READ_BYTES_MIN: usize = 4 << 10;
+const READ_BYTES_MAX: usize = 256 << 10;
+/// A read of this much is followed by a chance for other tasks.
+const LONG_READ_BYTES: usize = 64 << 10;
+/// How long accepting pauses after an error such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+impl Shared {
+    /// A client in this process.
+    pub(crate) fn local_client(&self, name: &str) -> LocalClient {
+        let counters = Arc::clone(self.router.counters());
+        let queue = Arc::new(LocalQueue::new(
+            self.next_client(),
+            self.limits.max_pending_bytes,
+            counters,
+        ));
+        let mut locals = self.lock_locals();
+        locals.retain(|held| held.strong_count() > 0);
+        locals.push(Arc::downgrade(&queue));
+        drop(locals);
+        LocalClient::new(name, Arc::clone(&self.router), Arc::clone(&self.inbox), queue)
+    }
+
+    /// Tells local clients that nothing more will come.
+    pub(crate) fn close_locals(&self) {
+        for queue in self.lock_locals().drain(..).filter_map(|held| held.upgrade()) {
+            queue.close();
+        }
+    }
+
+    fn lock_locals(&self) -> MutexGuard<'_, Vec<Weak<LocalQueue>>> {
+        self.locals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn next_client(&self) -> ClientId {
+        ClientId(self.next_client.fetch_add(1, Relaxed))
+    }
+}
+
+/// Accepts connections until `stop`.
+pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        let accepted = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = serve(stream, peer, Arc::clone(&shared));
+                shared.tasks.spawn(connection);
+            }
+            Err(err) => {
+                tracing::warn!(error = %err, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
+    if let Err(err) = stream.set_nodelay(true) {
+        tracing::debug!(error = %err, %peer, "a connection ended before it began");
+        return;
+    }
+    let stream = Arc::new(stream);
+    let id = shared.next_client();
+    let counters = Arc::clone(shared.router.counters());
+    counters.total_connections.fetch_add(1, Relaxed);
+    let outbound = Arc::new(Outbound::new(
+        id,
+        stream.clone(),
+        shared.limits.max_pending_bytes,
+        counters,
+    ));
+    let (now, start) = (shared.clock.monotonic(), shared.clock.now());
+    let connection = Arc::new(Connection::new(peer, start, now, Arc::clone(&outbound)));
+    let limits = SessionLimits {
+        codec: Codec {
+            max_control_line_bytes: shared.limits.max_control_line_bytes,
+            max_payload_bytes: shared.limits.max_payload_bytes,
+        },
+        max_subscriptions: shared.limits.max_subscriptions,
+        ping_max: shared.limits.ping_max,
+    };
+    let mut session = Session::new(limits, Arc::clone(&shared.router), Arc::clone(&outbound));
+    session.say(&shared.info.line(id, peer.ip()));
+    tracing::debug!(conn = id.0, %peer, "connection opened");
+
+    let writing = write(&outbound, &stream, shared.limits.write_deadline);
+    let reading = async {
+        if shared
+            .connections
+            .insert(Arc::clone(&connection), shared.limits.max_connections)
+        {
+            let held = shared.reading.token();
+            let end = read(&mut session, &stream, &connection, &shared).await;
+            drop(held);
+            if let Some(reason) = end {
+                outbound.finish(reason);
+            }
+        } else {
+            session.say(b"-ERR 'maximum connections exceeded'\r\n");
+            outbound.finish(CloseReason::MaxConnectionsExceeded);
+        }
+    };
+    tokio::join!(reading, writing);
+    session.close();
+    shared.connections.remove(id);
+    let reason = outbound.reason().map(tracing::field::display);
+    tracing::debug!(conn = id.0, reason, "connection closed");
+}
+
+/// Reads until the connection ends, gives why; none when the broker stops: the connection is then still written to.
+async fn read(
+    session: &mut Session,
+    stream: &TcpStream,
+    connection: &Connection,
+    shared: &Shared,
+) -> Option<CloseReason> {
+    let mut buf = ReadBuffer::default();
+    let mut pings = tokio::time::interval(shared.limits.ping_interval);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pings.reset();
+    let ended = connection.outbound.ended();
+    loop {
+        if ended.is_cancelled() || shared.stop.is_cancelled() {
+            return ended.is_cancelled().then_some(CloseReason::ClientClosed);
+        }
+        let count = match buf.try_read(stream) {
+            Ok(0) => return Some(CloseReason::ClientClosed),
+            Ok(count) => count,
+            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                if let Some(reason) = wait(session, stream, &mut pings, ended, &shared.stop).await {
+                    return Some(reason);
+                }
+                continue;
+            }
+            Err(_) => return Some(CloseReason::ReadError),
+        };
+        connection.touch(shared.clock.monotonic());
+        if buf.held.len() < buf.need_bytes {
+            continue;
+        }
+        let Received { ops, need_bytes, end } = session.receive(&mut buf.held);
+        buf.need_bytes = need_bytes;
+        if shared.inbox.send(ops).await.is_err() {
+            return Some(CloseReason::ServerShutdown);
+        }
+        introduce(session, connection);
+        if end.is_some() {
+            return end;
+        }
+        let stalled = session.take_stalled();
+        if !stalled.is_empty() {
+            wait_for(stalled).await;
+        } else if count >= LONG_READ_BYTES {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Waits for something to read, pinging meanwhile. Gives the end of a stale connection.
+async fn wait(
+    session: &mut Session,
+    stream: &TcpStream,
+    pings: &mut Interval,
+    ended: &CancellationToken,
+    stop: &CancellationToken,
+) -> Option<CloseReason> {
+    tokio::select! {
+        ready = stream.readable() => ready.is_err().then_some(CloseReason::ReadError),
+        () = ended.cancelled() => None,
+        () = stop.cancelled() => None,
+        _ = pings.tick() => session.ping(),
+    }
+}
+
+/// Notes who the client says it is.
+fn introduce(session: &Session, connection: &Connection) {
+    if let Some(options) = session.options() {
+        connection.client.get_or_init(|| ClientName {
+            name: options.name.clone(),
+            lang: options.lang.clone(),
+            version: options.version.clone(),
+        });
+    }
+}
+
+/// Writes what is queued until the connection ends.
+async fn write(outbound: &Outbound, stream: &TcpStream, deadline: Duration) {
+    loop {
+        match outbound.write_queued() {
+            Progress::Ended => return,
+            Progress::Idle => outbound.work().await,
+            Progress::Blocked => {
+                if tokio::time::timeout(deadline, stream.writable()).await.is_err() {
+                    outbound.close_for_write_deadline();
+                }
+            }
+        }
+    }
+}
+
+/// What was read and not yet taken. Grows to what the connection brings at once, and shrinks again, so that quiet
+/// connections cost little.
+#[derive(Debug)]
+struct ReadBuffer {
+    held: BytesMut,
+    need_bytes: usize,
+    target_bytes: usize,
+    short_reads: u32,
+}
+
+impl Default for ReadBuffer {
+    fn default() -> Self {
+        Self {
+            held: BytesMut::new(),
+            need_bytes: 1,
+            target_bytes: READ_BYTES_MIN,
+            short_reads: 0,
+        }
+    }
+}
+
+impl ReadBuffer {
+    fn try_read(&mut self, stream: &TcpStream) -> io::Result<usize> {
+        let missing = self.need_bytes.saturating_sub(self.held.len());
+        // What a frame announces is reserved step by step, as it arrives.
+        let wanted = self.target_bytes.max(missing.min(self.held.len()));
+        if self.held.capacity() - self.held.len() < wanted / 2 {
+            self.held.reserve(wanted);
+        }
+        let room = self.held.capacity() - self.held.len();
+        let count = stream.try_read_buf(&mut self.held)?;
+        self.adapt(count, room);
+        Ok(count)
+    }
+
+    fn adapt(&mut self, count: usize, room: usize) {
+        if count == room {
+            self.target_bytes = (self.target_bytes * 2).min(READ_BYTES_MAX);
+            self.short_reads = 0;
+        } else if count < self.target_bytes / 4 {
+            self.short_reads += 1;
+            if self.short_reads >= 8 {
+                self.target_bytes = (self.target_bytes / 2).max(READ_BYTES_MIN);
+                self.short_reads = 0;
+            }
+        } else {
+            self.short_reads = 0;
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! One client's conversation, without IO: bytes in; routed messages, protocol answers and operations for the storage
+//! thread out. What is said to clients leaves through [`OutBatch`].
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::batch::OutBatch;
+use crate::nats::codec::{self, ClientOp, Codec, Decoded, ProtocolError};
+use crate::nats::info::ConnectOptions;
+use crate::outbound::{CloseReason, Outbound};
+use crate::router::{Message, Router, Subscription, Target};
+use crate::shard::inbox::{JsKind, JsOp, ReplyTo};
+use crate::subject;
+
+/// What a session allows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionLimits {
+    pub(crate) codec: Codec,
+    /// 0: no limit.
+    pub(crate) max_subscriptions: usize,
+    pub(crate) ping_max: u32,
+}
+
+/// What came of a read.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// For the storage thread, in order.
+    pub(crate) ops: Vec<JsOp>,
+    /// Another look is worth it once the buffer holds this many bytes.
+    pub(crate) need_bytes: usize,
+    /// The connection ends, once what was said is sent.
+    pub(crate) end: Option<CloseReason>,
+}
+
+/// One client's conversation.
+#[derive(Debug)]
+pub(crate) struct Session {
+    limits: SessionLimits,
+    router: Arc<Router>,
+    outbound: Arc<Outbound>,
+    target: Target,
+    batch: OutBatch,
+    options: ConnectOptions,
+    is_connected: bool,
+    subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
+    /// Ended subscriptions are swept out when the table has grown to this.
+    sweep_at: usize,
+    pings_out: u32,
+    heard: bool,
+    staged: Vec<Staged>,
+    scratch: Vec<u8>,
+    in_msgs: u64,
+    in_bytes: u64,
+}
+
+/// A stream-bound publish, as places in the read buffer: it becomes slices of the buffer once the buffer is let go.
+#[derive(Debug)]
+struct Staged {
+    kind: JsKind,
+    subject: Range<usize>,
+    reply: Option<Range<usize>>,
+    headers: Range<usize>,
+    payload: Range<usize>,
+}
+
+const SWEEP_MIN: usize = 64;
+
+impl Session {
+    pub(crate) fn new(limits: SessionLimits, router: Arc<Router>, outbound: Arc<Outbound>) -> Self {
+        Self {
+            limits,
+            router,
+            target: Target::Connection(Arc::clone(&outbound)),
+            batch: OutBatch::new(outbound.id()),
+            outbound,
+            options: ConnectOptions::default(),
+            is_connected: false,
+            subscriptions: HashMap::new(),
+            sweep_at: SWEEP_MIN,
+            pings_out: 0,
+            heard: false,
+            staged: Vec::new(),
+            scratch: Vec::new(),
+            in_msgs: 0,
+            in_bytes: 0,
+        }
+    }
+
+    /// Says `line` to the client.
+    pub(crate) fn say(&mut self, line: &[u8]) {
+        self.batch.push_protocol(&self.target, line);
+        self.batch.flush();
+    }
+
+    /// Takes the whole operations at the front of `buf`: routes what is published, answers, and gives what the storage
+    /// thread has to do.
+    pub(crate) fn receive(&mut self, buf: &mut BytesMut) -> Received {
+        self.heard = true;
+        let mut taken = 0;
+        let mut end = None;
+        let need_bytes = loop {
+            let rest = &buf[taken..];
+            if rest.is_empty() {
+                break 1;
+            }
+            match self.limits.codec.decode(rest) {
+                Ok(Decoded::Op(op, len)) => {
+                    taken += len;
+                    if let Err(reason) = self.take(op, buf) {
+                        end = Some(reason);
+                        break 1;
+                    }
+                }
+                Ok(Decoded::Need(bytes)) => break bytes,
+                Err(err) => {
+                    end = Some(self.violation(err));
+                    break 1;
+                }
+            }
+        };
+        let whole = buf.split_to(taken).freeze();
+        let ops = self
+            .staged
+            .drain(..)
+            .map(|staged| staged.into_op(&whole))
+            .collect();
+        self.count();
+        self.batch.flush();
+        Received { ops, need_bytes, end }
+    }
+
+    /// It is time for a ping. Returns the end of a connection that has left too many unanswered.
+    pub(crate) fn ping(&mut self) -> Option<CloseReason> {
+        self.batch.shrink();
+        if std::mem::take(&mut self.heard) {
+            return None;
+        }
+        if self.pings_out >= self.limits.ping_max {
+            self.router.counters().stale.fetch_add(1, Relaxed);
+            self.error("Stale Connection");
+            self.batch.flush();
+            return Some(CloseReason::StaleConnection);
+        }
+        self.pings_out += 1;
+        self.say(b"PING\r\n");
+        None
+    }
+
+    /// Receivers that the client's messages have put behind.
+    pub(crate) fn take_stalled(&mut self) -> Vec<Target> {
+        self.batch.take_stalled()
+    }
+
+    /// What the client asked for with CONNECT.
+    pub(crate) fn options(&self) -> Option<&ConnectOptions> {
+        self.is_connected.then_some(&self.options)
+    }
+
+    /// Ends all subscriptions.
+    pub(crate) fn close(&mut self) {
+        for (_, subscription) in self.subscriptions.drain() {
+            self.router.unsubscribe(&subscription);
+        }
+    }
+
+    fn take(&mut self, op: ClientOp<'_>, buf: &[u8]) -> Result<(), CloseReason> {
+        match op {
+            ClientOp::Publish(msg) => self.publish(&msg, buf)?,
+            ClientOp::Ping => self.answer(b"PONG\r\n"),
+            ClientOp::Pong => self.pings_out = 0,
+            ClientOp::Subscribe { subject, queue, sid } => self.subscribe(subject, queue, sid),
+            ClientOp::Unsubscribe { sid, max } => self.unsubscribe(sid, max.unwrap_or_default()),
+            ClientOp::Connect(json) => self.connect(json)?,
+            ClientOp::Ignored => {}
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, json: &[u8]) -> Result<(), CloseReason> {
+        self.close();
+        self.options = serde_json::from_slice(json).map_err(|_| self.violation(ProtocolError::Arguments))?;
+        self.is_connected = true;
+        self.outbound.set_accepts_headers(self.options.headers);
+        self.batch.set_echo(self.options.echo);
+        if !(0..=1).contains(&self.options.protocol) {
+            self.error("invalid client protocol");
+            return Err(CloseReason::ProtocolViolation);
+        }
+        if self.options.no_responders && !self.options.headers {
+            self.error("no responders requires headers support");
+            return Err(CloseReason::ProtocolViolation);
+        }
+        self.ok();
+        Ok(())
+    }
+
+    fn publish(&mut self, msg: &Message<'_>, buf: &[u8]) -> Result<(), CloseReason> {
+        self.in_msgs += 1;
+        self.in_bytes += (msg.headers.len() + msg.payload.len()) as u64;
+        if !msg.headers.is_empty() && !self.options.headers {
+            return Err(self.violation(ProtocolError::HeadersNotSupported));
+        }
+        if self.options.pedantic && !subject::is_valid_literal(msg.subject) {
+            self.error("Invalid Publish Subject");
+        }
+        self.ok();
+        let routed = self.router.route_publish(msg, &mut self.batch);
+        if let Some(kind) = routed.bound {
+            self.staged.push(Staged {
+                kind,
+                subject: place(buf, msg.subject.as_bytes()),
+                reply: msg.reply.map(|reply| place(buf, reply.as_bytes())),
+                headers: place(buf, msg.headers),
+                payload: place(buf, msg.payload),
+            });
+        } else if routed.receivers == 0 && self.options.no_responders {
+            self.say_no_responders(msg);
+        }
+        Ok(())
+    }
+
+    /// Tells a requester that nobody listens. Source: nats-server 2.15, which names the subject in a header.
+    fn say_no_responders(&mut self, msg: &Message<'_>) {
+        let Some(reply) = msg.reply else { return };
+        let Some(subscription) = self.router.subscription_of(self.outbound.id(), reply) else {
+            return;
+        };
+        let headers = format!("NATS/1.0 503\r\nNats-Subject: {}\r\n\r\n", msg.subject);
+        let status = Message {
+            subject: reply,
+            reply: None,
+            headers: headers.as_bytes(),
+            payload: b"",
+        };
+        self.scratch.clear();
+        codec::encode_message(&mut self.scratch, subscription.sid(), &status, status.headers);
+        self.batch.push_protocol(&self.target, &self.scratch);
+    }
+
+    fn subscribe(&mut self, subject: &str, queue: Option<&str>, sid: &[u8]) {
+        if !subject::is_valid_filter(subject) {
+            return self.error("Invalid Subject");
+        }
+        if self.subscriptions.len() >= self.sweep_at {
+            self.subscriptions
+                .retain(|_, subscription| !subscription.is_gone());
+            self.sweep_at = SWEEP_MIN.max(self.subscriptions.len() * 2);
+        }
+        let max = self.limits.max_subscriptions;
+        if max > 0 && self.outbound.counters.subscriptions.load(Relaxed) >= max as u64 {
+            return self.error("maximum subscriptions exceeded");
+        }
+        if self.subscriptions.get(sid).is_none_or(|held| held.is_gone()) {
+            let subscription = self.router.subscribe(&self.target, subject, queue, sid);
+            self.subscriptions.insert(sid.into(), subscription);
+        }
+        self.ok();
+    }
+
+    fn unsubscribe(&mut self, sid: &[u8], max: u64) {
+        let used_up = self
+            .subscriptions
+            .get(sid)
+            .is_some_and(|held| max == 0 || held.limit(max));
+        if used_up && let Some(subscription) = self.subscriptions.remove(sid) {
+            self.router.unsubscribe(&subscription);
+        }
+        self.ok();
+    }
+
+    fn violation(&mut self, err: ProtocolError) -> CloseReason {
+        self.error(&err.to_string());
+        match err {
+            ProtocolError::MaxPayload => CloseReason::MaxPayloadExceeded,
+            ProtocolError::MaxControlLine => CloseReason::MaxControlLineExceeded,
+            ProtocolError::UnknownOperation
+            | ProtocolError::Arguments
+            | ProtocolError::HeadersNotSupported => CloseReason::ProtocolViolation,
+        }
+    }
+
+    fn ok(&mut self) {
+        if self.options.verbose {
+            self.answer(b"+OK\r\n");
+        }
+    }
+
+    fn answer(&mut self, line: &[u8]) {
+        self.batch.push_protocol(&self.target, line);
+    }
+
+    fn error(&mut self, text: &str) {
+        self.scratch.clear();
+        codec::encode_error(&mut self.scratch, text);
+        self.batch.push_protocol(&self.target, &self.scratch);
+    }
+
+    fn count(&mut self) {
+        let (msgs, bytes) = (
+            std::mem::take(&mut self.in_msgs),
+            std::mem::take(&mut self.in_bytes),
+        );
+        if msgs > 0 {
+            self.outbound
+                .counters
+                .count_in(self.router.counters(), msgs, bytes);
+        }
+    }
+}
+
+impl Staged {
+    fn into_op(self, whole: &Bytes) -> JsOp {
+        JsOp {
+            kind: self.kind,
+            subject: whole.slice(self.subject),
+            reply: self
+                .reply
+                .map_or(ReplyTo::None, |reply| ReplyTo::Subject(whole.slice(reply))),
+            headers: whole.slice(self.headers),
+            payload: whole.slice(self.payload),
+        }
+    }
+}
+
+/// Where `part` lies in `whole`, of which it is a slice.
+fn place(whole: &[u8], part: &[u8]) -> Range<usize> {
+    if part.is_empty() {
+        return 0..0;
+    }
+    let start = part.as_ptr().addr() - whole.as_ptr().addr();
+    start..start + part.len()
+}
+
+#[cfg(test)]
+mod tests;
