@@ -88,7 +88,12 @@ impl StorageError {
 
 impl From<StorageError> for IcebergError {
     fn from(error: StorageError) -> Self {
-        IcebergError::new(ErrorKind::Unexpected, error.to_string()).with_source(error)
+        match error {
+            StorageError::Store { location, source } => {
+                IcebergError::new(ErrorKind::Unexpected, location).with_source(source)
+            }
+            other => IcebergError::new(ErrorKind::Unexpected, other.to_string()),
+        }
     }
 }
 
@@ -375,7 +380,7 @@ struct PartWriter {
 
 impl PartWriter {
     fn failed(&self, error: std::io::Error) -> IcebergError {
-        IcebergError::new(ErrorKind::Unexpected, format!("{}: {error}", self.location)).with_source(error)
+        IcebergError::new(ErrorKind::Unexpected, self.location.clone()).with_source(error)
     }
 }
 
