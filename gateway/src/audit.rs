@@ -1,9 +1,11 @@
 //! Reading the tables back as rows, to hold them against what was sent.
 
 mod columns;
+mod ledger;
 mod rows;
 mod windows;
 
+pub use ledger::{Tables, verify};
 pub use rows::{ReadingRow, RefusedRow, WindowRow, dead_letters, readings, windows};
 pub use windows::{GroupBy, WindowCheck, WindowDifference};
 

@@ -5,15 +5,19 @@
 mod broker;
 mod check_config;
 mod dead_letters;
+mod demo;
 mod doctor;
 mod lake;
 mod serve;
 mod settings;
+mod simulate;
 mod table;
+mod verify;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::ConfigErrors;
 
@@ -32,8 +36,14 @@ struct Cli {
 enum Command {
     /// Run the broker, the MQTT gateway, the processor and the catalog
     Serve(serve::ServeArgs),
+    /// The main job on one screen: serve, publish, read the tables back, and count
+    Demo(demo::DemoArgs),
     /// The NATS and JetStream broker alone, with nats-server's flags
     Broker(broker::BrokerArgs),
+    /// Publish as a fleet of devices, keeping a ledger of what was acknowledged
+    Simulate(simulate::SimulateArgs),
+    /// Hold a ledger against the tables; exit 1 if anything is missing or doubled
+    Verify(verify::VerifyArgs),
     /// Look at the tables
     #[command(subcommand)]
     Table(table::TableCommand),
@@ -78,10 +88,16 @@ impl From<ConfigErrors> for Failure {
 
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse_from(broker::with_long_flags(std::env::args_os()));
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Broker(args) => broker::run(args),
+        Command::Simulate(args) => simulate::run(args),
+        Command::Verify(args) => verify::run(args),
         Command::Table(command) => table::run(command),
         Command::DeadLetters(command) => dead_letters::run(command),
         Command::CheckConfig(args) => check_config::run(args),
@@ -114,27 +130,33 @@ pub(crate) fn on_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> R
     result
 }
 
-/// For tests: parses arguments without running anything.
-#[cfg(test)]
-fn parse(arguments: &[&str]) -> Result<Cli, clap::Error> {
-    let arguments = arguments.iter().map(std::ffi::OsString::from);
-    Cli::try_parse_from(broker::with_long_flags(arguments))
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let arguments = broker::with_long_flags(arguments.into_iter());
+    Cli::from_arg_matches(&command().try_get_matches_from(arguments)?)
+}
+
+/// The command line, with the environment's names in the help but not its values: they may be secrets.
+fn command() -> clap::Command {
+    fn without_values(command: clap::Command) -> clap::Command {
+        command
+            .mut_args(|arg| arg.hide_env_values(true))
+            .mut_subcommands(without_values)
+    }
+    without_values(Cli::command())
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
     fn help_fits_a_screen() {
-        let mut command = Cli::command();
+        let mut command = command();
         let lines = command.render_help().to_string().lines().count();
         assert!(lines < 40, "{lines} lines");
         for sub in command.get_subcommands_mut() {
@@ -152,7 +174,7 @@ mod tests {
             vec!["tarn", "frobnicate"],
             vec!["tarn", "simulate", "--devices", "x"],
         ] {
-            let refused = parse(&arguments).expect_err("refused");
+            let refused = parse(arguments.iter().map(OsString::from)).expect_err("refused");
             assert_eq!(refused.exit_code(), 2, "{arguments:?}");
         }
     }

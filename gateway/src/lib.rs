@@ -11,6 +11,7 @@ pub mod audit;
 pub mod cli;
 mod clock;
 pub mod config;
+pub mod demo;
 pub mod http;
 pub mod identity;
 pub mod ingest;

@@ -10,8 +10,7 @@ use crate::config::{Log, LogFormat};
 
 /// Installs the process's logger. Errs if there is one already.
 pub fn init(log: &Log) -> Result<(), TryInitError> {
-    // The filter was checked when the settings were loaded.
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(&log.level);
     let json = match log.format {
         LogFormat::Auto => !io::stderr().is_terminal(),
         LogFormat::Text => false,
@@ -26,5 +25,32 @@ pub fn init(log: &Log) -> Result<(), TryInitError> {
         builder.json().finish().try_init()
     } else {
         builder.finish().try_init()
+    }
+}
+
+/// The filter as configured. The NATS client of our own processor is quieter unless it is asked for: at `info` it tells of
+/// each connection.
+fn filter(level: &str) -> EnvFilter {
+    // It was checked when the settings were loaded.
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    match "async_nats=warn".parse() {
+        Ok(directive) if !level.contains("async_nats") && level != "off" => filter.add_directive(directive),
+        _ => filter,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nats_client_is_quiet_unless_asked_for() {
+        for (level, shown) in [
+            ("info", "async_nats=warn,info"),
+            ("debug,async_nats=trace", "async_nats=trace,debug"),
+            ("off", "off"),
+        ] {
+            assert_eq!(filter(level).to_string(), shown);
+        }
     }
 }

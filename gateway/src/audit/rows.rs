@@ -20,6 +20,8 @@ pub struct ReadingRow {
     pub ts: i64,
     /// The number, if it is one.
     pub value: Option<f64>,
+    /// The text, if it is one.
+    pub text: Option<String>,
     /// The message it came in.
     pub stream_seq: i64,
 }
@@ -76,7 +78,15 @@ pub struct WindowRow {
 
 /// Calls `each` for every row of `readings`.
 pub async fn readings(table: &ReadTable, mut each: impl FnMut(ReadingRow)) -> Result<(), AuditError> {
-    const COLUMNS: [&str; 6] = ["device_id", "sensor", "metric", "ts", "value", "stream_seq"];
+    const COLUMNS: [&str; 7] = [
+        "device_id",
+        "sensor",
+        "metric",
+        "ts",
+        "value",
+        "text",
+        "stream_seq",
+    ];
     let mut batches: BoxStream<'_, _> = table.scan(&COLUMNS).await?;
     while let Some(batch) = batches.try_next().await? {
         let (device, sensor, metric) = (
@@ -89,6 +99,7 @@ pub async fn readings(table: &ReadTable, mut each: impl FnMut(ReadingRow)) -> Re
             double(&batch, "value")?,
             long(&batch, "stream_seq")?,
         );
+        let words = text(&batch, "text")?;
         for row in 0..batch.num_rows() {
             each(ReadingRow {
                 device_id: device.value(row).to_owned(),
@@ -96,6 +107,7 @@ pub async fn readings(table: &ReadTable, mut each: impl FnMut(ReadingRow)) -> Re
                 metric: metric.value(row).to_owned(),
                 ts: ts.value(row),
                 value: optional(value, row, |array, row| array.value(row)),
+                text: optional(words, row, |array, row| array.value(row).to_owned()),
                 stream_seq: seq.value(row),
             });
         }

@@ -179,6 +179,7 @@ mod tests {
             metric: "value".to_owned(),
             ts,
             value: Some(value),
+            text: None,
             stream_seq: 1,
         }
     }

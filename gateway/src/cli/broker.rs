@@ -214,19 +214,22 @@ mod tests {
 
     #[test]
     fn nats_servers_flags_are_taken() {
-        let cli = super::super::parse(&[
-            "tarn",
-            "broker",
-            "-js",
-            "-sd",
-            "/x",
-            "-p",
-            "-1",
-            "-a",
-            "127.0.0.1",
-            "-m",
-            "8222",
-        ]);
+        let cli = super::super::parse(
+            [
+                "tarn",
+                "broker",
+                "-js",
+                "-sd",
+                "/x",
+                "-p",
+                "-1",
+                "-a",
+                "127.0.0.1",
+                "-m",
+                "8222",
+            ]
+            .map(OsString::from),
+        );
         let super::super::Command::Broker(args) = cli.expect("valid").command else {
             panic!("another command")
         };

@@ -14,7 +14,7 @@ use super::settings::SettingsArgs;
 #[derive(Args, Debug)]
 pub(super) struct LakeArgs {
     /// Data directory, or URL of a catalog such as http://127.0.0.1:8181/catalog [default: the configured lake]
-    #[arg(long, env = "TARN_LAKE_URL", value_name = "DIR|URL")]
+    #[arg(long, env = "TARN_TABLE__LAKE", value_name = "DIR|URL")]
     lake: Option<String>,
     #[command(flatten)]
     settings: SettingsArgs,

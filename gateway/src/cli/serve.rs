@@ -12,13 +12,14 @@ use crate::serve::{Role, Roles, Server};
 /// Flags of `tarn serve`.
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
-    /// Run these roles only; may be repeated
+    /// Run only these of gateway, broker and processor; may be repeated
     #[arg(
         long,
         env = "TARN_ONLY",
         value_name = "ROLE",
         value_delimiter = ',',
-        value_enum
+        value_enum,
+        hide_possible_values = true
     )]
     only: Vec<Role>,
     #[command(flatten)]

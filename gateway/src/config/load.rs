@@ -157,10 +157,15 @@ fn environment(variables: &BTreeMap<String, String>) -> Environment {
         .source(Some(mine))
 }
 
+/// Whether a variable, its prefix taken off, is meant as a setting. One with `__` is, and so is one that is or looks
+/// like a key without a section; anything else that starts with `TARN_` may be somebody else's.
 fn is_setting(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let section = lower.split("__").next().unwrap_or(&lower);
     if COMMAND_SECTIONS.contains(&section) {
+        return false;
+    }
+    if !name.contains("__") && !keys::is_known(&lower) && keys::nearest(&lower).is_none() {
         return false;
     }
     let from_kubernetes = name == "PORT"

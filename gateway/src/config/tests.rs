@@ -161,6 +161,9 @@ fn variables_of_kubernetes_and_of_other_commands_are_no_settings() {
         ("TARN_NATS_PORT_4222_TCP", "tcp://10.0.0.1:4222"),
         ("TARN_CONFIG", "tarn.toml"),
         ("TARN_DEMO__DEVICES", "7"),
+        ("TARN_E2E_CACHE", "/tmp"),
+        ("TARN_E2E_KILLS", "20"),
+        ("TARN_BIN", "/tmp/tarn"),
     ];
     assert_eq!(load(None, &environment, &[]), Ok(Settings::default()));
 }
@@ -178,6 +181,8 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
     expect!["tarn.toml: stream[1].max_agee: unknown key; did you mean `stream[].max_age`?"].assert_eq(&error_of(
         "[[stream]]\nname=\"A\"\nsubjects=[\"a\"]\n[[stream]]\nname=\"B\"\nsubjects=[\"b\"]\nmax_agee=\"1h\"\n",
     ));
+    expect!["TARN_DATADIR: datadir: unknown key; did you mean `data_dir`?"]
+        .assert_eq(&load(None, &[("TARN_DATADIR", "x")], &[]).expect_err("refused"));
     expect!["TARN_MQTT__LISTN: mqtt.listn: unknown key; did you mean `mqtt.listen`?"]
         .assert_eq(&load(None, &[("TARN_MQTT__LISTN", "x")], &[]).expect_err("refused"));
 }

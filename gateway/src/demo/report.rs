@@ -1,0 +1,141 @@
+//! What a demo prints at its end.
+
+use super::Outcome;
+use crate::present::{plain_table, thousands};
+
+/// Prints the figures, a sample of the windows, and whether every promise held.
+pub(super) fn print(outcome: &Outcome) {
+    let lake = &outcome.lake;
+    let verdict = &outcome.verdict;
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![
+        row("acknowledged messages", thousands(verdict.acked)),
+        row("rows in readings", thousands(lake.readings)),
+        row("devices", thousands(lake.devices)),
+        row("dead letters", thousands(lake.dead_letters.values().sum())),
+    ];
+    rows.extend(
+        lake.dead_letters
+            .iter()
+            .map(|(reason, count)| row(&format!("  {reason}"), thousands(*count))),
+    );
+    let latency = &lake.publish_to_commit;
+    let per_row = if lake.readings == 0 {
+        0.0
+    } else {
+        lake.file_bytes as f64 / lake.readings as f64
+    };
+    rows.extend([
+        row("lost", thousands(verdict.lost + verdict.dead_lost)),
+        row("duplicated", thousands(verdict.doubled + verdict.dead_doubled)),
+        row(
+            "publish → commit, p50",
+            format!("{:.2} s", latency.p50_ms as f64 / 1000.0),
+        ),
+        row(
+            "publish → commit, p99",
+            format!("{:.2} s", latency.p99_ms as f64 / 1000.0),
+        ),
+        row("bytes a row", format!("{per_row:.1}")),
+        row(
+            "windows equal to GROUP BY",
+            thousands(outcome.windows.windows - outcome.windows.differences.min(outcome.windows.windows)),
+        ),
+    ]);
+    println!("\nRead back from the Iceberg tables");
+    println!("{}", plain_table(&["", ""], 1, rows));
+    println!("\nreadings_1m, a sample");
+    let sample = lake.sample.iter().map(|window| {
+        let number = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2}"));
+        vec![
+            crate::present::utc_us(window.window_start),
+            window.device_id.clone(),
+            window.sensor.clone(),
+            window.metric.clone(),
+            thousands(window.count.try_into().unwrap_or_default()),
+            number(window.min),
+            number(window.mean),
+            number(window.max),
+            number(window.stddev),
+        ]
+    });
+    let header = [
+        "window_start",
+        "device",
+        "sensor",
+        "metric",
+        "count",
+        "min",
+        "mean",
+        "max",
+        "stddev",
+    ];
+    println!("{}", plain_table(&header, 4, sample.collect()));
+    println!();
+    let problems = outcome.problems();
+    if problems.is_empty() {
+        println!(
+            "Every acknowledged message is in the tables exactly once, and every window equals the GROUP BY."
+        );
+    }
+    for problem in problems {
+        println!("DOES NOT HOLD: {problem}");
+    }
+}
+
+impl Outcome {
+    /// What did not hold, in words; empty if everything did.
+    pub fn problems(&self) -> Vec<String> {
+        let verdict = &self.verdict;
+        let mut found = Vec::new();
+        let mut expect_none = |count: u64, what: &str| {
+            if count > 0 {
+                found.push(format!("{} {what}", thousands(count)));
+            }
+        };
+        expect_none(verdict.lost, "acknowledged readings are not in the tables");
+        expect_none(verdict.doubled, "readings are there more than once");
+        expect_none(verdict.wrong, "readings have another value than was sent");
+        expect_none(verdict.unknown_rows, "readings were never sent");
+        expect_none(verdict.torn, "messages are stored in part");
+        expect_none(
+            verdict.dead_lost,
+            "malformed messages are not among the dead letters",
+        );
+        expect_none(verdict.dead_doubled, "dead letters are there more than once");
+        expect_none(verdict.unknown_dead, "good messages are among the dead letters");
+        expect_none(
+            self.windows.differences,
+            "rows of readings_1m differ from the GROUP BY",
+        );
+        if verdict.acked == 0 {
+            found.push("nothing was acknowledged".to_owned());
+        }
+        found.extend(verdict.examples.iter().cloned());
+        found.extend(
+            self.windows
+                .examples
+                .iter()
+                .map(|example| format!("{}: {}", example.window, example.what)),
+        );
+        found
+    }
+}
+
+/// Prints how Trino, DuckDB and PyIceberg are connected. `temporary`: the data goes when the demo ends.
+pub(super) fn connect(catalog: &str, temporary: bool) {
+    let how = if temporary {
+        "; run with --keep to leave it there"
+    } else {
+        ""
+    };
+    println!(
+        "
+Connect (the catalog is {catalog}{how})
+  Trino      etc/catalog/lake.properties: connector.name=iceberg, iceberg.catalog.type=rest, fs.hadoop.enabled=true,
+             iceberg.rest-catalog.uri={catalog}; then SELECT * FROM lake.iot.readings_1m
+  DuckDB     LOAD iceberg; ATTACH 'lake' AS lake (TYPE iceberg, ENDPOINT '{catalog}', AUTHORIZATION_TYPE 'none');
+             FROM lake.iot.readings
+  PyIceberg  load_catalog('lake', type='rest', uri='{catalog}').load_table('iot.readings').scan().to_arrow()"
+    );
+}
