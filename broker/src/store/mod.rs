@@ -4,13 +4,32 @@
 //! - what [`Store::commit`] confirmed is there after any crash, and nothing is confirmed after a failed write or sync;
 //! - a record is returned exactly as it was appended, or not at all;
 //! - a position is never given to two records that were both committed, and `last_seq` never goes back;
-//! - all input and output goes through [`Fs`](crate::env::Fs).
+//! - all input and output goes through [`Fs`].
+//!
+//! The layout of the files is in `FORMAT.md`.
 
+mod cache;
+mod commit;
+mod consumers;
 mod error;
 mod filter;
+mod format;
+mod index;
+mod meta;
+mod names;
+mod open;
+mod prepare;
+mod query;
+mod ranges;
+mod record;
+mod recover;
+mod segment;
 mod state;
+mod stream;
+mod subjects;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 pub use error::StoreError;
 pub use filter::SubjectFilter;
@@ -19,141 +38,240 @@ pub use state::{
     StreamMeta, StreamState, SubjectSummary,
 };
 
+use self::stream::{Shared, Stream};
 use crate::env::Fs;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
 /// All streams under one directory. Owned by one thread.
 pub struct Store<F: Fs> {
-    #[expect(dead_code, reason = "bodies follow")]
-    fs: F,
+    dir: PathBuf,
+    shared: Shared<F>,
+    streams: BTreeMap<StreamId, Stream<F>>,
+    next_id: u32,
+    /// Streams that may have something to commit.
+    queue: Vec<StreamId>,
+    /// Streams committed since they were last settled.
+    unsettled: Vec<StreamId>,
+    _lock: F::Lock,
 }
 
-#[expect(unused_variables, reason = "bodies follow")]
-#[expect(clippy::todo, reason = "bodies follow")]
-#[allow(clippy::needless_pass_by_value, clippy::missing_errors_doc, reason = "bodies follow")]
 impl<F: Fs> Store<F> {
-    /// Opens or creates the store in `dir` and recovers every stream in it.
-    pub fn open(fs: F, dir: &Path, options: StoreOptions) -> Result<(Self, RecoveryReport), StoreError> {
-        todo!()
+    /// The stream, noted as one that may have something to commit.
+    fn change(&mut self, id: StreamId) -> Result<(&mut Stream<F>, &mut Shared<F>), StoreError> {
+        let stream = self.streams.get_mut(&id).ok_or(StoreError::NoSuchStream)?;
+        if !stream.queued {
+            stream.queued = true;
+            self.queue.push(id);
+        }
+        Ok((stream, &mut self.shared))
     }
+
     /// All streams, in the order of their handles.
     pub fn streams(&self) -> impl Iterator<Item = (StreamId, &StreamMeta)> {
-        std::iter::empty()
+        self.streams.iter().map(|(id, stream)| (*id, &stream.meta))
     }
-    /// Creates a stream whose first record gets `first_seq` (0 counts as 1). Durable on return.
-    pub fn create_stream(
-        &mut self,
-        name: &str,
-        config: &[u8],
-        backing: Backing,
-        first_seq: StreamSeq,
-        created: UnixNanos,
-    ) -> Result<StreamId, StoreError> {
-        todo!()
-    }
-    /// Replaces the config. Durable on return.
-    pub fn update_stream(&mut self, id: StreamId, config: &[u8]) -> Result<(), StoreError> {
-        todo!()
-    }
-    /// Deletes the stream with its records and consumers. Durable on return.
-    pub fn delete_stream(&mut self, id: StreamId) -> Result<(), StoreError> {
-        todo!()
-    }
+
     /// Appends a record; durable after the next commit. An error leaves no trace.
+    ///
+    /// # Errors
+    /// `NoSpace`, `ReadOnly`, `TooLarge`, `NoSuchStream`, or `Io`, after which the stream is read-only.
     pub fn append(&mut self, id: StreamId, record: &NewRecord<'_>) -> Result<StreamSeq, StoreError> {
-        todo!()
+        let (stream, shared) = self.change(id)?;
+        stream.append(shared, record)
     }
+
     /// Removes one record; durable after the next commit. `false`: it was not there.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NoSuchStream`.
     pub fn remove(&mut self, id: StreamId, seq: StreamSeq) -> Result<bool, StoreError> {
-        todo!()
+        self.change(id)?.0.remove(seq.0)
     }
+
     /// Removes every record below `seq`, for limits: cheap, and a crash may bring some of them back. Returns how many.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NoSuchStream`.
     pub fn remove_below(&mut self, id: StreamId, seq: StreamSeq) -> Result<u64, StoreError> {
-        todo!()
+        self.change(id)?.0.remove_below(seq.0)
     }
+
     /// Removes every record below `up_to`; durable after the next commit. Returns how many.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NoSuchStream`.
     pub fn purge(&mut self, id: StreamId, up_to: StreamSeq) -> Result<u64, StoreError> {
-        todo!()
+        self.change(id)?.0.purge(up_to.0)
     }
+
     /// Moves `last_seq` up to `seq` if it is lower; durable after the next commit.
+    ///
+    /// # Errors
+    /// As for [`Store::append`].
     pub fn raise_last_seq(&mut self, id: StreamId, seq: StreamSeq) -> Result<(), StoreError> {
-        todo!()
+        let (stream, shared) = self.change(id)?;
+        stream.raise_last_seq(shared, seq.0)
     }
+
     /// Creates a consumer, or replaces the config of one and keeps its state. Durable on return.
+    ///
+    /// # Errors
+    /// `NoSpace`, `ReadOnly`, `NoSuchStream`, `BadName`, or `Io`, after which the stream is read-only.
     pub fn put_consumer(&mut self, id: StreamId, name: &str, config: &[u8]) -> Result<(), StoreError> {
-        todo!()
+        let (stream, shared) = self.change(id)?;
+        stream.put_consumer(shared, name, config)
     }
+
     /// Replaces a consumer's state; durable after the next commit, never before the records of that commit.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NoSuchStream`, `NoSuchConsumer`.
     pub fn put_consumer_state(&mut self, id: StreamId, name: &str, state: &[u8]) -> Result<(), StoreError> {
-        todo!()
+        self.change(id)?.0.put_consumer_state(name, state)
     }
+
     /// Deletes a consumer. Durable on return.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NoSuchStream`, `NoSuchConsumer`, or `Io`, after which the stream is read-only.
     pub fn delete_consumer(&mut self, id: StreamId, name: &str) -> Result<(), StoreError> {
-        todo!()
+        self.change(id)?.0.delete_consumer(name)
     }
+
     /// Name, config and state of each consumer, in the order of names. A new consumer's state is empty.
     pub fn consumers(&self, id: StreamId) -> impl Iterator<Item = (&str, &[u8], &[u8])> {
-        std::iter::empty()
+        let consumers = self.streams.get(&id).into_iter().flat_map(|stream| stream.consumers.values());
+        consumers.map(|one| (one.body.name.as_str(), &one.body.config[..], &one.body.state[..]))
     }
+
     /// Makes everything pending durable: one write and one sync for each stream that has something.
     pub fn commit(&mut self) -> CommitReport {
-        todo!()
+        let mut report = CommitReport::default();
+        let mut queue = std::mem::take(&mut self.queue);
+        queue.sort_unstable();
+        for &id in &queue {
+            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            match stream.commit(&mut self.shared) {
+                Some(Ok(())) => report.committed.push(id),
+                Some(Err(err)) => {
+                    if stream.failed.is_none() {
+                        stream.queued = true;
+                        self.queue.push(id);
+                    }
+                    report.failed.push((id, err));
+                }
+                None => {}
+            }
+            if stream.log.as_ref().is_some_and(|log| log.unsettled) {
+                self.unsettled.push(id);
+            }
+        }
+        if self.queue.is_empty() {
+            queue.clear();
+            self.queue = queue;
+        }
+        report
     }
+
     /// Notes in the log, without a sync, that the last commit was completed, so that damage in it is told from a torn
     /// write. Call it after the acknowledgements have left; costs one small write for each stream committed since.
     pub fn settle(&mut self) {
-        todo!()
+        for id in self.unsettled.drain(..) {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.settle();
+            }
+        }
     }
-    /// Commits, notes the clean end, and releases the directory.
-    pub fn close(self) -> CommitReport {
-        todo!()
+
+    /// Commits, notes the clean end of each stream, and releases the directory.
+    pub fn close(mut self) -> CommitReport {
+        let mut report = self.commit();
+        for (id, stream) in &mut self.streams {
+            if stream.log.is_some()
+                && stream.failed.is_none()
+                && let Err(err) = stream.close(&mut self.shared)
+            {
+                report.failed.push((*id, err));
+            }
+        }
+        report
     }
-    /// Nothing above is ever delivered or acknowledged.
+
+    /// Nothing above is ever delivered or acknowledged. 0 if there is no such stream.
     pub fn durable_seq(&self, id: StreamId) -> StreamSeq {
-        todo!()
+        self.streams.get(&id).map_or(StreamSeq::NONE, |stream| StreamSeq(stream.durable))
     }
-    /// The record at `seq`. `None`: there is none. `Damaged`: there was, and it counts as lost from the next commit on.
+
+    /// The record at `seq`. `None`: there is none.
+    ///
+    /// # Errors
+    /// `Damaged`: there was one, and it counts as lost from the next commit on. `NoSuchStream`. `Io`.
     pub fn read(&self, id: StreamId, seq: StreamSeq) -> Result<Option<Record>, StoreError> {
-        todo!()
+        let stream = self.streams.get(&id).ok_or(StoreError::NoSuchStream)?;
+        stream.read(&self.shared.cache, seq.0)
     }
+
     /// The stream in figures; zeros if there is no such stream. Cheap.
     pub fn state(&self, id: StreamId) -> StreamState {
-        todo!()
+        self.streams.get(&id).map(Stream::state).unwrap_or_default()
     }
+
     /// Positions between first and last that hold no record, in order. Cost: the length of the stream.
     pub fn deleted(&self, id: StreamId) -> Vec<SeqRange> {
-        todo!()
+        self.streams.get(&id).map(|stream| stream.query().deleted().to_vec()).unwrap_or_default()
     }
+
     /// Positions lost to damage, in order.
     pub fn lost(&self, id: StreamId) -> Vec<SeqRange> {
-        todo!()
+        self.streams.get(&id).map(|stream| stream.lost.to_vec()).unwrap_or_default()
     }
+
     /// The first record at or after `from` that `filter` wants.
     pub fn next_match(&self, id: StreamId, filter: &SubjectFilter, from: StreamSeq) -> Option<StreamSeq> {
-        todo!()
+        self.streams.get(&id)?.query().next_match(filter, from.0).map(StreamSeq)
     }
+
     /// The last record that `filter` wants.
     pub fn last_match(&self, id: StreamId, filter: &SubjectFilter) -> Option<StreamSeq> {
-        todo!()
+        self.streams.get(&id)?.query().last_match(filter).map(StreamSeq)
     }
+
     /// The first record whose time is `time` or later.
     pub fn seq_at_or_after(&self, id: StreamId, time: UnixNanos) -> Option<StreamSeq> {
-        todo!()
+        self.streams.get(&id)?.query().at_or_after(time.0).map(StreamSeq)
     }
+
     /// Records at or after `from` that `filter` wants.
     pub fn count_matching(&self, id: StreamId, filter: &SubjectFilter, from: StreamSeq) -> u64 {
-        todo!()
+        self.streams.get(&id).map_or(0, |stream| stream.query().count(filter, from.0))
     }
+
     /// The subjects that `filter` wants and that have a record, sorted.
     pub fn subjects(&self, id: StreamId, filter: &SubjectFilter) -> Vec<SubjectSummary> {
-        todo!()
+        self.streams.get(&id).map(|stream| stream.query().subjects(filter)).unwrap_or_default()
     }
+
     /// One subject. `None`: it has no record. Cheap.
     pub fn subject(&self, id: StreamId, subject: &str) -> Option<SubjectSummary> {
-        todo!()
+        let stream = self.streams.get(&id)?;
+        Some(stream.query().subject(stream.index.subjects.index_of(subject)?))
     }
+
     /// Whether the store can be trusted with more.
     pub fn health(&self) -> StoreHealth {
-        todo!()
+        let mut health = StoreHealth::default();
+        let options = &self.shared.options;
+        let needed = options.reserve_bytes + u64::from(options.segment_bytes_min);
+        let is_full = self.shared.fs.free_bytes(&self.dir).is_ok_and(|free| free < needed);
+        for stream in self.streams.values() {
+            if let Some(reason) = &stream.failed {
+                health.read_only.push((stream.meta.name.clone(), reason.clone()));
+            }
+            if stream.no_space && is_full {
+                health.no_space.push(stream.meta.name.clone());
+            }
+            health.lost += stream.lost.count();
+        }
+        health
     }
 }

@@ -1,0 +1,251 @@
+//! Making a stream's changes durable.
+//!
+//! Order: frames, segment by segment, each synced before the next is written; then the metadata, then the files that
+//! the metadata no longer needs; then the states of consumers, which so are never newer than the records.
+
+use super::StoreError;
+use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, Head, Kind, RANGES_MAX};
+use super::segment::{Data, Segment};
+use super::stream::{Chunk, Log, Shared, Stream};
+use crate::env::{Fs, FsFile};
+
+/// A write buffer that grew beyond this is given back after the commit.
+const BUFFER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Why frames could not be made durable.
+enum FlushError {
+    /// Nothing of the batch counts: it may be tried again.
+    RolledBack(StoreError),
+    /// Nothing can be promised any more.
+    Fatal(StoreError),
+}
+
+impl<F: Fs> Stream<F> {
+    /// Makes everything pending durable. `None`: nothing was.
+    pub(super) fn commit(&mut self, shared: &mut Shared<F>) -> Option<Result<(), StoreError>> {
+        self.queued = false;
+        self.refused = false;
+        for seq in self.damaged.take() {
+            if self.index.remove(seq) {
+                self.lost.insert(seq, seq);
+            }
+        }
+        if self.log.is_none() {
+            let pending = self.durable < self.index.last || self.consumers.values().any(|one| one.dirty);
+            self.durable = self.index.last;
+            self.consumers.values_mut().for_each(|one| one.dirty = false);
+            return pending.then_some(Ok(()));
+        }
+        if !self.is_dirty() {
+            return None;
+        }
+        Some(self.commit_log(shared))
+    }
+
+    fn is_dirty(&self) -> bool {
+        let log_dirty = self.log.as_ref().is_some_and(|log| {
+            !log.buf.is_empty() || !log.full.is_empty() || !log.to_remove.is_empty() || log.meta_dirty
+        });
+        log_dirty || self.consumers.values().any(|one| one.dirty)
+    }
+
+    fn commit_log(&mut self, shared: &mut Shared<F>) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let mut outcome = self.log_removals(shared);
+        if self.failed.is_some() {
+            return outcome;
+        }
+        let removals_logged = outcome.is_ok();
+        match self.flush() {
+            Ok(()) => {}
+            Err(FlushError::Fatal(err)) => return Err(self.fail(err)),
+            Err(FlushError::RolledBack(err)) => outcome = Err(err),
+        }
+        if removals_logged
+            && outcome.is_ok()
+            && let Some(log) = &mut self.log
+        {
+            log.to_remove.clear();
+        }
+        for step in [Self::commit_meta, Self::commit_consumers] {
+            match step(self, shared) {
+                Ok(()) => {}
+                Err(err) if err.is_no_space() => outcome = Err(err),
+                Err(err) => return Err(self.fail(err)),
+            }
+        }
+        self.no_space = outcome.is_err();
+        outcome
+    }
+
+    /// Puts the removals since the last commit into the log.
+    fn log_removals(&mut self, shared: &mut Shared<F>) -> Result<(), StoreError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let ranges: Vec<(u64, u64)> = log.to_remove.iter().collect();
+        for part in ranges.chunks(RANGES_MAX) {
+            self.make_room(shared, record::removals_bytes(part.len()), 0)?;
+            let last_seq = self.index.last;
+            if let (Some(log), Some(segment)) = (&mut self.log, self.segments.back()) {
+                let flags = if log.buf.is_empty() { FLAG_BATCH_START } else { 0 };
+                record::encode_removals(&mut log.buf, segment.seed, flags, last_seq, part);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes and syncs the frames that are not yet.
+    fn flush(&mut self) -> Result<(), FlushError> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        let mut chunks = std::mem::take(&mut log.full);
+        if !log.buf.is_empty()
+            && let Some(last) = self.segments.back()
+        {
+            let bytes = std::mem::take(&mut log.buf);
+            chunks.push(Chunk { segment: last.id, offset: log.tail, bytes, last_seq: self.index.last });
+        }
+        let alone = chunks.len() == 1;
+        for chunk in &chunks {
+            let segments = self.segments.iter().rev().chain(&log.dropped);
+            let found = segments.filter(|segment| segment.id == chunk.segment).find_map(file_of);
+            let Some((file, path)) = found else { continue };
+            if let Err(err) = file.write_at(&chunk.bytes, chunk.offset) {
+                let err = StoreError::io("write", path, err);
+                if alone && err.is_no_space() && erase(file, chunk).is_ok() {
+                    self.roll_back();
+                    return Err(FlushError::RolledBack(err));
+                }
+                return Err(FlushError::Fatal(err));
+            }
+            if let Err(err) = file.sync_data() {
+                return Err(FlushError::Fatal(StoreError::io("sync", path, err)));
+            }
+            self.durable = self.durable.max(chunk.last_seq);
+        }
+        if let Some(mut written) = chunks.pop() {
+            log.tail = written.offset + written.bytes.len() as u64;
+            log.unsettled = true;
+            if written.bytes.capacity() <= BUFFER_BYTES_MAX {
+                written.bytes.clear();
+                log.buf = written.bytes;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what is not durable.
+    fn roll_back(&mut self) {
+        self.index.truncate_above(self.durable);
+        if let Some(log) = &mut self.log {
+            log.buf.clear();
+            log.full.clear();
+            log.to_remove.truncate_above(self.durable);
+            log.floor = log.floor.min(self.durable + 1);
+        }
+    }
+
+    fn commit_meta(&mut self, shared: &mut Shared<F>) -> Result<(), StoreError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        if !log.meta_dirty {
+            return Ok(());
+        }
+        let body = self.body(log).encode();
+        let Some(log) = &mut self.log else { return Ok(()) };
+        log.pair.write_both(&body)?;
+        log.meta_dirty = false;
+        for segment in log.dropped.drain(..) {
+            if let Data::File { path, .. } = segment.data {
+                shared.spares.retire(path, segment.end as u32);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops all writing: it is unknown what of the last writes is on disk. Gives the error back.
+    pub(super) fn fail(&mut self, err: StoreError) -> StoreError {
+        tracing::error!(stream = %self.meta.name, error = %err, "stream is read-only until restart");
+        self.failed = Some(err.to_string());
+        self.roll_back();
+        if let Some(log) = &mut self.log {
+            log.to_remove.clear();
+            log.meta_dirty = false;
+            log.unsettled = false;
+        }
+        self.consumers.values_mut().for_each(|one| one.dirty = false);
+        err
+    }
+
+    /// Marks the end of the last commit, without a sync: the next one brings it to disk, and it serves a restart
+    /// before that as well unless the power fails. The next frame takes its place.
+    pub(super) fn settle(&mut self) {
+        let last_seq = self.index.last;
+        let Some(log) = self.log.as_mut().filter(|log| log.unsettled && log.buf.is_empty()) else { return };
+        let Some(segment) = self.segments.back() else { return };
+        let Some((file, path)) = file_of(segment) else { return };
+        log.unsettled = false;
+        if log.tail + HEADER_BYTES as u64 > segment.end {
+            return;
+        }
+        let mut frame = Vec::with_capacity(HEADER_BYTES);
+        let head = Head { kind: Kind::Settle, flags: FLAG_BATCH_START, seq: last_seq, time: 0 };
+        record::encode(&mut frame, segment.seed, head, &[], &[], &[]);
+        if let Err(err) = file.write_at(&frame, log.tail) {
+            let err = StoreError::io("write", path, err);
+            self.fail(err);
+        }
+    }
+
+    /// Notes the clean end of a stream that is committed: settled, and with its first position.
+    pub(super) fn close(&mut self, shared: &mut Shared<F>) -> Result<(), StoreError> {
+        self.check_writable()?;
+        self.settle();
+        if let Some((file, path)) = self.segments.back().and_then(file_of) {
+            file.sync_data().map_err(|err| StoreError::io("sync", path, err))?;
+        }
+        let first = self.index.first;
+        if let Some(log) = self.log.as_mut().filter(|log| log.floor < first) {
+            log.floor = first;
+            log.meta_dirty = true;
+        }
+        self.commit_meta(shared)
+    }
+}
+
+fn file_of<F: Fs>(segment: &Segment<F>) -> Option<(&F::File, &std::path::Path)> {
+    match &segment.data {
+        Data::File { file, path } => Some((file, path)),
+        Data::Memory(_) => None,
+    }
+}
+
+/// Overwrites what a failed write may have left, so that it is never read as frames.
+fn erase(file: &impl FsFile, chunk: &Chunk) -> std::io::Result<()> {
+    let end = chunk.offset + chunk.bytes.len() as u64;
+    let there = file.len()?.min(end).saturating_sub(chunk.offset);
+    file.write_at(&vec![0; there as usize], chunk.offset)?;
+    file.sync_data()
+}
+
+impl<F: Fs> Log<F> {
+    /// The log of a stream that has no segment yet.
+    pub(super) fn new(
+        dir: std::path::PathBuf,
+        pair: super::meta::Pair<F>,
+        incarnation: u64,
+        floor: u64,
+    ) -> Self {
+        Self {
+            dir,
+            pair,
+            incarnation,
+            next_segment: 1,
+            tail: 0,
+            buf: Vec::new(),
+            full: Vec::new(),
+            to_remove: super::ranges::Ranges::default(),
+            floor,
+            meta_dirty: false,
+            dropped: Vec::new(),
+            unsettled: false,
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Configs and states of a stream's consumers.
+
+use std::path::{Path, PathBuf};
+
+use super::StoreError;
+use super::meta::{ConsumerBody, MetaKind, Pair};
+use super::names;
+use super::stream::{Shared, Stream};
+use crate::env::Fs;
+
+/// Directory of consumers inside a stream's.
+pub(super) const DIR: &str = "consumers";
+
+/// A consumer.
+pub(super) struct Consumer<F: Fs> {
+    pub(super) body: ConsumerBody,
+    /// `None` in a stream that is in memory.
+    pub(super) pair: Option<Pair<F>>,
+    /// Whether the state is not durable yet.
+    pub(super) dirty: bool,
+}
+
+impl<F: Fs> Stream<F> {
+    fn consumers_dir(&self) -> Option<PathBuf> {
+        self.log.as_ref().map(|log| log.dir.join(DIR))
+    }
+
+    pub(super) fn put_consumer(
+        &mut self,
+        shared: &Shared<F>,
+        name: &str,
+        config: &[u8],
+    ) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let file_name = names::file_name(name)?;
+        let dir = self.consumers_dir();
+        let (mut consumer, is_new) = match self.consumers.remove(name) {
+            Some(consumer) => (consumer, false),
+            None => {
+                let state = Vec::new();
+                let body = ConsumerBody { deleted: false, name: name.to_owned(), config: Vec::new(), state };
+                let pair = dir.as_ref().map(|dir| Pair::new(&shared.fs, dir, &file_name, MetaKind::Consumer));
+                (Consumer { body, pair, dirty: false }, true)
+            }
+        };
+        let before = std::mem::replace(&mut consumer.body.config, config.to_vec());
+        let dir = dir.as_deref().filter(|_| is_new);
+        let written = write_through(&shared.fs, &mut consumer, dir);
+        let refused = written.is_err();
+        if refused && is_new {
+            if let Some(Err(err)) = consumer.pair.map(Pair::remove) {
+                tracing::warn!(stream = %self.meta.name, consumer = name, error = %err, "cannot remove a file");
+            }
+        } else {
+            if refused {
+                consumer.body.config = before;
+            }
+            self.consumers.insert(name.to_owned(), consumer);
+        }
+        written.map_err(|err| self.fail_unless_full(err))
+    }
+
+    pub(super) fn put_consumer_state(&mut self, name: &str, state: &[u8]) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let consumer = self.consumers.get_mut(name).ok_or_else(|| unknown(name))?;
+        consumer.body.state.clear();
+        consumer.body.state.extend_from_slice(state);
+        consumer.dirty = true;
+        Ok(())
+    }
+
+    pub(super) fn delete_consumer(&mut self, name: &str) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let consumer = self.consumers.get_mut(name).ok_or_else(|| unknown(name))?;
+        if let Some(pair) = &mut consumer.pair {
+            let body = ConsumerBody { deleted: true, state: Vec::new(), ..consumer.body.clone() };
+            if let Err(err) = pair.write_both(&body.encode()) {
+                return Err(self.fail(err));
+            }
+        }
+        if let Some(Err(err)) = self.consumers.remove(name).and_then(|gone| gone.pair).map(Pair::remove) {
+            tracing::warn!(stream = %self.meta.name, consumer = name, error = %err, "cannot remove a file");
+        }
+        Ok(())
+    }
+
+    /// Makes the states that changed durable.
+    pub(super) fn commit_consumers(&mut self, _shared: &mut Shared<F>) -> Result<(), StoreError> {
+        for consumer in self.consumers.values_mut().filter(|consumer| consumer.dirty) {
+            if let Some(pair) = &mut consumer.pair {
+                pair.write(&consumer.body.encode())?;
+            }
+            consumer.dirty = false;
+        }
+        Ok(())
+    }
+
+    fn fail_unless_full(&mut self, err: StoreError) -> StoreError {
+        if err.is_no_space() { err } else { self.fail(err) }
+    }
+}
+
+fn unknown(name: &str) -> StoreError {
+    StoreError::NoSuchConsumer { name: name.to_owned() }
+}
+
+/// Writes both copies, and makes their names in `new_in` durable.
+fn write_through<F: Fs>(fs: &F, consumer: &mut Consumer<F>, new_in: Option<&Path>) -> Result<(), StoreError> {
+    let Some(pair) = &mut consumer.pair else { return Ok(()) };
+    pair.write_both(&consumer.body.encode())?;
+    consumer.dirty = false;
+    if let Some(dir) = new_in {
+        fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,428 @@
+//! One stream: its records, its log on disk, its consumers.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::cache::{ReadCache, Wanted};
+use super::consumers::Consumer;
+use super::format::{DATA_START, SegmentHeader};
+use super::index::{Located, NewEntry, Overhead, StreamIndex};
+use super::meta::{Pair, StreamBody};
+use super::prepare::Spares;
+use super::query::Query;
+use super::ranges::Ranges;
+use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, Head, Kind, padded};
+use super::segment::{self, Data, Segment};
+use super::state::{Backing, NewRecord, Record, StoreOptions, StreamMeta, StreamState};
+use super::StoreError;
+use crate::env::sim::SplitMix;
+use crate::env::{Fs, Rng};
+use crate::types::{StreamId, StreamSeq, UnixNanos};
+
+/// What all streams of a store use.
+pub(super) struct Shared<F: Fs> {
+    pub(super) fs: F,
+    pub(super) options: StoreOptions,
+    pub(super) spares: Spares<F>,
+    pub(super) rng: SplitMix,
+    pub(super) cache: RefCell<ReadCache>,
+}
+
+/// A stream.
+pub(super) struct Stream<F: Fs> {
+    pub(super) id: StreamId,
+    pub(super) meta: StreamMeta,
+    pub(super) index: StreamIndex,
+    /// The same segments as in the index.
+    pub(super) segments: VecDeque<Segment<F>>,
+    /// `None` for a stream in memory.
+    pub(super) log: Option<Log<F>>,
+    pub(super) consumers: BTreeMap<String, Consumer<F>>,
+    /// Highest position that is durable.
+    pub(super) durable: u64,
+    /// Positions whose record was lost to damage.
+    pub(super) lost: Ranges,
+    /// Records found damaged when read, to be taken out with the next commit.
+    pub(super) damaged: RefCell<Vec<u64>>,
+    /// Why nothing is written any more.
+    pub(super) failed: Option<String>,
+    /// The disk was full; asked again only after the next commit.
+    pub(super) refused: bool,
+    /// The disk was full when room was last needed.
+    pub(super) no_space: bool,
+    /// Whether the store's list of streams to commit has it.
+    pub(super) queued: bool,
+}
+
+/// The log of a stream on disk.
+pub(super) struct Log<F: Fs> {
+    pub(super) dir: PathBuf,
+    pub(super) pair: Pair<F>,
+    pub(super) incarnation: u64,
+    pub(super) next_segment: u64,
+    /// Where `buf` goes in the last segment. Everything before is durable.
+    pub(super) tail: u64,
+    /// Frames not written yet.
+    pub(super) buf: Vec<u8>,
+    /// Frames not written yet of segments before the last.
+    pub(super) full: Vec<Chunk>,
+    /// Positions removed since the last commit.
+    pub(super) to_remove: Ranges,
+    /// Records below do not count after a restart, once the metadata says so.
+    pub(super) floor: u64,
+    pub(super) meta_dirty: bool,
+    /// Segments without records, to be given up once the metadata says so.
+    pub(super) dropped: Vec<Segment<F>>,
+    /// Whether the end of the last commit is not marked yet.
+    pub(super) unsettled: bool,
+}
+
+/// Frames that belong at `offset` of a segment.
+pub(super) struct Chunk {
+    pub(super) segment: u64,
+    pub(super) offset: u64,
+    pub(super) bytes: Vec<u8>,
+    /// Highest position once they are durable.
+    pub(super) last_seq: u64,
+}
+
+impl<F: Fs> Log<F> {
+    /// Flags of the next frame: the first one after a commit, or in a segment, says that all before it is durable.
+    fn flags(&self) -> u8 {
+        if self.buf.is_empty() { FLAG_BATCH_START } else { 0 }
+    }
+}
+
+/// How nats-server counts sizes, by backing.
+pub(super) fn overhead(backing: Backing) -> Overhead {
+    match backing {
+        Backing::File => Overhead { record: 30, headers: 4 },
+        Backing::Memory => Overhead { record: 16, headers: 0 },
+    }
+}
+
+impl<F: Fs> Stream<F> {
+    /// A stream without records.
+    pub(super) fn new(id: StreamId, meta: StreamMeta, first: u64, log: Option<Log<F>>) -> Self {
+        let index = StreamIndex::new(first, overhead(meta.backing));
+        Self {
+            id,
+            durable: index.last,
+            index,
+            meta,
+            segments: VecDeque::new(),
+            log,
+            consumers: BTreeMap::new(),
+            lost: Ranges::default(),
+            damaged: RefCell::default(),
+            failed: None,
+            refused: false,
+            no_space: false,
+            queued: false,
+        }
+    }
+
+    /// An error if nothing may be written any more.
+    pub(super) fn check_writable(&self) -> Result<(), StoreError> {
+        match self.failed {
+            Some(_) => Err(StoreError::ReadOnly { stream: Arc::clone(&self.meta.name) }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn query(&self) -> Query<'_> {
+        Query { index: &self.index, stream: self.id }
+    }
+
+    /// What the metadata file is to say.
+    pub(super) fn body(&self, log: &Log<F>) -> StreamBody {
+        StreamBody {
+            deleted: false,
+            incarnation: log.incarnation,
+            created: self.meta.created.0,
+            floor: log.floor.min(self.durable + 1),
+            last_seq: self.durable,
+            last_time: self.index.last_time,
+            name: self.meta.name.to_string(),
+            config: self.meta.config.to_vec(),
+        }
+    }
+
+    pub(super) fn append(
+        &mut self,
+        shared: &mut Shared<F>,
+        record: &NewRecord<'_>,
+    ) -> Result<StreamSeq, StoreError> {
+        self.check_writable()?;
+        let len = HEADER_BYTES as u64
+            + record.subject.len() as u64
+            + record.headers.len() as u64
+            + record.payload.len() as u64;
+        let max = u64::from(shared.options.segment_bytes_max) - DATA_START;
+        if len.next_multiple_of(8) > max || record.subject.len() > usize::from(u16::MAX) {
+            return Err(StoreError::TooLarge { len, max });
+        }
+        let len = len as usize;
+        let seq = self.index.last + 1;
+        self.make_room(shared, padded(len), shared.options.reserve_bytes)?;
+        let Some(segment) = self.segments.back_mut() else { return Err(StoreError::NoSuchStream) };
+        let (buf, start, flags) = match (&mut self.log, &mut segment.data) {
+            (Some(log), _) => {
+                let flags = log.flags();
+                (&mut log.buf, log.tail, flags)
+            }
+            (None, Data::Memory(bytes)) => (bytes, 0, 0),
+            (None, Data::File { .. }) => return Err(StoreError::NoSuchStream),
+        };
+        let offset = start + buf.len() as u64;
+        let head = Head { kind: Kind::Message, flags, seq, time: record.time.0 };
+        record::encode(buf, segment.seed, head, record.subject.as_bytes(), record.headers, record.payload);
+        self.index.push(&NewEntry {
+            seq,
+            time: record.time.0,
+            subject: record.subject,
+            has_headers: !record.headers.is_empty(),
+            len: len as u32,
+            offset,
+        });
+        Ok(StreamSeq(seq))
+    }
+
+    /// Sees to it that the last segment has room for `need` more bytes, whose records are above all others.
+    pub(super) fn make_room(
+        &mut self,
+        shared: &mut Shared<F>,
+        need: usize,
+        reserve: u64,
+    ) -> Result<(), StoreError> {
+        let base = self.index.last + 1;
+        if let (Some(segment), Some(table)) = (self.segments.back(), self.index.segments.back()) {
+            let used = match (&self.log, &segment.data) {
+                (Some(log), _) => log.tail + log.buf.len() as u64,
+                (None, Data::Memory(bytes)) => bytes.len() as u64,
+                (None, Data::File { .. }) => segment.end,
+            };
+            if used + need as u64 <= segment.end && base - table.base <= u64::from(u32::MAX) {
+                return Ok(());
+            }
+        }
+        self.roll(shared, need, base, reserve)
+    }
+
+    /// Begins the next segment.
+    fn roll(
+        &mut self,
+        shared: &mut Shared<F>,
+        need: usize,
+        base: u64,
+        reserve: u64,
+    ) -> Result<(), StoreError> {
+        let (min, max) = (shared.options.segment_bytes_min, shared.options.segment_bytes_max);
+        let least = need as u64 + DATA_START;
+        let before = self.segments.back().map_or(0, |segment| segment.end);
+        let mut bytes = u64::from(min).max(before.saturating_mul(4).min(u64::from(max)));
+        while bytes < least {
+            bytes = bytes.saturating_mul(4);
+        }
+        let bytes = bytes.min(u64::from(max)) as u32;
+        if self.log.is_none() {
+            let data = Data::Memory(Vec::new());
+            let id = self.segments.back().map_or(1, |segment| segment.id + 1);
+            self.segments.push_back(Segment { id, seed: 0, end: u64::from(bytes), data });
+            self.index.add_segment(base);
+            return Ok(());
+        }
+        let least = (least as u32).max(min.min(bytes));
+        match self.new_segment(shared, bytes, least, base, reserve) {
+            Ok(()) => {
+                self.no_space = false;
+                let next = bytes.saturating_mul(4).min(max);
+                shared.spares.expect(next, shared.options.reserve_bytes);
+                Ok(())
+            }
+            Err(err) if err.is_no_space() => {
+                self.refused = true;
+                self.no_space = true;
+                Err(err)
+            }
+            Err(err) => Err(self.fail(err)),
+        }
+    }
+
+    fn new_segment(
+        &mut self,
+        shared: &mut Shared<F>,
+        bytes: u32,
+        least: u32,
+        base: u64,
+        reserve: u64,
+    ) -> Result<(), StoreError> {
+        let Some(log) = &mut self.log else { return Ok(()) };
+        if self.refused {
+            return Err(StoreError::NoSpace { path: log.dir.clone() });
+        }
+        let spare = shared.spares.take(bytes, least, reserve)?;
+        let header = SegmentHeader {
+            id: log.next_segment,
+            base_seq: base,
+            incarnation: log.incarnation,
+            salt: shared.rng.next_u64() as u32,
+        };
+        log.next_segment += 1;
+        let segment = segment::create(&shared.fs, &log.dir, spare, &header)?;
+        if !log.buf.is_empty()
+            && let Some(last) = self.segments.back()
+        {
+            let bytes = std::mem::take(&mut log.buf);
+            let last_seq = self.index.last;
+            log.full.push(Chunk { segment: last.id, offset: log.tail, bytes, last_seq });
+        }
+        log.tail = DATA_START;
+        self.segments.push_back(segment);
+        self.index.add_segment(base);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, seq: u64) -> Result<bool, StoreError> {
+        self.check_writable()?;
+        if !self.index.remove(seq) {
+            return Ok(false);
+        }
+        if let Some(log) = &mut self.log {
+            log.to_remove.insert(seq, seq);
+        }
+        self.drop_dead();
+        Ok(true)
+    }
+
+    pub(super) fn remove_below(&mut self, seq: u64) -> Result<u64, StoreError> {
+        self.check_writable()?;
+        let removed = self.index.remove_below(seq);
+        self.drop_dead();
+        Ok(removed)
+    }
+
+    pub(super) fn purge(&mut self, up_to: u64) -> Result<u64, StoreError> {
+        self.check_writable()?;
+        let up_to = up_to.min(self.index.last + 1);
+        let removed = self.index.remove_below(up_to);
+        if let Some(log) = &mut self.log
+            && log.floor < up_to
+        {
+            log.floor = up_to;
+            log.meta_dirty = true;
+        }
+        self.drop_dead();
+        Ok(removed)
+    }
+
+    pub(super) fn raise_last_seq(&mut self, shared: &mut Shared<F>, seq: u64) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let last = self.index.last;
+        if seq <= last {
+            return Ok(());
+        }
+        if self.log.is_some() {
+            self.make_room(shared, record::removals_bytes(1), 0)?;
+            if let (Some(log), Some(segment)) = (&mut self.log, self.segments.back()) {
+                let flags = log.flags();
+                record::encode_removals(&mut log.buf, segment.seed, flags, seq, &[(last + 1, seq)]);
+            }
+        }
+        self.index.raise_last(seq);
+        Ok(())
+    }
+
+    /// Gives up segments at the front that have no record left.
+    pub(super) fn drop_dead(&mut self) {
+        while self.index.pop_dead_front() {
+            let Some(segment) = self.segments.pop_front() else { return };
+            if let Some(log) = &mut self.log {
+                log.floor = log.floor.max(self.index.first);
+                log.meta_dirty = true;
+                log.dropped.push(segment);
+            }
+        }
+    }
+
+    pub(super) fn read(
+        &self,
+        cache: &RefCell<ReadCache>,
+        seq: u64,
+    ) -> Result<Option<Record>, StoreError> {
+        let Some(at) = self.index.locate(seq) else { return Ok(None) };
+        let Some(segment) = self.segments.get(at.segment) else { return Ok(None) };
+        let bytes = self.frame_bytes(cache, segment, at, seq)?;
+        let found = record::decode(&bytes, segment.seed)
+            .filter(|frame| frame.head.kind == Kind::Message && frame.head.seq == seq);
+        let Some(frame) = found else {
+            if !self.damaged.borrow().contains(&seq) {
+                self.damaged.borrow_mut().push(seq);
+                tracing::warn!(stream = %self.meta.name, seq, segment = segment.id, offset = at.offset,
+                    "record is damaged and counts as lost");
+            }
+            return Err(StoreError::Damaged { stream: Arc::clone(&self.meta.name), seq: StreamSeq(seq) });
+        };
+        let headers_at = HEADER_BYTES + frame.subject.len();
+        let payload_at = headers_at + frame.headers.len();
+        Ok(Some(Record {
+            seq: StreamSeq(seq),
+            time: UnixNanos(frame.head.time),
+            subject: Arc::clone(&self.index.subjects.slot(at.subject).name),
+            headers: bytes.slice(headers_at..payload_at),
+            payload: bytes.slice(payload_at..frame.len()),
+        }))
+    }
+
+    fn frame_bytes(
+        &self,
+        cache: &RefCell<ReadCache>,
+        segment: &Segment<F>,
+        at: Located,
+        seq: u64,
+    ) -> Result<Bytes, StoreError> {
+        let len = at.len as usize;
+        let cut = |bytes: &[u8], start: u64| {
+            let from = at.offset.checked_sub(start).map_or(usize::MAX, |from| from as usize);
+            bytes.get(from..from.saturating_add(len)).map(Bytes::copy_from_slice)
+        };
+        let (file, path) = match &segment.data {
+            Data::Memory(bytes) => return Ok(cut(bytes, 0).unwrap_or_default()),
+            Data::File { file, path } => (file, path),
+        };
+        let Some(log) = &self.log else { return Ok(Bytes::new()) };
+        let is_last = self.segments.back().is_some_and(|last| last.id == segment.id);
+        if is_last && let Some(bytes) = cut(&log.buf, log.tail) {
+            return Ok(bytes);
+        }
+        for chunk in log.full.iter().filter(|chunk| chunk.segment == segment.id) {
+            if let Some(bytes) = cut(&chunk.bytes, chunk.offset) {
+                return Ok(bytes);
+            }
+        }
+        let unwritten = log.full.iter().find(|chunk| chunk.segment == segment.id).map(|chunk| chunk.offset);
+        let end = if is_last { log.tail } else { unwritten.unwrap_or(segment.end) };
+        let wanted = Wanted { stream: self.id, segment: segment.id, seq, offset: at.offset, len, end };
+        cache.borrow_mut().read(file, wanted).map_err(|err| StoreError::io("read", path, err))
+    }
+
+    pub(super) fn state(&self) -> StreamState {
+        let index = &self.index;
+        let span = (index.last + 1).saturating_sub(index.first);
+        StreamState {
+            first_seq: StreamSeq(index.first),
+            last_seq: StreamSeq(index.last),
+            first_time: UnixNanos(index.time_of(index.first).unwrap_or(0)),
+            last_time: UnixNanos(index.last_time),
+            messages: index.messages,
+            bytes: index.bytes,
+            num_subjects: index.subjects.len() as u64,
+            num_deleted: if index.messages == 0 { 0 } else { span - index.messages },
+            lost: self.lost.count(),
+        }
+    }
+}
