@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -16,6 +17,11 @@ use super::retained::RetainedMessages;
 use super::session::SessionLimits;
 use super::stats::{Counters, MqttStats};
 use crate::ingest::Ingest;
+
+/// Silence after which the system asks whether the peer is still there, how often it asks again, and how many times.
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const TCP_KEEPALIVE_PROBES: u32 = 4;
 
 /// Settings of the MQTT front end. All bounds are on.
 #[derive(Clone, Debug)]
@@ -183,12 +189,24 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker, 
         match accepted {
             Ok((stream, _)) => spawn(stream, &shared, &tasks, &abort),
             Err(error) => {
-                tracing::warn!(error = %error, "mqtt accept failed");
+                if let Some(suppressed) = shared.counters.pass_log("accept_failed") {
+                    tracing::warn!(error = %error, suppressed, "mqtt accept failed");
+                }
                 // Out of file descriptors, most likely: some must close before the next attempt can do better.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
+}
+
+/// Small packets leave at once, and a peer that vanished is found out even if it asked for no keep-alive.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, TCP_KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, TCP_KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, TCP_KEEPALIVE_PROBES)?;
+    Ok(())
 }
 
 fn spawn(stream: TcpStream, shared: &Arc<Shared>, tasks: &TaskTracker, abort: &CancellationToken) {
@@ -197,7 +215,7 @@ fn spawn(stream: TcpStream, shared: &Arc<Shared>, tasks: &TaskTracker, abort: &C
     if counters.connections.get() >= shared.config.connections_max as u64 {
         return counters.closed(super::session::CloseReason::Refused("connections_max"), "");
     }
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = prepare(&stream) {
         tracing::debug!(error = %error, "mqtt connection closed before it began");
         return;
     }

@@ -156,7 +156,7 @@ impl Counters {
     }
 
     /// How many lines were held back since the last one, if one may be written now.
-    fn pass_log(&self, reason: &'static str) -> Option<u64> {
+    pub(super) fn pass_log(&self, reason: &'static str) -> Option<u64> {
         let now = Instant::now();
         let mut gates = self.log_gate.lock().unwrap_or_else(PoisonError::into_inner);
         match gates.get_mut(reason) {
