@@ -64,19 +64,25 @@ impl Seat {
     /// Gives the session the next message, with all the filters that it came for.
     pub(super) fn deliver_next(&mut self, counters: &Counters, effects: &mut Vec<Effect>) {
         let Some(first) = self.due.pop_front() else { return };
-        let mut copies = vec![first.subscription];
+        let alone = self.filters.get(&first.subscription).copied();
+        let mut filters = Vec::new();
+        let mut copies = Vec::new();
         while let Some(next) = self.due.front().filter(|next| is_copy(&first, next, &copies)) {
+            filters.extend(self.filters.get(&next.subscription));
             copies.push(next.subscription);
             self.due.pop_front();
         }
-        let filters: Vec<FilterId> = copies
-            .iter()
-            .filter_map(|id| self.filters.get(id).copied())
-            .collect();
+        let filters = if copies.is_empty() {
+            // The usual case takes no memory.
+            alone.as_slice()
+        } else {
+            filters.extend(alone);
+            &filters
+        };
         let published = first.published_qos;
         if let Err(error) = self
             .session
-            .deliver(&filters, &first.subject, &first.payload, published, effects)
+            .deliver(filters, &first.subject, &first.payload, published, effects)
         {
             counters.passed_over.count(error.as_str());
         }
@@ -99,5 +105,6 @@ fn is_copy(first: &Delivery, next: &Delivery, copies: &[SubscriptionId]) -> bool
     first.payload.as_ptr() == next.payload.as_ptr()
         && first.payload.len() == next.payload.len()
         && first.subject == next.subject
+        && first.subscription != next.subscription
         && !copies.contains(&next.subscription)
 }

@@ -24,7 +24,10 @@ use super::packet::{ClientPacket, Connect, Outgoing, PacketId, Publish, QoS, Ser
 use crate::identity::ClientId;
 use crate::ingest::{IngestError, Message};
 
+mod effect;
 mod resend;
+
+pub use effect::{CloseReason, Effect, FilterId, Retained};
 
 /// Bounds of one session.
 #[derive(Clone, Debug)]
@@ -53,93 +56,6 @@ impl Default for SessionLimits {
     }
 }
 
-/// One subscription of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FilterId(pub u32);
-
-/// A retained message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retained {
-    /// Topic name.
-    pub topic: String,
-    /// Not empty.
-    pub payload: Bytes,
-    /// QoS at which it was published.
-    pub qos: QoS,
-}
-
-/// What the shell is to do, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Write a packet.
-    Send(ServerPacket),
-    /// Publish. Above QoS 0 the outcome comes back through [`Session::completed`].
-    Publish(Message),
-    /// Publish the will. Its outcome does not come back.
-    PublishWill(Message),
-    /// Keep a message for subscribers to come; an empty payload ends that for the topic.
-    Retain(Retained),
-    /// Deliver what comes on these subjects as `filter`.
-    Subscribe {
-        /// New.
-        filter: FilterId,
-        /// The filter as the client wrote it.
-        topic_filter: String,
-    },
-    /// End a subscription.
-    Unsubscribe(FilterId),
-    /// Bring the retained messages that match to [`Session::deliver_retained`].
-    FindRetained {
-        /// The filter as the client wrote it.
-        topic_filter: String,
-        /// The QoS granted.
-        qos: QoS,
-    },
-    /// Write what is to be written and close the connection.
-    Close(CloseReason),
-}
-
-/// Why a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// DISCONNECT.
-    Disconnect,
-    /// The client closed the connection, or it broke.
-    ConnectionLost,
-    /// Nothing came for one and a half keep-alive intervals.
-    KeepAlive,
-    /// The same client id connected again.
-    TakenOver,
-    /// The client broke the protocol. The text is a stable name.
-    Protocol(&'static str),
-    /// The client asked for what is not to be had. The text is a stable name.
-    Refused(&'static str),
-    /// A message could not be stored. The text is a stable name.
-    Store(&'static str),
-    /// The client does not read what it subscribed to.
-    Slow,
-    /// The broker closed its side.
-    BrokerClosed,
-    /// This server ends.
-    Shutdown,
-}
-
-impl CloseReason {
-    /// Stable name, for counters.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Disconnect => "disconnect",
-            Self::ConnectionLost => "connection_lost",
-            Self::KeepAlive => "keep_alive",
-            Self::TakenOver => "taken_over",
-            Self::Protocol(name) | Self::Refused(name) | Self::Store(name) => name,
-            Self::Slow => "slow",
-            Self::BrokerClosed => "broker_closed",
-            Self::Shutdown => "shutdown",
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 struct Queued {
     topic: Bytes,
@@ -159,7 +75,7 @@ struct InFlight {
     message: Queued,
 }
 
-/// Where a topic that was published lately goes.
+/// Topic and subject that go together: found once, used again.
 #[derive(Clone, Debug)]
 struct KnownTopic {
     topic: Bytes,
@@ -190,6 +106,7 @@ pub struct Session {
     /// Packet ids of QoS 1 publishes received and not completed, in order of receipt.
     awaiting: VecDeque<PacketId>,
     known_topics: Vec<KnownTopic>,
+    last_delivered: Option<KnownTopic>,
     dropped: u64,
 }
 
@@ -214,6 +131,7 @@ impl Session {
             queue_bytes: 0,
             awaiting: VecDeque::new(),
             known_topics: Vec::new(),
+            last_delivered: None,
             dropped: 0,
         }
     }
@@ -300,10 +218,10 @@ impl Session {
         // A filter that is not there was given up while the message was under way.
         let granted = filters.iter().filter_map(|filter| self.granted.get(filter)).max();
         let Some(&granted) = granted else { return Ok(()) };
-        let topic = mapping::subject_to_topic(subject)?;
+        let topic = self.topic_of(subject)?;
         let qos = published.map_or(granted, |published| published.min(granted));
         let message = Queued {
-            topic: topic.into(),
+            topic,
             payload: payload.clone(),
             retain: false,
         };
@@ -412,6 +330,23 @@ impl Session {
             subject: subject.clone(),
         });
         Ok(subject)
+    }
+
+    fn topic_of(&mut self, subject: &[u8]) -> Result<Bytes, TopicError> {
+        if let Some(last) = self
+            .last_delivered
+            .as_ref()
+            .filter(|last| last.subject.as_bytes() == subject)
+        {
+            return Ok(last.topic.clone());
+        }
+        let topic = Bytes::from(mapping::subject_to_topic(subject)?);
+        let subject = String::from_utf8_lossy(subject).into_owned();
+        self.last_delivered = Some(KnownTopic {
+            topic: topic.clone(),
+            subject,
+        });
+        Ok(topic)
     }
 
     fn acknowledged(&mut self, id: PacketId, effects: &mut Vec<Effect>) {
