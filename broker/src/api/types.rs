@@ -31,12 +31,12 @@ pub(crate) fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, ApiError> 
     parsed.map_err(|err| ApiError::invalid_json(&err))
 }
 
-/// Reads a request that may be empty.
+/// Reads a request that may be empty, or `null`, as async-nats writes an empty one.
 ///
 /// # Errors
 /// As [`parse`].
 pub(crate) fn parse_optional<T: DeserializeOwned + Default>(payload: &[u8]) -> Result<T, ApiError> {
-    if payload.trim_ascii().is_empty() {
+    if matches!(payload.trim_ascii(), b"" | b"null") {
         Ok(T::default())
     } else {
         parse(payload)
@@ -373,6 +373,10 @@ mod tests {
         let config: StreamConfig = parse(br#"{"name":"S","subjects":null,"max_age":null}"#).unwrap();
         assert_eq!(config.name, "S");
         assert!(config.subjects.is_empty());
+        for empty in [&b""[..], b" ", b"null\n"] {
+            let request: StreamInfoRequest = parse_optional(empty).unwrap();
+            assert_eq!(request.offset, 0);
+        }
         let error = parse::<StreamConfig>(b"{").unwrap_err();
         assert_eq!(error.err_code, 10025);
     }
