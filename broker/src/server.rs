@@ -1,144 +1,47 @@
 //! The broker as a whole: what it is made of, in which order it starts and stops.
 
+mod config;
+mod error;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::env::Clock;
-use crate::env::real::{RealClock, RealRng};
+use crate::engine::EngineOptions;
+use crate::env::real::{RealClock, RealFs, RealRng};
+use crate::env::{Clock, Rng};
 use crate::local::LocalClient;
 use crate::monitor::{Monitor, Views};
 use crate::nats::connections::Connections;
-use crate::nats::info::{ServerInfo, server_id};
+use crate::nats::info::{ServerInfo, VERSION, server_id};
 use crate::nats::listener::{Shared, accept};
 use crate::outbound::CloseReason;
 use crate::router::Router;
 use crate::shard::inbox::Inbox;
-use crate::shard::snapshots::Snapshots;
+use crate::shard::thread::{Links, Shard};
 use crate::shard::view::{ShardFigures, ShardView};
+use crate::store::StoreOptions;
 use crate::types::UnixNanos;
+
+pub use self::config::{BrokerConfig, Limits};
+pub use self::error::StartError;
 
 /// How long connections have at the end to take what was said to them.
 const FAREWELL: Duration = Duration::from_secs(2);
-
-/// How a broker is to run.
-#[derive(Clone, Debug)]
-pub struct BrokerConfig {
-    /// Where streams are kept; created if missing.
-    pub store_dir: PathBuf,
-    /// Where clients connect: `host:port`; port 0 takes a free one.
-    pub listen: String,
-    /// Where the monitoring endpoints are served; none: nowhere.
-    pub monitor_listen: Option<String>,
-    /// The server's name in INFO.
-    pub server_name: String,
-    /// What peers may ask for.
-    pub limits: Limits,
-}
-
-/// What peers may ask for.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Largest headers and payload together.
-    pub max_payload_bytes: usize,
-    /// Longest control line.
-    pub max_control_line_bytes: usize,
-    /// Bytes that may wait for a connection before it is cut off.
-    pub max_pending_bytes: usize,
-    /// Connections at the same time.
-    pub max_connections: usize,
-    /// Subscriptions of one connection; 0: as many as it likes.
-    pub max_subscriptions: usize,
-    /// How often a connection is pinged.
-    pub ping_interval: Duration,
-    /// Unanswered pings after which a connection is stale.
-    pub ping_max: u32,
-    /// How long a connection may take nothing of what waits for it.
-    pub write_deadline: Duration,
-    /// Bytes that may wait for the storage thread.
-    pub inbox_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_payload_bytes: 1 << 20,
-            max_control_line_bytes: 4096,
-            max_pending_bytes: 64 << 20,
-            max_connections: 64 * 1024,
-            max_subscriptions: 0,
-            ping_interval: Duration::from_secs(120),
-            ping_max: 2,
-            write_deadline: Duration::from_secs(10),
-            inbox_bytes: 64 << 20,
-        }
-    }
-}
-
-impl BrokerConfig {
-    /// A broker with nats-server's limits that keeps its streams in `store_dir` and listens at `listen`.
-    pub fn new(store_dir: impl Into<PathBuf>, listen: impl Into<String>) -> Self {
-        Self {
-            store_dir: store_dir.into(),
-            listen: listen.into(),
-            monitor_listen: None,
-            server_name: "tarn".to_owned(),
-            limits: Limits::default(),
-        }
-    }
-}
-
-/// Why a broker did not start. Each message names the thing and the next step.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Another process listens there.
-    #[error("{setting} = \"{address}\": the port is in use; stop what listens there or set another address")]
-    PortInUse {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        address: String,
-    },
-    /// The address cannot be listened at.
-    #[error("{setting} = \"{address}\": cannot listen there ({source}); set an address of this machine")]
-    Listen {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        address: String,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
-    /// The operating system gives no randomness.
-    #[error("the operating system gives no randomness: {source}")]
-    Entropy {
-        /// What it says.
-        source: std::io::Error,
-    },
-    /// The store directory cannot be used.
-    #[error("store directory {path}: {problem}; {next_step}")]
-    Store {
-        /// The directory or the file in it.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-        /// What to do.
-        next_step: String,
-    },
-}
 
 /// A running broker. [`Broker::shutdown`] stops it in order; merely dropping it leaves its tasks to the runtime's end.
 #[derive(Debug)]
 pub struct Broker {
     shared: Arc<Shared>,
-    view: Arc<ShardView>,
-    snapshots: Arc<Snapshots>,
+    links: Links,
+    storage: JoinHandle<()>,
     client_addr: SocketAddr,
     monitor_addr: Option<SocketAddr>,
     /// Accepting and monitoring.
@@ -202,7 +105,7 @@ impl Broker {
         let listener = bind("nats.listen", &listen).await?;
         let client_addr = address(&listener, "nats.listen", &listen)?;
         let monitor = match &monitor_listen {
-            Some(at) => Some(bind("nats.monitor_listen", at).await?),
+            Some(at) => Some(bind("monitor.listen", at).await?),
             None => None,
         };
         let mut rng = RealRng::new().map_err(|source| StartError::Entropy { source })?;
@@ -210,7 +113,26 @@ impl Broker {
         let start = clock.now();
         let router = Arc::new(Router::new());
         let inbox = Arc::new(Inbox::new(limits.inbox_bytes));
-        let view = Arc::new(ShardView::default());
+        let links = Links {
+            inbox: Arc::clone(&inbox),
+            router: Arc::clone(&router),
+            view: Arc::default(),
+            snapshots: Arc::default(),
+        };
+        let engine = EngineOptions {
+            server_name: server_name.as_str().into(),
+            version: VERSION,
+            streams_max: limits.max_streams,
+            consumers_max: limits.max_consumers,
+            seed: rng.next_u64(),
+        };
+        let storage = open(
+            &store_dir,
+            engine,
+            StoreOptions::new(rng.next_u64()),
+            links.clone(),
+        )
+        .await?;
         let info = ServerInfo {
             server_id: server_id(&mut rng),
             server_name,
@@ -233,15 +155,15 @@ impl Broker {
         });
         let mut broker = Self {
             shared,
-            view,
-            snapshots: Arc::default(),
+            links,
+            storage,
             client_addr,
             monitor_addr: None,
             services: TaskTracker::new(),
             monitor_stop: CancellationToken::new(),
         };
         if let (Some(socket), Some(at)) = (monitor, &monitor_listen) {
-            let addr = address(&socket, "nats.monitor_listen", at)?;
+            let addr = address(&socket, "monitor.listen", at)?;
             broker.monitor_addr = Some(addr);
             broker.serve_monitoring(socket, addr, start, store_dir);
         }
@@ -287,13 +209,13 @@ impl Broker {
             local_dropped: load(&counters.local_dropped),
             inbox_bytes: inbox_bytes as u64,
             inbox_capacity_bytes: inbox_capacity_bytes as u64,
-            shard: self.view.figures(),
+            shard: self.links.view.figures(),
         }
     }
 
     /// Whether it does its work.
     pub fn health(&self) -> Health {
-        health(&self.view)
+        health(&self.links.view)
     }
 
     /// Stops in order: no new connections, what was read is handed over, the storage thread commits and closes the store,
@@ -303,12 +225,15 @@ impl Broker {
             shared,
             services,
             monitor_stop,
+            storage,
             ..
         } = self;
         shared.stop.cancel();
         shared.reading.close();
         shared.reading.wait().await;
         shared.inbox.close();
+        // The storage thread answers what was handed over before it ends; a panic in it has been reported as such.
+        drop(tokio::task::spawn_blocking(move || storage.join()).await);
         shared.close_locals();
         for connection in shared.connections.all() {
             connection.outbound.finish(CloseReason::ServerShutdown);
@@ -327,8 +252,8 @@ impl Broker {
 
     fn serve_monitoring(&self, socket: TcpListener, addr: SocketAddr, start: UnixNanos, store_dir: PathBuf) {
         let views = Views {
-            view: Arc::clone(&self.view),
-            snapshots: Arc::clone(&self.snapshots),
+            view: Arc::clone(&self.links.view),
+            snapshots: Arc::clone(&self.links.snapshots),
         };
         let monitor = Monitor::new(Arc::clone(&self.shared), addr, start, store_dir, views);
         let stop = self.monitor_stop.clone().cancelled_owned();
@@ -358,6 +283,31 @@ pub(crate) fn health(view: &ShardView) -> Health {
         Some(stream) => problem(format!("no space left for stream {stream}")),
         None => Health::Ok,
     }
+}
+
+/// Opens the store, which may take a while after a crash, and starts the storage thread.
+async fn open(
+    dir: &Path,
+    engine: EngineOptions,
+    store: StoreOptions,
+    links: Links,
+) -> Result<JoinHandle<()>, StartError> {
+    let path = dir.to_owned();
+    let opening = move || Shard::open(RealFs, &path, store, engine, RealClock::new(), links);
+    let opened = tokio::task::spawn_blocking(opening)
+        .await
+        .expect("opening the store does not panic");
+    let (shard, report) = opened.map_err(|err| StartError::of_store(dir, err))?;
+    for lost in &report.lost {
+        tracing::error!(?lost, "records are lost to damage on disk");
+    }
+    tracing::info!(
+        streams = report.streams,
+        records = report.records,
+        torn_bytes = report.torn_bytes,
+        "store opened"
+    );
+    shard.spawn().map_err(|source| StartError::Thread { source })
 }
 
 async fn bind(setting: &'static str, at: &str) -> Result<TcpListener, StartError> {

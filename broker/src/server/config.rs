@@ -1,0 +1,77 @@
+//! How a broker is to run.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How a broker is to run.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// Where streams are kept; created if missing.
+    pub store_dir: PathBuf,
+    /// Where clients connect: `host:port`; port 0 takes a free one.
+    pub listen: String,
+    /// Where the monitoring endpoints are served; none: nowhere.
+    pub monitor_listen: Option<String>,
+    /// The server's name in INFO.
+    pub server_name: String,
+    /// What peers may ask for.
+    pub limits: Limits,
+}
+
+/// What peers may ask for.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest headers and payload together.
+    pub max_payload_bytes: usize,
+    /// Longest control line.
+    pub max_control_line_bytes: usize,
+    /// Bytes that may wait for a connection before it is cut off.
+    pub max_pending_bytes: usize,
+    /// Connections at the same time.
+    pub max_connections: usize,
+    /// Subscriptions of one connection; 0: as many as it likes.
+    pub max_subscriptions: usize,
+    /// How often a connection is pinged.
+    pub ping_interval: Duration,
+    /// Unanswered pings after which a connection is stale.
+    pub ping_max: u32,
+    /// How long a connection may take nothing of what waits for it.
+    pub write_deadline: Duration,
+    /// Bytes that may wait for the storage thread.
+    pub inbox_bytes: usize,
+    /// Streams at most.
+    pub max_streams: usize,
+    /// Consumers at most, over all streams.
+    pub max_consumers: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_payload_bytes: 1 << 20,
+            max_control_line_bytes: 4096,
+            max_pending_bytes: 64 << 20,
+            max_connections: 64 * 1024,
+            max_subscriptions: 0,
+            ping_interval: Duration::from_secs(120),
+            ping_max: 2,
+            write_deadline: Duration::from_secs(10),
+            inbox_bytes: 64 << 20,
+            max_streams: 10_000,
+            max_consumers: 100_000,
+        }
+    }
+}
+
+impl BrokerConfig {
+    /// A broker with nats-server's limits that keeps its streams in `store_dir` and listens at `listen`.
+    pub fn new(store_dir: impl Into<PathBuf>, listen: impl Into<String>) -> Self {
+        Self {
+            store_dir: store_dir.into(),
+            listen: listen.into(),
+            monitor_listen: None,
+            server_name: "tarn".to_owned(),
+            limits: Limits::default(),
+        }
+    }
+}
