@@ -360,7 +360,7 @@ impl LocalQueue {
     }
 
     /// `None`: nothing there yet; `Some(None)`: nothing will come.
-    fn take(&self) -> Option<Option<Vec<LocalDelivery>>> {
+    pub(crate) fn take(&self) -> Option<Option<Vec<LocalDelivery>>> {
         let mut state = lock(&self.state);
         if state.deliveries.is_empty() {
             return self.is_closed().then_some(None);

@@ -420,3 +420,6 @@ fn reserved(subject: &str) -> Option<JsKind> {
     }
     (rest.starts_with("ACK.") || rest.starts_with("FC.")).then_some(JsKind::Ack)
 }
+
+#[cfg(test)]
+mod tests;
