@@ -1,8 +1,11 @@
 //! The broker over real sockets: with the `async-nats` client, and byte by byte.
 
 mod core;
+mod jetstream;
 mod monitor;
 mod wire;
+
+use std::path::{Path, PathBuf};
 
 use tarn_broker::server::{Broker, BrokerConfig, Limits};
 use tempfile::TempDir;
@@ -10,7 +13,7 @@ use tempfile::TempDir;
 /// A broker on free ports, with its directory.
 struct Server {
     broker: Broker,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Server {
@@ -20,12 +23,11 @@ impl Server {
 
     async fn with_limits(limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = BrokerConfig::new(dir.path().join("store"), "127.0.0.1:0");
-        config.monitor_listen = Some("127.0.0.1:0".to_owned());
+        let mut config = config(dir.path());
         config.limits = limits;
         Self {
             broker: Broker::start(config).await.unwrap(),
-            _dir: dir,
+            dir,
         }
     }
 
@@ -34,4 +36,24 @@ impl Server {
             .await
             .unwrap()
     }
+
+    fn store_dir(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// Stops the broker in order and starts another on the same directory.
+    async fn restart(self) -> Self {
+        let Self { broker, dir } = self;
+        broker.shutdown().await;
+        Self {
+            broker: Broker::start(config(dir.path())).await.unwrap(),
+            dir,
+        }
+    }
+}
+
+fn config(dir: &Path) -> BrokerConfig {
+    let mut config = BrokerConfig::new(dir.join("store"), "127.0.0.1:0");
+    config.monitor_listen = Some("127.0.0.1:0".to_owned());
+    config
 }

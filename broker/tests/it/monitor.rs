@@ -70,3 +70,61 @@ async fn figures_are_true() {
     assert_eq!(get(&server, "/nothing").await.0, 404);
     server.broker.shutdown().await;
 }
+
+#[tokio::test]
+async fn jsz_shows_what_keda_reads() {
+    let server = Server::start().await;
+    let js = async_nats::jetstream::new(server.client().await);
+    let stream = js
+        .create_stream(async_nats::jetstream::stream::Config {
+            name: "S".into(),
+            subjects: vec!["s.>".into()],
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    let config = async_nats::jetstream::consumer::pull::Config {
+        durable_name: Some("c".into()),
+        ..Default::default()
+    };
+    let consumer = stream.create_consumer(config).await.unwrap();
+    for _ in 0..5 {
+        js.publish("s.a", "x".into()).await.unwrap().await.unwrap();
+    }
+    let mut batch = consumer.fetch().max_messages(2).messages().await.unwrap();
+    while futures::StreamExt::next(&mut batch).await.is_some() {}
+    let mut detail = Value::Null;
+    // The picture is at most half a second old.
+    for _ in 0..100 {
+        let jsz = json(&server, "/jsz?acc=$G&consumers=true&config=true").await;
+        detail = jsz["account_details"][0]["stream_detail"][0].clone();
+        if detail["consumer_detail"][0]["num_ack_pending"] == 2 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(
+        (detail["name"].as_str(), &detail["state"]["messages"]),
+        (Some("S"), &5.into())
+    );
+    let consumer = &detail["consumer_detail"][0];
+    assert_eq!(
+        (
+            consumer["name"].as_str(),
+            &consumer["num_pending"],
+            &consumer["num_ack_pending"]
+        ),
+        (Some("c"), &3.into(), &2.into())
+    );
+    let varz = json(&server, "/varz").await;
+    assert_eq!(
+        (varz["connections"].as_u64(), varz["version"].as_str()),
+        (Some(1), Some("2.15.2"))
+    );
+    assert!(
+        varz["mem"].as_u64() > Some(1 << 20) && varz["jetstream"]["stats"]["storage"].as_u64() > Some(0),
+        "{varz}"
+    );
+    assert_eq!(json(&server, "/jsz").await["messages"], 5);
+    assert_eq!(get(&server, "/jsz?acc=other").await.0, 404);
+}
