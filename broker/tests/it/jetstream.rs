@@ -122,13 +122,14 @@ async fn a_pull_consumer_fetches_acknowledges_and_gets_again_what_was_refused() 
     );
     message.double_ack().await.unwrap();
     let info = consumer.info().await.unwrap();
+    // The last record, which the filter leaves out, counts as passed.
     assert_eq!(
         (
             info.num_pending,
             info.num_ack_pending,
             info.ack_floor.stream_sequence
         ),
-        (0, 0, 19)
+        (0, 0, 20)
     );
 }
 
@@ -145,12 +146,16 @@ async fn a_continuous_pull_keeps_up_with_a_publisher() {
     let consumer = stream.create_consumer(config).await.unwrap();
     let publishing = async {
         for round in 0..10_u32 {
-            let acks: Vec<_> = futures::future::join_all(
-                (0..500_u32).map(|number| js.publish("sensors.a", (round * 500 + number).to_string().into())),
-            )
-            .await;
+            let mut acks = Vec::new();
+            for number in 0..500_u32 {
+                acks.push(
+                    js.publish("sensors.a", (round * 500 + number).to_string().into())
+                        .await
+                        .unwrap(),
+                );
+            }
             for ack in acks {
-                ack.unwrap().await.unwrap();
+                ack.await.unwrap();
             }
         }
     };
