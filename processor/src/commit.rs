@@ -8,7 +8,7 @@
 mod metadata;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -81,7 +81,10 @@ pub struct WindowSpec {
 impl WindowSpec {
     /// `readings_1m`.
     pub fn per_minute() -> Self {
-        Self { table: "readings_1m".to_owned(), every: Duration::from_secs(60) }
+        Self {
+            table: "readings_1m".to_owned(),
+            every: Duration::from_secs(60),
+        }
     }
 
     /// Length of a window in microseconds.
@@ -147,13 +150,21 @@ impl ProcessorConfig {
         }
         for (index, stream) in self.streams.iter().enumerate() {
             if self.streams.iter().take(index).any(|other| other == stream) {
-                return Err(ConfigError::RepeatedStream { stream: stream.clone() });
+                return Err(ConfigError::RepeatedStream {
+                    stream: stream.clone(),
+                });
             }
         }
         for (index, window) in self.windows.iter().enumerate() {
             let table = || window.table.clone();
             let taken = ["readings", "dead_letters"].contains(&window.table.as_str());
-            if taken || self.windows.iter().take(index).any(|other| other.table == window.table) {
+            if taken
+                || self
+                    .windows
+                    .iter()
+                    .take(index)
+                    .any(|other| other.table == window.table)
+            {
                 return Err(ConfigError::RepeatedTable { table: table() });
             }
             if !(Duration::from_secs(1)..=Duration::from_secs(366 * 86_400)).contains(&window.every) {
@@ -179,7 +190,10 @@ mod tests {
     use super::*;
 
     fn config() -> ProcessorConfig {
-        let nats = NatsTarget { url: "nats://127.0.0.1:4222".to_owned(), auth: NatsAuth::None };
+        let nats = NatsTarget {
+            url: "nats://127.0.0.1:4222".to_owned(),
+            auth: NatsAuth::None,
+        };
         ProcessorConfig::new(nats, vec!["SENSORS".to_owned()])
     }
 
@@ -192,10 +206,23 @@ mod tests {
     fn names_are_unique() {
         let mut repeated = config();
         repeated.streams.push("SENSORS".to_owned());
-        assert_eq!(repeated.validate(), Err(ConfigError::RepeatedStream { stream: "SENSORS".to_owned() }));
+        assert_eq!(
+            repeated.validate(),
+            Err(ConfigError::RepeatedStream {
+                stream: "SENSORS".to_owned()
+            })
+        );
         let mut taken = config();
-        taken.windows.push(WindowSpec { table: "readings".to_owned(), every: Duration::from_secs(60) });
-        assert_eq!(taken.validate(), Err(ConfigError::RepeatedTable { table: "readings".to_owned() }));
+        taken.windows.push(WindowSpec {
+            table: "readings".to_owned(),
+            every: Duration::from_secs(60),
+        });
+        assert_eq!(
+            taken.validate(),
+            Err(ConfigError::RepeatedTable {
+                table: "readings".to_owned()
+            })
+        );
     }
 
     #[test]
@@ -210,7 +237,10 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let auth = NatsAuth::UserPassword { user: "lake".to_owned(), password: "hunter2".to_owned() };
+        let auth = NatsAuth::UserPassword {
+            user: "lake".to_owned(),
+            password: "hunter2".to_owned(),
+        };
         assert_eq!(format!("{auth:?}"), "UserPassword(lake)");
         assert_eq!(format!("{:?}", NatsAuth::Token("hunter2".to_owned())), "Token");
     }

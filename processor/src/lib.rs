@@ -19,16 +19,21 @@
 //! 5. Memory is bounded: rows and bytes of the batch being filled and of the one being committed, the chunks between
 //!    source and pipeline, and the rows of open window files. When they are full, nothing is pulled.
 
+mod batch;
 pub mod catalog;
 mod clock;
 pub mod commit;
 pub mod config;
+mod decode;
+mod file;
 pub mod pipeline;
 pub mod read;
+mod source;
 pub mod stats;
 pub mod storage;
 pub mod tables;
 pub mod watermark;
+mod window;
 
 pub use catalog::{Lake, LakeError, LakeOptions};
 pub use config::{ConfigError, NatsAuth, NatsTarget, ProcessorConfig, WindowSpec};

@@ -115,8 +115,9 @@ pub struct LatencyStats {
 }
 
 /// Upper bounds of [`LatencyStats::buckets`] in milliseconds.
-pub const LATENCY_BOUNDS_MS: [u64; 14] =
-    [10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 15_000, 30_000, 60_000, 300_000, 3_600_000];
+pub const LATENCY_BOUNDS_MS: [u64; 14] = [
+    10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 15_000, 30_000, 60_000, 300_000, 3_600_000,
+];
 
 /// The longest time that is told apart, in milliseconds: 30 days. Longer ones count as this.
 const LATENCY_MAX_MS: u64 = 30 * 86_400_000;
@@ -132,7 +133,11 @@ pub(crate) struct Latencies {
 impl Latencies {
     fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, LATENCY_MAX_MS, 2).expect("the bounds are constants");
-        Self { histogram, sum_ms: 0.0, buckets: [0; LATENCY_BOUNDS_MS.len()] }
+        Self {
+            histogram,
+            sum_ms: 0.0,
+            buckets: [0; LATENCY_BOUNDS_MS.len()],
+        }
     }
 
     /// Counts `count` values of `ms`.
@@ -177,22 +182,35 @@ pub(crate) struct Recorded {
 impl Recorded {
     /// The stream at `index` of the configuration.
     pub(crate) fn stream(&mut self, index: usize) -> &mut StreamStats {
-        self.stats.streams.get_mut(index).expect("stream indexes come from the configuration")
+        self.stats
+            .streams
+            .get_mut(index)
+            .expect("stream indexes come from the configuration")
     }
 }
 
 impl Recorder {
     /// All zero, for these streams and window tables.
     pub(crate) fn new(streams: &[String], windows: &[String]) -> Self {
-        let stream = |name: &String| StreamStats { name: name.clone(), ..StreamStats::default() };
-        let window = |table: &String| WindowStats { table: table.clone(), ..WindowStats::default() };
+        let stream = |name: &String| StreamStats {
+            name: name.clone(),
+            ..StreamStats::default()
+        };
+        let window = |table: &String| WindowStats {
+            table: table.clone(),
+            ..WindowStats::default()
+        };
         let stats = ProcessorStats {
             streams: streams.iter().map(stream).collect(),
             windows: windows.iter().map(window).collect(),
             ..ProcessorStats::default()
         };
         let (commit_latency, publish_to_commit) = (Latencies::new(), Latencies::new());
-        Self(Arc::new(Mutex::new(Recorded { stats, commit_latency, publish_to_commit })))
+        Self(Arc::new(Mutex::new(Recorded {
+            stats,
+            commit_latency,
+            publish_to_commit,
+        })))
     }
 
     /// Write access. Never held across an await.
@@ -223,7 +241,10 @@ mod tests {
         assert_eq!((stats.count, stats.p50_ms, stats.p99_ms), (100, 40, 40));
         assert!((20_000..20_200).contains(&stats.max_ms), "{}", stats.max_ms);
         assert_eq!(stats.sum_ms, 99.0 * 40.0 + 20_000.0);
-        assert_eq!(stats.buckets, [0, 99, 99, 99, 99, 99, 99, 99, 99, 99, 100, 100, 100, 100]);
+        assert_eq!(
+            stats.buckets,
+            [0, 99, 99, 99, 99, 99, 99, 99, 99, 99, 100, 100, 100, 100]
+        );
     }
 
     #[test]

@@ -39,8 +39,12 @@ impl Watermark {
     /// Errors where the property is there and can't be read: going on from 0 would double what is in the lake.
     pub fn read(properties: &HashMap<String, String>, stream: &str) -> Result<Option<Self>, WatermarkError> {
         let property = Self::property(stream);
-        let Some(text) = properties.get(&property) else { return Ok(None) };
-        serde_json::from_str(text).map(Some).map_err(|source| WatermarkError { property, source })
+        let Some(text) = properties.get(&property) else {
+            return Ok(None);
+        };
+        serde_json::from_str(text)
+            .map(Some)
+            .map_err(|source| WatermarkError { property, source })
     }
 
     /// The property's text.
@@ -55,7 +59,10 @@ mod tests {
 
     #[test]
     fn the_text_is_stable_and_reads_back() {
-        let watermark = Watermark { seq: StreamSeq(42), created: "2026-01-02T03:04:05.000000006Z".to_owned() };
+        let watermark = Watermark {
+            seq: StreamSeq(42),
+            created: "2026-01-02T03:04:05.000000006Z".to_owned(),
+        };
         let text = watermark.to_text();
         expect_test::expect![[r#"{"created":"2026-01-02T03:04:05.000000006Z","seq":42}"#]].assert_eq(&text);
         let properties = HashMap::from([(Watermark::property("SENSORS"), text)]);
@@ -67,6 +74,11 @@ mod tests {
     fn a_broken_watermark_is_an_error_and_not_a_fresh_start() {
         let properties = HashMap::from([(Watermark::property("S"), "17".to_owned())]);
         let error = Watermark::read(&properties, "S").unwrap_err();
-        assert!(error.to_string().starts_with("property tarn.watermark.S isn't a watermark: "), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("property tarn.watermark.S isn't a watermark: "),
+            "{error}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! The committer against a naive model, with crashes at every step; fencing; history; merging.
 
 mod crashes;
-mod fault;
+pub(crate) mod fault;
 mod model;
 
 use std::collections::BTreeSet;

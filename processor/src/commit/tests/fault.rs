@@ -28,7 +28,7 @@ pub(super) async fn stored(storage: &LakeStorage) -> BTreeSet<String> {
 
 /// The same warehouse through a store that fails at the `at`-th write or deletion (counted from 0), before or after
 /// that was done.
-pub(super) fn failing(storage: &LakeStorage, at: i64, after_it_was_done: bool) -> LakeStorage {
+pub(crate) fn failing(storage: &LakeStorage, at: i64, after_it_was_done: bool) -> LakeStorage {
     failing_when(storage, Arc::new(AtomicI64::new(at)), after_it_was_done)
 }
 
