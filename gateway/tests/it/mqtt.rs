@@ -1,5 +1,6 @@
 //! The MQTT front end over a broker made for tests, which can hold back and refuse; and over the real one.
 
+mod broker;
 mod clients;
 mod delivery;
 mod fake;
