@@ -4,6 +4,7 @@ mod broker;
 mod clients;
 mod delivery;
 mod fake;
+mod kill;
 mod publish;
 mod raw;
 mod session;

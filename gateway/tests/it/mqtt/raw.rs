@@ -37,6 +37,27 @@ impl Raw {
         (raw, body[0] == 1)
     }
 
+    /// `None`: the server is gone.
+    pub(crate) async fn try_connect(address: SocketAddr, client_id: &str) -> Option<Self> {
+        let mut raw = Self {
+            stream: TcpStream::connect(address).await.ok()?,
+        };
+        raw.stream.write_all(&connect(client_id, true, 0)).await.ok()?;
+        (raw.try_packet().await? == (0x20, vec![0, 0])).then_some(raw)
+    }
+
+    /// False: the server is gone.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).await.is_ok()
+    }
+
+    /// `None`: the server is gone.
+    pub(crate) async fn try_packet(&mut self) -> Option<Packet> {
+        timeout(PATIENCE, self.read_packet())
+            .await
+            .expect("a packet or the end in time")
+    }
+
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
@@ -58,10 +79,7 @@ impl Raw {
 
     /// Whether a packet comes, rather than the end.
     pub(crate) async fn alive(&mut self) -> bool {
-        timeout(PATIENCE, self.read_packet())
-            .await
-            .expect("a packet or the end in time")
-            .is_some()
+        self.try_packet().await.is_some()
     }
 
     /// All packets up to the answer of a ping sent now, without it.
