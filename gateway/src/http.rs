@@ -28,6 +28,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 const STATUS_PAGE: &str = include_str!("../assets/status.html");
 
+pub(crate) use health::processor_problem;
+
 /// The parts that HTTP looks at. A part that doesn't run here is absent.
 #[derive(Clone, Default)]
 pub struct Parts {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tarn_broker::server::{Broker, BrokerConfig};
+use tarn_processor::stats::ProcessorState;
 use tarn_processor::storage::Warehouse;
 use tarn_processor::{Lake, LakeOptions, NatsAuth, NatsTarget, Processor, ProcessorConfig, WindowSpec};
 use tarn_schemas::SubjectPatterns;
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::config::{Listen, Settings};
-use crate::http::{HttpServer, Parts};
+use crate::http::{self, HttpServer, Parts};
 use crate::ingest::LocalIngest;
 use crate::mqtt::{MqttConfig, MqttServer};
 
@@ -29,6 +30,8 @@ pub use error::{ServeError, StopError};
 pub use roles::{Role, Roles, RolesError};
 pub use streams::{Plan, StreamsError, plan};
 
+/// How long a start waits for the processor to read.
+const FIRST_READ_MAX: Duration = Duration::from_secs(10);
 /// How long a part that was told to stop may hold on to another.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
 
@@ -138,8 +141,30 @@ impl Server {
             settings.warehouse_dir().display(),
             settings.lake.commit_interval
         ));
-        self.processor = Some(Arc::new(Processor::start(config, lake).await?));
-        Ok(())
+        let processor = Arc::new(Processor::start(config, lake).await?);
+        self.processor = Some(Arc::clone(&processor));
+        self.until_it_reads(&processor).await
+    }
+
+    /// The processor connects in the background; devices are let in once it reads. A server that keeps it waiting keeps
+    /// nobody else: it is told, and `/readyz` goes on telling.
+    async fn until_it_reads(&mut self, processor: &Processor) -> Result<(), ServeError> {
+        let deadline = Instant::now() + FIRST_READ_MAX;
+        loop {
+            let stats = processor.stats();
+            let Some(problem) = http::processor_problem(&stats) else {
+                return Ok(());
+            };
+            if stats.state == ProcessorState::Failed {
+                return Err(ServeError::ProcessorFailed { reason: problem });
+            }
+            if Instant::now() > deadline {
+                self.lines
+                    .push(format!("note: the processor is not reading yet: {problem}"));
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn start_mqtt(&mut self, settings: &Settings) -> Result<(), ServeError> {

@@ -49,7 +49,7 @@ pub(super) fn run(args: DoctorArgs) -> Result<(), Failure> {
                 ("BAD ", text)
             }
         };
-        println!("{mark}  {name:<13} {text}");
+        println!("{mark}  {name:<15} {text}");
     };
     report("configuration", Good(format!("valid ({from})")));
     let running = data_dir(&settings, &mut report);

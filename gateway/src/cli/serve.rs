@@ -51,7 +51,7 @@ async fn serve(loaded: Loaded, roles: Roles) -> Result<(), Failure> {
             return Err(Failure::work("stopped before everything was drained; what was acknowledged is on disk"));
         }
     }
-    println!("stopped; everything acknowledged is on disk and committed");
+    println!("stopped in order");
     Ok(())
 }
 

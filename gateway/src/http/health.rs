@@ -80,19 +80,24 @@ fn of_broker(broker: &tarn_broker::server::Broker) -> RoleHealth {
 }
 
 fn of_processor(stats: &ProcessorStats) -> RoleHealth {
+    processor_problem(stats).map_or_else(RoleHealth::ready, RoleHealth::not_ready)
+}
+
+/// What keeps the processor from reading and committing; `None` when nothing does.
+pub(crate) fn processor_problem(stats: &ProcessorStats) -> Option<String> {
     let because = |what: &str| match &stats.last_error {
-        Some(error) => RoleHealth::not_ready(format!("{what}: {error}")),
-        None => RoleHealth::not_ready(what),
+        Some(error) => Some(format!("{what}: {error}")),
+        None => Some(what.to_owned()),
     };
     match stats.state {
         ProcessorState::Starting => because("starting"),
         ProcessorState::Retrying => because("commits fail and are tried again"),
         ProcessorState::Stopped => because("stopped"),
         ProcessorState::Failed => because("gave up; restart tarn once the cause is gone"),
-        ProcessorState::Running => match stats.streams.iter().find(|stream| !stream.connected) {
-            Some(stream) => because(&format!("stream {} is not being read", stream.name)),
-            None => RoleHealth::ready(),
-        },
+        ProcessorState::Running => {
+            let unread = stats.streams.iter().find(|stream| !stream.connected)?;
+            because(&format!("stream {} is not being read", unread.name))
+        }
     }
 }
 

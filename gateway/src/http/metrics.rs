@@ -7,6 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tarn_broker::server::BrokerStats;
+use tarn_broker::shard::view::COMMIT_BUCKETS_MICROS;
 use tarn_processor::stats::{LATENCY_BOUNDS_MS, LatencyStats, ProcessorState, ProcessorStats};
 
 use super::Parts;
@@ -22,14 +23,7 @@ pub(super) fn render(parts: &Parts) -> String {
         mqtt: parts.mqtt.as_ref().map(|mqtt| mqtt.stats()),
         processor: parts.processor.as_ref().map(|processor| processor.stats()),
     };
-    let mut registry = Registry::with_prefix("tarn");
-    registry.register_collector(Box::new(snapshot));
-    let mut out = String::new();
-    match text::encode(&mut out, &registry) {
-        Ok(()) => out,
-        // Writing to a string can't fail.
-        Err(fmt::Error) => String::new(),
-    }
+    snapshot.render()
 }
 
 #[derive(Debug)]
@@ -37,6 +31,19 @@ struct Snapshot {
     broker: Option<BrokerStats>,
     mqtt: Option<MqttStats>,
     processor: Option<ProcessorStats>,
+}
+
+impl Snapshot {
+    fn render(self) -> String {
+        let mut registry = Registry::with_prefix("tarn");
+        registry.register_collector(Box::new(self));
+        let mut out = String::new();
+        match text::encode(&mut out, &registry) {
+            Ok(()) => out,
+            // Writing to a string can't fail.
+            Err(fmt::Error) => String::new(),
+        }
+    }
 }
 
 impl Collector for Snapshot {
@@ -109,20 +116,26 @@ impl Out<'_> {
         Ok(())
     }
 
-    /// A histogram in seconds.
-    fn latency(&mut self, name: &str, help: &str, stats: &LatencyStats) -> fmt::Result {
-        let mut buckets = Vec::with_capacity(LATENCY_BOUNDS_MS.len() + 1);
-        let mut before = 0;
-        for (bound, cumulated) in LATENCY_BOUNDS_MS.iter().zip(&stats.buckets) {
-            buckets.push((*bound as f64 / 1000.0, cumulated.saturating_sub(before)));
-            before = *cumulated;
-        }
-        buckets.push((f64::MAX, stats.count.saturating_sub(before)));
+    /// A histogram of seconds: the upper bound of each bucket, and how many fell into it; the last takes the rest.
+    fn histogram(&mut self, name: &str, help: &str, sum: f64, buckets: &[(f64, u64)]) -> fmt::Result {
+        let count = buckets.iter().map(|(_, count)| count).sum();
         let mut metric = self
             .0
             .encode_descriptor(name, help, None, MetricType::Histogram)?;
-        metric.encode_histogram::<NoLabels>(stats.sum_ms / 1000.0, stats.count, &buckets, None)
+        metric.encode_histogram::<NoLabels>(sum, count, buckets, None)
     }
+}
+
+/// The processor counts cumulatively.
+fn latency_buckets(stats: &LatencyStats) -> Vec<(f64, u64)> {
+    let mut buckets = Vec::with_capacity(LATENCY_BOUNDS_MS.len() + 1);
+    let mut before = 0;
+    for (bound, cumulated) in LATENCY_BOUNDS_MS.iter().zip(&stats.buckets) {
+        buckets.push((*bound as f64 / 1e3, cumulated.saturating_sub(before)));
+        before = *cumulated;
+    }
+    buckets.push((f64::INFINITY, stats.count.saturating_sub(before)));
+    buckets
 }
 
 fn whole(value: u64) -> i64 {
@@ -187,6 +200,22 @@ fn broker(out: &mut Out<'_>, stats: &BrokerStats) -> fmt::Result {
         "broker_inbox_capacity_bytes",
         "Bytes that fit there",
         stats.inbox_capacity_bytes,
+    )?;
+    out.counter(
+        "broker_store_operations",
+        "Operations taken by the storage thread",
+        stats.shard.operations,
+    )?;
+    let bounds = COMMIT_BUCKETS_MICROS
+        .iter()
+        .map(|micros| *micros as f64 / 1e6)
+        .chain([f64::INFINITY]);
+    let buckets: Vec<_> = bounds.zip(stats.shard.commit_buckets).collect();
+    out.histogram(
+        "broker_store_commit_seconds",
+        "Commits of the store: a write and a sync of all that was queued",
+        stats.shard.commit_time.as_secs_f64(),
+        &buckets,
     )
 }
 
@@ -341,15 +370,17 @@ fn processor(out: &mut Out<'_>, stats: &ProcessorStats) -> fmt::Result {
         "When the last commit became visible",
         last,
     )?;
-    out.latency(
+    out.histogram(
         "processor_commit_seconds",
         "From sealing a batch to its being visible",
-        &stats.commit_latency,
+        stats.commit_latency.sum_ms / 1e3,
+        &latency_buckets(&stats.commit_latency),
     )?;
-    out.latency(
+    out.histogram(
         "processor_publish_to_commit_seconds",
         "From a message's timestamp in its stream to its being visible",
-        &stats.publish_to_commit,
+        stats.publish_to_commit.sum_ms / 1e3,
+        &latency_buckets(&stats.publish_to_commit),
     )?;
     let streams = || {
         stats
@@ -398,4 +429,90 @@ fn processor(out: &mut Out<'_>, stats: &ProcessorStats) -> fmt::Result {
         "Closed files of a window table written anew for late readings",
         windows().map(|(label, window)| (label, window.rewrites)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tarn_processor::stats::StreamStats;
+    use tarn_processor::watermark::StreamSeq;
+
+    use super::*;
+
+    fn lines_with(text: &str, part: &str) -> String {
+        text.lines()
+            .filter(|line| line.contains(part))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    #[test]
+    fn a_process_without_roles_is_up() {
+        assert_eq!(
+            render(&Parts::default()),
+            "# HELP tarn_up 1 while the process runs\n# TYPE tarn_up gauge\ntarn_up 1\n# EOF\n"
+        );
+    }
+
+    #[test]
+    fn figures_labels_and_histograms() {
+        let mut mqtt = MqttStats {
+            publishes_in: [1, 2],
+            ..MqttStats::default()
+        };
+        mqtt.closed.insert("bad \"one\"", 3);
+        let stream = StreamStats {
+            name: "SENSORS".to_owned(),
+            watermark: StreamSeq(7),
+            ..StreamStats::default()
+        };
+        let mut latency = LatencyStats {
+            count: 3,
+            sum_ms: 61.0,
+            buckets: vec![2; LATENCY_BOUNDS_MS.len()],
+            ..LatencyStats::default()
+        };
+        latency.buckets[0] = 1;
+        let processor = ProcessorStats {
+            state: ProcessorState::Running,
+            streams: vec![stream],
+            commit_latency: latency,
+            ..ProcessorStats::default()
+        };
+        let text = Snapshot {
+            broker: Some(BrokerStats::default()),
+            mqtt: Some(mqtt),
+            processor: Some(processor),
+        }
+        .render();
+        assert_eq!(
+            lines_with(&text, "tarn_mqtt_publishes_in_total"),
+            "tarn_mqtt_publishes_in_total{qos=\"0\"} 1\ntarn_mqtt_publishes_in_total{qos=\"1\"} 2"
+        );
+        assert_eq!(
+            lines_with(&text, "tarn_mqtt_closed_total"),
+            "tarn_mqtt_closed_total{reason=\"bad \\\"one\\\"\"} 3"
+        );
+        assert_eq!(
+            lines_with(&text, "tarn_processor_watermark{"),
+            "tarn_processor_watermark{stream=\"SENSORS\"} 7"
+        );
+        assert_eq!(
+            lines_with(&text, "state=\"running\""),
+            "tarn_processor_state{state=\"running\"} 1"
+        );
+        let histogram = lines_with(&text, "tarn_processor_commit_seconds");
+        for line in [
+            "tarn_processor_commit_seconds_sum 0.061",
+            "tarn_processor_commit_seconds_count 3",
+            "tarn_processor_commit_seconds_bucket{le=\"0.01\"} 1",
+            "tarn_processor_commit_seconds_bucket{le=\"0.05\"} 2",
+            "tarn_processor_commit_seconds_bucket{le=\"3600.0\"} 2",
+            "tarn_processor_commit_seconds_bucket{le=\"+Inf\"} 3",
+        ] {
+            assert!(
+                histogram.lines().any(|found| found == line),
+                "{line} is missing in\n{histogram}"
+            );
+        }
+    }
 }

@@ -4,8 +4,6 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use crate::config::Size;
-
 /// Below this much free space nothing is started: the broker could not take traffic for long.
 pub const FREE_BYTES_MIN: u64 = 64 << 20;
 
@@ -31,7 +29,7 @@ pub enum DataDirError {
     #[error(
         "data directory {} has {} left and needs {} at least; free some space, or set data_dir (--data-dir) to \
          a larger disk",
-        .dir.display(), mebibytes(*.free_bytes), Size::from(FREE_BYTES_MIN)
+        .dir.display(), mebibytes(*.free_bytes), mebibytes(FREE_BYTES_MIN)
     )]
     Full {
         /// The directory.
@@ -188,7 +186,7 @@ mod tests {
         };
         assert_eq!(
             full.to_string(),
-            "data directory /data has 3 MiB left and needs 64MiB at least; free some space, or set data_dir \
+            "data directory /data has 3 MiB left and needs 64 MiB at least; free some space, or set data_dir \
              (--data-dir) to a larger disk"
         );
     }

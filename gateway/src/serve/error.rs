@@ -32,6 +32,12 @@ pub enum ServeError {
     /// The processor.
     #[error("the processor can't be started: {0}")]
     Processor(#[from] tarn_processor::StartError),
+    /// The processor gave up.
+    #[error("the processor can't work: {reason}")]
+    ProcessorFailed {
+        /// Why.
+        reason: String,
+    },
     /// MQTT.
     #[error("{0}; free the port, or set mqtt.listen (--mqtt-listen) to another address")]
     Mqtt(#[from] crate::mqtt::BindError),
