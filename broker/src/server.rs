@@ -5,8 +5,8 @@ mod error;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,12 +19,9 @@ use crate::env::real::{RealClock, RealFs, RealRng};
 use crate::env::{Clock, Rng};
 use crate::local::LocalClient;
 use crate::monitor::{Monitor, Views};
-use crate::nats::connections::Connections;
 use crate::nats::info::{ServerInfo, VERSION, server_id};
 use crate::nats::listener::{Shared, accept};
 use crate::outbound::CloseReason;
-use crate::router::Router;
-use crate::shard::inbox::Inbox;
 use crate::shard::thread::{Links, Shard};
 use crate::shard::view::{ShardFigures, ShardView};
 use crate::store::StoreOptions;
@@ -36,9 +33,10 @@ pub use self::error::StartError;
 /// How long connections have at the end to take what was said to them.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// A running broker. [`Broker::shutdown`] stops it in order; merely dropping it leaves its tasks to the runtime's end.
+/// A running broker. [`Broker::shutdown`] stops it in order. Dropping it stops it too, without waiting for anything.
 #[derive(Debug)]
 pub struct Broker {
+    closer: Closer,
     shared: Arc<Shared>,
     links: Links,
     storage: JoinHandle<()>,
@@ -109,30 +107,6 @@ impl Broker {
             None => None,
         };
         let mut rng = RealRng::new().map_err(|source| StartError::Entropy { source })?;
-        let clock = RealClock::new();
-        let start = clock.now();
-        let router = Arc::new(Router::new());
-        let inbox = Arc::new(Inbox::new(limits.inbox_bytes));
-        let links = Links {
-            inbox: Arc::clone(&inbox),
-            router: Arc::clone(&router),
-            view: Arc::default(),
-            snapshots: Arc::default(),
-        };
-        let engine = EngineOptions {
-            server_name: server_name.as_str().into(),
-            version: VERSION,
-            streams_max: limits.max_streams,
-            consumers_max: limits.max_consumers,
-            seed: rng.next_u64(),
-        };
-        let storage = open(
-            &store_dir,
-            engine,
-            StoreOptions::new(rng.next_u64()),
-            links.clone(),
-        )
-        .await?;
         let info = ServerInfo {
             server_id: server_id(&mut rng),
             server_name,
@@ -140,20 +114,17 @@ impl Broker {
             port: client_addr.port(),
             max_payload: limits.max_payload_bytes,
         };
-        let shared = Arc::new(Shared {
-            router,
-            inbox,
-            limits,
-            info,
-            connections: Connections::default(),
-            clock,
-            next_client: AtomicU64::new(1),
-            locals: Mutex::default(),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            reading: TaskTracker::new(),
-        });
+        let shared = Arc::new(Shared::new(limits, info));
+        let start = shared.clock.now();
+        let links = Links {
+            inbox: Arc::clone(&shared.inbox),
+            router: Arc::clone(&shared.router),
+            view: Arc::default(),
+            snapshots: Arc::default(),
+        };
+        let storage = open(&store_dir, &shared, rng, links.clone()).await?;
         let mut broker = Self {
+            closer: Closer(Arc::clone(&shared)),
             shared,
             links,
             storage,
@@ -222,6 +193,7 @@ impl Broker {
     /// the connections end once they have what was said to them, monitoring last.
     pub async fn shutdown(self) {
         let Self {
+            closer,
             shared,
             services,
             monitor_stop,
@@ -234,10 +206,7 @@ impl Broker {
         shared.inbox.close();
         // The storage thread answers what was handed over before it ends; a panic in it has been reported as such.
         drop(tokio::task::spawn_blocking(move || storage.join()).await);
-        shared.close_locals();
-        for connection in shared.connections.all() {
-            connection.outbound.finish(CloseReason::ServerShutdown);
-        }
+        drop(closer);
         shared.tasks.close();
         if tokio::time::timeout(FAREWELL, shared.tasks.wait()).await.is_err() {
             for connection in shared.connections.all() {
@@ -247,7 +216,9 @@ impl Broker {
         }
         monitor_stop.cancel();
         services.close();
-        services.wait().await;
+        if tokio::time::timeout(FAREWELL, services.wait()).await.is_err() {
+            tracing::debug!("a client of monitoring did not let go");
+        }
     }
 
     fn serve_monitoring(&self, socket: TcpListener, addr: SocketAddr, start: UnixNanos, store_dir: PathBuf) {
@@ -285,13 +256,36 @@ pub(crate) fn health(view: &ShardView) -> Health {
     }
 }
 
+/// Ends everything when it is dropped, whatever has been ended before.
+#[derive(Debug)]
+struct Closer(Arc<Shared>);
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.0.stop.cancel();
+        self.0.inbox.close();
+        self.0.close_locals();
+        for connection in self.0.connections.all() {
+            connection.outbound.finish(CloseReason::ServerShutdown);
+        }
+    }
+}
+
 /// Opens the store, which may take a while after a crash, and starts the storage thread.
 async fn open(
     dir: &Path,
-    engine: EngineOptions,
-    store: StoreOptions,
+    shared: &Shared,
+    mut rng: RealRng,
     links: Links,
 ) -> Result<JoinHandle<()>, StartError> {
+    let engine = EngineOptions {
+        server_name: shared.info.server_name.as_str().into(),
+        version: VERSION,
+        streams_max: shared.limits.max_streams,
+        consumers_max: shared.limits.max_consumers,
+        seed: rng.next_u64(),
+    };
+    let store = StoreOptions::new(rng.next_u64());
     let path = dir.to_owned();
     let opening = move || Shard::open(RealFs, &path, store, engine, RealClock::new(), links);
     let opened = tokio::task::spawn_blocking(opening)

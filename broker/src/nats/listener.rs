@@ -24,6 +24,7 @@ use crate::outbound::{ClientId, CloseReason, Outbound, Progress};
 use crate::router::Router;
 use crate::server::Limits;
 use crate::shard::inbox::Inbox;
+use crate::types::MonoNanos;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -51,7 +52,26 @@ const LONG_READ_BYTES: usize = 64 << 10;
 /// How long accepting pauses after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often the log says that accepting fails, at most.
+const ACCEPT_LOG_NANOS: u64 = 10_000_000_000;
+
 impl Shared {
+    pub(crate) fn new(limits: Limits, info: ServerInfo) -> Self {
+        Self {
+            router: Arc::new(Router::new()),
+            inbox: Arc::new(Inbox::new(limits.inbox_bytes)),
+            limits,
+            info,
+            connections: Connections::default(),
+            clock: RealClock::new(),
+            next_client: AtomicU64::new(1),
+            locals: Mutex::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            reading: TaskTracker::new(),
+        }
+    }
+
     /// A client in this process.
     pub(crate) fn local_client(&self, name: &str) -> LocalClient {
         let counters = Arc::clone(self.router.counters());
@@ -85,6 +105,7 @@ impl Shared {
 
 /// Accepts connections until `stop`.
 pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut log_again = None;
     loop {
         let accepted = tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -96,7 +117,11 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 shared.tasks.spawn(connection);
             }
             Err(err) => {
-                tracing::warn!(error = %err, "accepting a connection failed");
+                let now = shared.clock.monotonic();
+                if log_again.is_none_or(|again| now >= again) {
+                    tracing::warn!(error = %err, "accepting a connection failed");
+                    log_again = Some(MonoNanos(now.0 + ACCEPT_LOG_NANOS));
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -52,7 +52,7 @@ impl Default for Limits {
             max_control_line_bytes: 4096,
             max_pending_bytes: 64 << 20,
             max_connections: 64 * 1024,
-            max_subscriptions: 0,
+            max_subscriptions: 100_000,
             ping_interval: Duration::from_secs(120),
             ping_max: 2,
             write_deadline: Duration::from_secs(10),

@@ -2,6 +2,7 @@ use std::io::{self, IoSlice};
 use std::sync::Mutex;
 
 use expect_test::{Expect, expect};
+use proptest::prelude::*;
 
 use super::*;
 use crate::outbound::{ClientId, Counters, TryWrite};
@@ -310,4 +311,54 @@ fn a_silent_client_is_pinged_and_given_up() {
         peer.heard(),
         format!("{}-ERR 'Stale Connection'\n", "PING\n".repeat(4))
     );
+}
+
+/// What a client may send, sensible or not.
+fn fragment() -> impl Strategy<Value = Vec<u8>> {
+    let known = prop::sample::select(vec![
+        "PING\r\n",
+        "PONG\r\n",
+        "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\n",
+        "CONNECT {\"echo\":false}\r\n",
+        "SUB a.* 1\r\n",
+        "SUB a.> q 2\r\n",
+        "SUB . 3\r\n",
+        "UNSUB 1 2\r\n",
+        "UNSUB 2\r\n",
+        "PUB a.b r 2\r\nhi\r\n",
+        "PUB s.b r 2\r\nhi\r\n",
+        "HPUB a.b 12 12\r\nNATS/1.0\r\n\r\n\r\n",
+        "PUB $JS.API.INFO 1.2 0\r\n\r\n",
+        "PUB a.b 70\r\n",
+        "SUB \u{e9}.* 4\r\n",
+        "pub a",
+    ]);
+    prop_oneof![
+        12 => known.prop_map(|text| text.as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..20),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_client_sends_ends_in_order(fragments in prop::collection::vec(fragment(), 0..60)) {
+        let router = router();
+        router.set_stream_subjects(StreamId(1), &["s.>".to_owned()]);
+        let mut peer = Peer::new(1, &router, 3);
+        for fragment in fragments {
+            peer.buf.extend_from_slice(&fragment);
+            let Received { ops, need_bytes, end } = peer.session.receive(&mut peer.buf);
+            for op in ops {
+                prop_assert!(op.kind == JsKind::Api || op.subject_str().starts_with("s."));
+            }
+            if end.is_some() {
+                break;
+            }
+            prop_assert!(peer.buf.is_empty() || need_bytes > peer.buf.len());
+            prop_assert!(peer.buf.len() < 64 + 128 + 32, "no more than one unfinished operation is kept");
+            prop_assert!(router.subscription_count() <= 3);
+        }
+        peer.session.close();
+        prop_assert_eq!(router.subscription_count(), 0);
+    }
 }
