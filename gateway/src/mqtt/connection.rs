@@ -52,7 +52,7 @@ struct Connection<'a> {
     buf: BytesMut,
     read_bytes: usize,
     out: BytesMut,
-    seat: Seat,
+    seat: Box<Seat>,
     effects: Vec<Effect>,
     /// Publishes of the batch being read, all above QoS 0 or all not.
     run: Vec<Message>,
@@ -83,7 +83,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream) {
     else {
         return;
     };
-    let mut connection = Connection {
+    let mut connection = Box::new(Connection {
         shared: &shared,
         stream,
         codec,
@@ -97,7 +97,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream) {
         retained_due: VecDeque::new(),
         draining: false,
         closing: None,
-    };
+    });
     let takeover = connection.run(&mut claim).await;
     let (mut seat, stays) = connection.finish().await;
     drop(open);
@@ -120,7 +120,7 @@ impl Drop for OpenConnection<'_> {
     }
 }
 
-fn hand_over(takeover: Takeover, seat: Option<Seat>) {
+fn hand_over(takeover: Takeover, seat: Option<Box<Seat>>) {
     let seat = seat.filter(|_| takeover.keep);
     if takeover.reply.send(seat).is_err() {
         tracing::debug!("mqtt session dropped: its new connection is gone");
@@ -128,7 +128,7 @@ fn hand_over(takeover: Takeover, seat: Option<Seat>) {
 }
 
 /// Collects QoS 1 messages for a client that is away, until it comes back or its time is over.
-async fn keep_offline(shared: &Shared, mut claim: Claim, mut seat: Seat) {
+async fn keep_offline(shared: &Shared, mut claim: Claim, mut seat: Box<Seat>) {
     let counters = &shared.counters;
     counters.sessions_offline.add(1);
     let mut expiry = pin!(sleep(shared.config.session_expiry));
@@ -206,7 +206,7 @@ impl Connection<'_> {
     }
 
     /// Ends the session's connection. Returns the session, and whether it stays.
-    async fn finish(mut self) -> (Seat, bool) {
+    async fn finish(mut self: Box<Self>) -> (Box<Seat>, bool) {
         let reason = self.closing.unwrap_or(CloseReason::ConnectionLost);
         let abandoned = self.seat.session.awaiting_count() as u64;
         self.shared.counters.awaiting_store.sub(abandoned);
@@ -481,5 +481,19 @@ impl Connection<'_> {
         if self.out.capacity() > OUT_BYTES_KEPT {
             self.out = BytesMut::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    fn future_bytes<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let task = future_bytes(super::serve);
+        let kept = size_of::<super::Connection<'static>>() + size_of::<super::Seat>();
+        assert!(task + kept <= 3 * 1024, "{task} + {kept} bytes");
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Admitted {
     /// To be written: CONNACK.
     pub(super) out: BytesMut,
     pub(super) claim: Claim,
-    pub(super) seat: Seat,
+    pub(super) seat: Box<Seat>,
     /// What the session wants done first.
     pub(super) effects: Vec<Effect>,
 }
@@ -141,7 +141,7 @@ fn answer_to(error: &ProtocolError) -> Refusal {
 async fn seat(
     shared: &Arc<Shared>,
     connect: &Connect,
-) -> Result<(Claim, Seat, BytesMut, Vec<Effect>), Refusal> {
+) -> Result<(Claim, Box<Seat>, BytesMut, Vec<Effect>), Refusal> {
     let client = match connect.client_id.as_str() {
         "" => ClientId::assigned(),
         id => ClientId::chosen(id)
@@ -180,7 +180,7 @@ async fn seat(
     let session_present = before.is_some();
     let mut seat = before.unwrap_or_else(|| {
         let session = Session::new(client.clone(), Arc::clone(&shared.limits), Instant::now());
-        Seat::new(session, shared.ingest.open(client.as_str()))
+        Box::new(Seat::new(session, shared.ingest.open(client.as_str())))
     });
     let (mut out, mut effects) = (BytesMut::new(), Vec::new());
     codec::encode(

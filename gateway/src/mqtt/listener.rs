@@ -222,7 +222,8 @@ fn spawn(stream: TcpStream, shared: &Arc<Shared>, tasks: &TaskTracker, abort: &C
     counters.connections.add(1);
     let (shared, abort) = (Arc::clone(shared), abort.clone());
     tasks.spawn(async move {
-        let served = abort.run_until_cancelled(connection::serve(Arc::clone(&shared), stream));
+        // Boxed: a future that is passed on is otherwise kept twice, and most connections are idle.
+        let served = abort.run_until_cancelled(Box::pin(connection::serve(shared, stream)));
         if served.await.is_none() {
             tracing::debug!("mqtt connection cut off");
         }

@@ -14,7 +14,7 @@ pub(super) struct Takeover {
     /// The newcomer wants the session itself, not only its name.
     pub(super) keep: bool,
     /// Answered with the session if it is wanted and not clean.
-    pub(super) reply: oneshot::Sender<Option<Seat>>,
+    pub(super) reply: oneshot::Sender<Option<Box<Seat>>>,
 }
 
 /// Ownership of a client id.
@@ -26,7 +26,7 @@ pub(super) struct Claim {
 }
 
 /// What the owner before answers.
-pub(super) type FormerSeat = oneshot::Receiver<Option<Seat>>;
+pub(super) type FormerSeat = oneshot::Receiver<Option<Box<Seat>>>;
 
 /// More sessions than the limit.
 #[derive(Debug)]
