@@ -58,6 +58,8 @@ pub trait Fs: Clone + Send + Sync + 'static {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Makes every file and name under `dir` durable that can be seen now.
+    fn sync_all(&self, dir: &Path) -> io::Result<()>;
     /// Bytes that can still be written under `dir`.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// Takes an exclusive lock on the file at `path`, creating it if missing. `None`: another process has it.

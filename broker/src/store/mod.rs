@@ -27,6 +27,8 @@ mod segment;
 mod state;
 mod stream;
 mod subjects;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

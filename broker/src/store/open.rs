@@ -10,7 +10,7 @@ use super::consumers;
 use super::meta::{MetaKind, Pair};
 use super::names;
 use super::prepare::Spares;
-use super::recover::{open_stream, remove_tree};
+use super::recover::{open_stream, remove_stream};
 use super::state::{Backing, RecoveryReport, StoreOptions, StreamMeta};
 use super::stream::{Log, Shared, Stream};
 use super::{Store, StoreError};
@@ -102,7 +102,7 @@ impl<F: Fs> Store<F> {
         let mut stream = Stream::new(id, meta, first, log);
         if let Err(err) = self.write_new(&mut stream) {
             if let Some(log) = stream.log
-                && let Err(err) = remove_tree(&self.shared.fs, &log.dir)
+                && let Err(err) = remove_stream(&self.shared.fs, &log.dir)
             {
                 tracing::warn!(stream = name, error = %err, "cannot remove what was created of a stream");
             }
@@ -118,7 +118,7 @@ impl<F: Fs> Store<F> {
         let dir = self.dir.join(STREAMS).join(file_name);
         // What an earlier stream of this name, or an attempt to create one, left behind.
         match fs.list(&dir) {
-            Ok(_) => remove_tree(fs, &dir)?,
+            Ok(_) => remove_stream(fs, &dir)?,
             Err(err) if err.kind() == ErrorKind::NotFound => {}
             Err(err) => return Err(StoreError::io("list", &dir, err)),
         }
@@ -178,7 +178,7 @@ impl<F: Fs> Store<F> {
         }
         self.shared.cache.borrow_mut().forget(id);
         if let Some(log) = self.streams.remove(&id).and_then(|stream| stream.log)
-            && let Err(err) = remove_tree(&self.shared.fs, &log.dir)
+            && let Err(err) = remove_stream(&self.shared.fs, &log.dir)
         {
             tracing::warn!(dir = %log.dir.display(), error = %err, "cannot remove a deleted stream's files yet");
         }
@@ -211,9 +211,10 @@ fn take_lock<F: Fs>(fs: &F, dir: &Path) -> Result<F::Lock, StoreError> {
 fn open_marker<F: Fs>(fs: &F, dir: &Path, report: &mut RecoveryReport) -> Result<(), StoreError> {
     let streams = dir.join(STREAMS);
     let create = |path: &Path| fs.create_dir_all(path).map_err(|err| StoreError::io("create", path, err));
-    let sync = |path: &Path| fs.sync_dir(path).map_err(|err| StoreError::io("sync", path, err));
     create(&streams)?;
     create(&dir.join(SPARES))?;
+    // What a killed program wrote can be seen without being durable. Nothing may be built on that.
+    fs.sync_all(dir).map_err(|err| StoreError::io("sync", dir, err))?;
     let mut pair = match Pair::load(fs, dir, "store", MetaKind::Store)? {
         Some(loaded) if !loaded.degraded => return Ok(()),
         Some(loaded) => {
@@ -223,15 +224,5 @@ fn open_marker<F: Fs>(fs: &F, dir: &Path, report: &mut RecoveryReport) -> Result
         None => Pair::new(fs, dir, "store", MetaKind::Store),
     };
     pair.write_both(&[])?;
-    sync(dir)?;
-    // The directory itself may be new, with parents that are.
-    for parent in dir.ancestors().skip(1) {
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        match fs.sync_dir(parent) {
-            // One that may not even be read was not created here.
-            Err(err) if err.kind() == ErrorKind::PermissionDenied => {}
-            synced => synced.map_err(|err| StoreError::io("sync", parent, err))?,
-        }
-    }
-    Ok(())
+    fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))
 }

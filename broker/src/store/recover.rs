@@ -51,7 +51,7 @@ pub(super) fn open_stream<F: Fs>(
     let ids: Vec<u64> = entries.iter().filter_map(|entry| segment::id_of(&entry.name)).collect();
     let Some(loaded) = Pair::load(&shared.fs, dir, "meta", MetaKind::Stream)? else {
         if ids.is_empty() {
-            remove_tree(&shared.fs, dir)?;
+            remove_stream(&shared.fs, dir)?;
             return Ok(None);
         }
         let reason = "neither copy of the stream's metadata is usable, but it has records";
@@ -62,7 +62,7 @@ pub(super) fn open_stream<F: Fs>(
         return Err(StoreError::Broken { file: dir.join("meta.0"), reason: "the stream's metadata does not decode" });
     };
     if body.deleted {
-        remove_tree(&shared.fs, dir)?;
+        remove_stream(&shared.fs, dir)?;
         return Ok(None);
     }
     if degraded {
@@ -353,8 +353,29 @@ fn read_all(file: &impl FsFile, len: u64) -> Vec<u8> {
     data
 }
 
-/// Removes a directory with all that is in it. The caller syncs its parent if it matters.
-pub(super) fn remove_tree<F: Fs>(fs: &F, dir: &Path) -> Result<(), StoreError> {
+/// Removes the directory of a stream that was deleted or never completed. Its metadata goes last: segments without it
+/// are taken for damage.
+pub(super) fn remove_stream<F: Fs>(fs: &F, dir: &Path) -> Result<(), StoreError> {
+    let entries = fs.list(dir).map_err(|err| StoreError::io("list", dir, err))?;
+    let (meta, others): (Vec<_>, Vec<_>) = entries.iter().partition(|entry| entry.name.starts_with("meta."));
+    for entry in others {
+        let path = dir.join(&entry.name);
+        if entry.is_dir {
+            remove_tree(fs, &path)?;
+        } else {
+            fs.remove(&path).map_err(|err| StoreError::io("remove", &path, err))?;
+        }
+    }
+    fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
+    for entry in meta {
+        let path = dir.join(&entry.name);
+        fs.remove(&path).map_err(|err| StoreError::io("remove", &path, err))?;
+    }
+    fs.remove_dir(dir).map_err(|err| StoreError::io("remove", dir, err))
+}
+
+/// Removes a directory with all that is in it.
+fn remove_tree<F: Fs>(fs: &F, dir: &Path) -> Result<(), StoreError> {
     for entry in fs.list(dir).map_err(|err| StoreError::io("list", dir, err))? {
         let path = dir.join(&entry.name);
         if entry.is_dir {

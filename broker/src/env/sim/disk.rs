@@ -1,0 +1,574 @@
+//! The virtual disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::SplitMix;
+use super::node::{Node, Pending};
+use crate::env::{DirEntry, Fs, FsFile};
+
+/// A disk in memory that keeps two images: what programs see, and what a crash leaves. Clones share the disk.
+///
+/// A write is durable once its file is synced, a name once its directory is. [`SimFs::crash`] keeps an arbitrary
+/// subset of everything that is not: of writes by sector, of lengths, of names. Files opened before a crash fail.
+#[derive(Clone)]
+pub struct SimFs {
+    disk: Arc<Mutex<Disk>>,
+}
+
+#[derive(Clone, Debug)]
+struct Disk {
+    rng: SplitMix,
+    nodes: BTreeMap<u64, Node>,
+    live: BTreeMap<PathBuf, Entry>,
+    /// By directory and name: a new directory is another one than an old one of the same name.
+    durable: BTreeMap<(u64, String), Entry>,
+    /// Changes of names that are not durable, oldest first.
+    name_changes: Vec<NameChange>,
+    next_node: u64,
+    /// Rises with each crash; files of an earlier one fail.
+    life: u64,
+    locks: BTreeSet<PathBuf>,
+    capacity: Option<u64>,
+    used: u64,
+    writes: u64,
+    syncs: u64,
+    fail_write_at: Option<u64>,
+    fill_write_at: Option<u64>,
+    fail_sync_at: Option<u64>,
+    /// Changes (of names, lengths, bytes, durability) that the power still lasts for.
+    power: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    Dir(u64),
+    File(u64),
+}
+
+/// Number of the root directory.
+const ROOT: u64 = 0;
+
+#[derive(Clone, Debug)]
+struct NameChange {
+    remove: Option<(u64, String)>,
+    add: Option<((u64, String), Entry)>,
+}
+
+impl NameChange {
+    /// Whether a sync of the directory makes it durable.
+    fn is_in(&self, dir: u64) -> bool {
+        let added = self.add.as_ref().map(|(place, _)| place);
+        [self.remove.as_ref(), added].into_iter().flatten().any(|place| place.0 == dir)
+    }
+}
+
+impl Disk {
+    /// Makes a change of names durable.
+    fn apply(&mut self, change: NameChange) {
+        if let Some(place) = &change.remove {
+            self.durable.remove(place);
+        }
+        if let Some((place, entry)) = change.add {
+            self.durable.insert(place, entry);
+        }
+    }
+
+    /// The directory of a path, and the name in it.
+    fn place(&self, path: &Path) -> io::Result<(u64, String)> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        Ok((self.dir(dir)?, name.to_owned()))
+    }
+
+    fn dir(&self, path: &Path) -> io::Result<u64> {
+        match self.live.get(path) {
+            _ if path == Path::new("/") => Ok(ROOT),
+            Some(Entry::Dir(id)) => Ok(*id),
+            Some(Entry::File(_)) => Err(ErrorKind::NotADirectory.into()),
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn add_name(&mut self, path: &Path, entry: Entry) -> io::Result<()> {
+        let add = Some((self.place(path)?, entry));
+        self.live.insert(path.to_owned(), entry);
+        self.name_changes.push(NameChange { remove: None, add });
+        Ok(())
+    }
+
+    fn remove_name(&mut self, path: &Path) -> io::Result<()> {
+        let remove = Some(self.place(path)?);
+        self.live.remove(path);
+        self.name_changes.push(NameChange { remove, add: None });
+        Ok(())
+    }
+
+    fn new_number(&mut self) -> u64 {
+        self.next_node += 1;
+        self.next_node
+    }
+
+    /// Fills `live` with what is durable in a directory.
+    fn revive(&mut self, id: u64, path: &Path) {
+        let inside: Vec<(String, Entry)> = self
+            .durable
+            .range((id, String::new())..(id + 1, String::new()))
+            .map(|((_, name), entry)| (name.clone(), *entry))
+            .collect();
+        for (name, entry) in inside {
+            let path = path.join(name);
+            if let Entry::Dir(id) = entry {
+                self.revive(id, &path);
+            }
+            self.live.insert(path, entry);
+        }
+    }
+
+    /// Uses power for one change; an error once there is none.
+    fn use_power(&mut self) -> io::Result<()> {
+        match &mut self.power {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("simulated power cut")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn node(&mut self, id: u64) -> io::Result<&mut Node> {
+        self.nodes.get_mut(&id).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+
+    /// Whether a file may grow by `bytes`; counts them.
+    fn take_room(&mut self, bytes: u64) -> io::Result<()> {
+        if self.capacity.is_some_and(|capacity| self.used + bytes > capacity) {
+            return Err(ErrorKind::StorageFull.into());
+        }
+        self.used += bytes;
+        Ok(())
+    }
+
+    /// Counts a sync; an error if it is the one that is to fail.
+    fn count_sync(&mut self) -> io::Result<()> {
+        self.syncs += 1;
+        if self.fail_sync_at == Some(self.syncs) { Err(io::Error::other("simulated sync failure")) } else { Ok(()) }
+    }
+
+    fn crash(&mut self, seed: u64) {
+        let mut rng = SplitMix::new(seed);
+        let percent = [0, 20, 50, 80, 100][rng.below(5) as usize];
+        for change in std::mem::take(&mut self.name_changes) {
+            if rng.chance(percent) {
+                self.apply(change);
+            }
+        }
+        self.live.clear();
+        self.revive(ROOT, Path::new("/"));
+        for node in self.nodes.values_mut() {
+            node.settle_by_chance(percent, &mut rng);
+            node.live.clone_from(&node.durable);
+        }
+        let linked: BTreeSet<u64> = self
+            .live
+            .values()
+            .filter_map(|entry| if let Entry::File(id) = entry { Some(*id) } else { None })
+            .collect();
+        self.nodes.retain(|id, _| linked.contains(id));
+        self.used = self.nodes.values().map(|node| node.live.len() as u64).sum();
+        self.locks.clear();
+        self.life += 1;
+        self.fail_write_at = None;
+        self.fill_write_at = None;
+        self.fail_sync_at = None;
+        self.power = None;
+    }
+}
+
+impl SimFs {
+    /// An empty disk of unlimited size. `seed` drives what failed writes and syncs leave behind.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let disk = Disk {
+            rng: SplitMix::new(seed),
+            nodes: BTreeMap::new(),
+            live: BTreeMap::new(),
+            durable: BTreeMap::new(),
+            name_changes: Vec::new(),
+            next_node: ROOT,
+            life: 1,
+            locks: BTreeSet::new(),
+            capacity: None,
+            used: 0,
+            writes: 0,
+            syncs: 0,
+            fail_write_at: None,
+            fill_write_at: None,
+            fail_sync_at: None,
+            power: None,
+        };
+        Self { disk: Arc::new(Mutex::new(disk)) }
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cuts the power: of everything that is not durable a subset chosen by `seed` survives, and open files fail from
+    /// now on. Faults that were set and have not happened are forgotten.
+    pub fn crash(&self, seed: u64) {
+        self.disk().crash(seed);
+    }
+
+    /// Kills the program: nothing is lost, but open files fail from now on and locks are free.
+    pub fn kill(&self) {
+        let mut disk = self.disk();
+        disk.locks.clear();
+        disk.life += 1;
+    }
+
+    /// A copy of the disk that goes its own way.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self { disk: Arc::new(Mutex::new(self.disk().clone())) }
+    }
+
+    /// The `nth` write from now on fails with an I/O error after writing an arbitrary part.
+    pub fn fail_nth_write(&self, nth: u64) {
+        let mut disk = self.disk();
+        disk.fail_write_at = Some(disk.writes + nth);
+    }
+
+    /// The `nth` write from now on finds the disk full after writing an arbitrary part.
+    pub fn fill_at_nth_write(&self, nth: u64) {
+        let mut disk = self.disk();
+        disk.fill_write_at = Some(disk.writes + nth);
+    }
+
+    /// The `nth` sync (of a file or directory) from now on fails with an I/O error. Of the writes that it should have
+    /// made durable an arbitrary part is lost for good, even if a later sync says otherwise.
+    pub fn fail_nth_sync(&self, nth: u64) {
+        let mut disk = self.disk();
+        disk.fail_sync_at = Some(disk.syncs + nth);
+    }
+
+    /// Every change after the next `changes` fails without effect, until [`SimFs::crash`].
+    pub fn cut_power_after(&self, changes: u64) {
+        self.disk().power = Some(changes);
+    }
+
+    /// Limits the sum of all file lengths; `None` lifts the limit.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.disk().capacity = bytes;
+    }
+
+    /// The sum of all file lengths.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.disk().used
+    }
+
+    /// Writes and syncs so far.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        let disk = self.disk();
+        (disk.writes, disk.syncs)
+    }
+
+    /// Flips one bit of a file, durably.
+    pub fn flip_bit(&self, path: &Path, bit: u64) {
+        self.edit(path, |bytes| {
+            if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
+                *byte ^= 1 << (bit % 8);
+            }
+        });
+    }
+
+    /// Changes a file's content behind the program's back, durably.
+    pub fn edit(&self, path: &Path, change: impl Fn(&mut Vec<u8>)) {
+        let mut disk = self.disk();
+        let Some(Entry::File(id)) = disk.live.get(path).copied() else { return };
+        if let Ok(node) = disk.node(id) {
+            node.sync();
+            change(&mut node.live);
+            node.durable.clone_from(&node.live);
+        }
+    }
+
+    /// A file's content as programs see it.
+    #[must_use]
+    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        let disk = self.disk();
+        match disk.live.get(path)? {
+            Entry::File(id) => disk.nodes.get(id).map(|node| node.live.clone()),
+            Entry::Dir(_) => None,
+        }
+    }
+
+    /// All files with their lengths, sorted by path.
+    #[must_use]
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        let disk = self.disk();
+        let len = |id: &u64| disk.nodes.get(id).map_or(0, |node| node.live.len() as u64);
+        let files = disk.live.iter().filter_map(|(path, entry)| match entry {
+            Entry::File(id) => Some((path.clone(), len(id))),
+            Entry::Dir(_) => None,
+        });
+        files.collect()
+    }
+
+    /// A checksum over all names and contents that programs see.
+    #[must_use]
+    pub fn fingerprint(&self) -> u32 {
+        let disk = self.disk();
+        let mut hasher = crc32fast::Hasher::new();
+        for (path, entry) in &disk.live {
+            hasher.update(path.as_os_str().as_encoded_bytes());
+            if let Entry::File(id) = entry
+                && let Some(node) = disk.nodes.get(id)
+            {
+                hasher.update(&node.live);
+            }
+        }
+        hasher.finalize()
+    }
+}
+
+impl Fs for SimFs {
+    type File = SimFile;
+    type Lock = SimLock;
+
+    fn create(&self, path: &Path) -> io::Result<SimFile> {
+        let mut disk = self.disk();
+        disk.use_power()?;
+        if disk.live.contains_key(path) {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        disk.place(path)?;
+        let node = disk.new_number();
+        disk.nodes.insert(node, Node::default());
+        disk.add_name(path, Entry::File(node))?;
+        Ok(SimFile { fs: self.clone(), node, life: disk.life })
+    }
+
+    fn open(&self, path: &Path) -> io::Result<SimFile> {
+        let disk = self.disk();
+        match disk.live.get(path) {
+            Some(Entry::File(node)) => Ok(SimFile { fs: self.clone(), node: *node, life: disk.life }),
+            Some(Entry::Dir(_)) => Err(ErrorKind::IsADirectory.into()),
+            None => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.use_power()?;
+        let Some(entry) = disk.live.get(from).copied() else { return Err(ErrorKind::NotFound.into()) };
+        let change = NameChange { remove: Some(disk.place(from)?), add: Some((disk.place(to)?, entry)) };
+        disk.live.remove(from);
+        disk.live.insert(to.to_owned(), entry);
+        disk.name_changes.push(change);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.use_power()?;
+        let Some(Entry::File(id)) = disk.live.get(path).copied() else {
+            return Err(ErrorKind::NotFound.into());
+        };
+        let freed = disk.nodes.get(&id).map_or(0, |node| node.live.len() as u64);
+        disk.used = disk.used.saturating_sub(freed);
+        disk.remove_name(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.use_power()?;
+        disk.dir(path)?;
+        if disk.live.keys().any(|other| other.parent() == Some(path)) {
+            return Err(ErrorKind::DirectoryNotEmpty.into());
+        }
+        disk.remove_name(path)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let disk = self.disk();
+        disk.dir(dir)?;
+        let mut entries = Vec::new();
+        for (path, entry) in disk.live.range(dir.to_owned()..).skip_while(|(path, _)| *path == dir) {
+            if !path.starts_with(dir) {
+                break;
+            }
+            if path.parent() == Some(dir)
+                && let Some(name) = path.file_name().and_then(|name| name.to_str())
+            {
+                entries.push(DirEntry { name: name.to_owned(), is_dir: matches!(entry, Entry::Dir(_)) });
+            }
+        }
+        entries.sort_unstable();
+        Ok(entries)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.use_power()?;
+        let mut missing = Vec::new();
+        let mut at = dir;
+        while disk.dir(at).is_err() {
+            missing.push(at.to_owned());
+            let Some(parent) = at.parent() else { break };
+            at = parent;
+        }
+        for dir in missing.into_iter().rev() {
+            let id = disk.new_number();
+            disk.add_name(&dir, Entry::Dir(id))?;
+        }
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.use_power()?;
+        disk.count_sync()?;
+        let id = disk.dir(dir)?;
+        for change in std::mem::take(&mut disk.name_changes) {
+            if change.is_in(id) {
+                disk.apply(change);
+            } else {
+                disk.name_changes.push(change);
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_all(&self, _dir: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        disk.use_power()?;
+        disk.count_sync()?;
+        for change in std::mem::take(&mut disk.name_changes) {
+            disk.apply(change);
+        }
+        disk.nodes.values_mut().for_each(Node::sync);
+        Ok(())
+    }
+
+    fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
+        let disk = self.disk();
+        Ok(disk.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(disk.used)))
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<SimLock>> {
+        let mut disk = self.disk();
+        if !disk.locks.insert(path.to_owned()) {
+            return Ok(None);
+        }
+        Ok(Some(SimLock { fs: self.clone(), path: path.to_owned(), life: disk.life }))
+    }
+
+    fn background(&self) -> bool {
+        false
+    }
+}
+
+/// A lock on the simulated disk; free once dropped.
+pub struct SimLock {
+    fs: SimFs,
+    path: PathBuf,
+    life: u64,
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut disk = self.fs.disk();
+        if disk.life == self.life {
+            disk.locks.remove(&self.path);
+        }
+    }
+}
+
+/// A file on the simulated disk.
+pub struct SimFile {
+    fs: SimFs,
+    node: u64,
+    life: u64,
+}
+
+impl SimFile {
+    fn disk(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        let disk = self.fs.disk();
+        if disk.life == self.life { Ok(disk) } else { Err(io::Error::other("simulated crash")) }
+    }
+}
+
+impl FsFile for SimFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut disk = self.disk()?;
+        let live = &disk.node(self.node)?.live;
+        let from = live.get(offset as usize..).unwrap_or_default();
+        let count = from.len().min(buf.len());
+        buf[..count].copy_from_slice(&from[..count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        disk.use_power()?;
+        disk.writes += 1;
+        let full = disk.fill_write_at == Some(disk.writes);
+        let failing = full || disk.fail_write_at == Some(disk.writes);
+        let kept = if failing { disk.rng.below(bytes.len() as u64 + 1) as usize } else { bytes.len() };
+        let len = disk.node(self.node)?.live.len() as u64;
+        disk.take_room((offset + bytes.len() as u64).saturating_sub(len))?;
+        disk.node(self.node)?.change(Pending::Write(offset, bytes[..kept].to_vec()));
+        match failing {
+            true if full => Err(ErrorKind::StorageFull.into()),
+            true => Err(io::Error::other("simulated write failure")),
+            false => Ok(()),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        disk.use_power()?;
+        if let Err(err) = disk.count_sync() {
+            let mut rng = disk.rng.clone();
+            disk.node(self.node)?.settle_by_chance(50, &mut rng);
+            disk.rng = rng;
+            return Err(err);
+        }
+        disk.node(self.node)?.sync();
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut disk = self.disk()?;
+        disk.use_power()?;
+        let before = disk.node(self.node)?.live.len() as u64;
+        if len > before {
+            disk.take_room(len - before)?;
+        } else {
+            disk.used -= before - len;
+        }
+        disk.node(self.node)?.change(Pending::SetLen(len));
+        Ok(())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let before = self.len()?;
+        if len > before { self.set_len(len) } else { Ok(()) }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let mut disk = self.disk()?;
+        Ok(disk.node(self.node)?.live.len() as u64)
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,73 @@
+//! One file of the virtual disk.
+
+use super::SplitMix;
+
+/// Unsynced writes survive a crash in pieces of this size.
+pub const SECTOR_BYTES: usize = 512;
+
+/// What programs see of a file, and what a crash leaves of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Node {
+    pub(super) live: Vec<u8>,
+    pub(super) durable: Vec<u8>,
+    pending: Vec<Pending>,
+}
+
+/// A change that is not durable.
+#[derive(Clone, Debug)]
+pub(super) enum Pending {
+    Write(u64, Vec<u8>),
+    SetLen(u64),
+}
+
+impl Node {
+    fn apply(image: &mut Vec<u8>, change: &Pending) {
+        match change {
+            Pending::SetLen(len) => image.resize(*len as usize, 0),
+            Pending::Write(offset, bytes) => write_into(image, *offset, bytes),
+        }
+    }
+
+    pub(super) fn change(&mut self, change: Pending) {
+        Self::apply(&mut self.live, &change);
+        self.pending.push(change);
+    }
+
+    pub(super) fn sync(&mut self) {
+        for change in self.pending.drain(..) {
+            Self::apply(&mut self.durable, &change);
+        }
+    }
+
+    /// Lets each pending sector and length reach the disk in `percent` of 100 cases, and forgets the rest.
+    pub(super) fn settle_by_chance(&mut self, percent: u64, rng: &mut SplitMix) {
+        for change in std::mem::take(&mut self.pending) {
+            match change {
+                Pending::SetLen(_) => {
+                    if rng.chance(percent) {
+                        Self::apply(&mut self.durable, &change);
+                    }
+                }
+                Pending::Write(offset, bytes) => {
+                    let mut at = 0;
+                    while at < bytes.len() {
+                        let into_sector = (offset as usize + at) % SECTOR_BYTES;
+                        let end = (at + SECTOR_BYTES - into_sector).min(bytes.len());
+                        if rng.chance(percent) {
+                            write_into(&mut self.durable, offset + at as u64, &bytes[at..end]);
+                        }
+                        at = end;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn write_into(image: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
+    let offset = offset as usize;
+    if image.len() < offset + bytes.len() {
+        image.resize(offset + bytes.len(), 0);
+    }
+    image[offset..offset + bytes.len()].copy_from_slice(bytes);
+}

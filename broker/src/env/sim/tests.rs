@@ -1,0 +1,76 @@
+//! What the virtual disk promises.
+
+use super::*;
+
+fn write(fs: &SimFs, path: &str, bytes: &[u8]) -> SimFile {
+    let file = fs.create(Path::new(path)).unwrap();
+    file.write_at(bytes, 0).unwrap();
+    file
+}
+
+#[test]
+fn synced_things_survive_and_others_may_not() {
+    let mut outcomes = BTreeSet::new();
+    for seed in 0..200 {
+        let fs = SimFs::new(0);
+        fs.create_dir_all(Path::new("/d")).unwrap();
+        fs.sync_dir(Path::new("/")).unwrap();
+        let kept = write(&fs, "/d/kept", b"kept");
+        kept.sync_data().unwrap();
+        fs.sync_dir(Path::new("/d")).unwrap();
+        kept.write_at(&[b'x'; 1024], 0).unwrap();
+        write(&fs, "/d/loose", b"loose").sync_data().unwrap();
+        fs.crash(seed);
+        assert!(kept.write_at(b"late", 0).is_err(), "files from before the crash fail");
+        let content = fs.contents(Path::new("/d/kept")).unwrap();
+        let first = content.starts_with(b"xxxx");
+        assert!(first || content.starts_with(b"kept"));
+        outcomes.insert((first, content.len(), fs.contents(Path::new("/d/loose")).is_some()));
+    }
+    assert!(outcomes.len() >= 6, "{outcomes:?}");
+}
+
+#[test]
+fn a_directory_that_is_not_durable_takes_its_files_along() {
+    let fs = SimFs::new(0);
+    fs.create_dir_all(Path::new("/d")).unwrap();
+    write(&fs, "/d/f", b"1").sync_data().unwrap();
+    fs.sync_dir(Path::new("/d")).unwrap();
+    let lost = (0..100).filter(|&seed| {
+        let fork = fs.fork();
+        fork.crash(seed);
+        fork.files().is_empty()
+    });
+    assert!((10..90).contains(&lost.count()));
+}
+
+#[test]
+fn what_a_failed_sync_lost_stays_lost() {
+    let lost = (0..100).filter(|&seed| {
+        let fs = SimFs::new(seed);
+        let file = write(&fs, "/f", b"1");
+        fs.sync_dir(Path::new("/")).unwrap();
+        fs.fail_nth_sync(1);
+        assert!(file.sync_data().is_err());
+        file.sync_data().unwrap();
+        fs.crash(4);
+        fs.contents(Path::new("/f")).unwrap().is_empty()
+    });
+    assert!((20..80).contains(&lost.count()));
+}
+
+#[test]
+fn capacity_and_locks() {
+    let fs = SimFs::new(0);
+    fs.set_capacity(Some(10));
+    let file = write(&fs, "/f", b"12345678");
+    assert_eq!(file.write_at(b"123", 8).unwrap_err().kind(), ErrorKind::StorageFull);
+    file.write_at(b"123", 0).unwrap();
+    assert_eq!(fs.free_bytes(Path::new("/")).unwrap(), 2);
+    fs.remove(Path::new("/f")).unwrap();
+    assert_eq!(fs.used_bytes(), 0);
+    let lock = fs.lock(Path::new("/l")).unwrap();
+    assert!(lock.is_some() && fs.lock(Path::new("/l")).unwrap().is_none());
+    drop(lock);
+    assert!(fs.lock(Path::new("/l")).unwrap().is_some());
+}

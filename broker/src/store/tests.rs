@@ -1,0 +1,53 @@
+//! Tests of the store as a whole, on the simulated disk and on a real one.
+
+mod basics;
+mod crash;
+mod damage;
+mod faults;
+mod model;
+
+use std::path::Path;
+
+use super::{NewRecord, RecoveryReport, Store, StoreError, StoreOptions};
+use crate::env::Fs;
+use crate::env::sim::SimFs;
+use crate::types::{StreamId, StreamSeq, UnixNanos};
+
+/// Where the store is on the simulated disk.
+const DIR: &str = "/data/store";
+
+/// Segments from 4 to 16 KiB, nothing in reserve.
+fn small(salt_seed: u64) -> StoreOptions {
+    StoreOptions { segment_bytes_min: 4096, segment_bytes_max: 16384, reserve_bytes: 0, salt_seed }
+}
+
+fn open(fs: &SimFs, salt_seed: u64) -> (Store<SimFs>, RecoveryReport) {
+    try_open(fs, salt_seed).unwrap()
+}
+
+fn try_open(fs: &SimFs, salt_seed: u64) -> Result<(Store<SimFs>, RecoveryReport), StoreError> {
+    Store::open(fs.clone(), Path::new(DIR), small(salt_seed))
+}
+
+fn append<F: Fs>(store: &mut Store<F>, id: StreamId, subject: &str, payload: &[u8]) -> StreamSeq {
+    try_append(store, id, subject, payload).unwrap()
+}
+
+fn try_append<F: Fs>(
+    store: &mut Store<F>,
+    id: StreamId,
+    subject: &str,
+    payload: &[u8],
+) -> Result<StreamSeq, StoreError> {
+    let time = UnixNanos(1_000 + store.state(id).last_seq.0 as i64);
+    store.append(id, &NewRecord { time, subject, headers: b"", payload })
+}
+
+fn commit<F: Fs>(store: &mut Store<F>) {
+    let report = store.commit();
+    assert!(report.failed.is_empty(), "{report:?}");
+}
+
+fn id_of<F: Fs>(store: &Store<F>, name: &str) -> Option<StreamId> {
+    store.streams().find(|(_, meta)| *meta.name == *name).map(|(id, _)| id)
+}

@@ -1,0 +1,171 @@
+//! Writes and syncs that fail, and a disk that is full.
+
+use super::super::{Backing, Store, StoreError};
+use super::{append, commit, id_of, open, small, try_append, try_open};
+use crate::env::sim::SimFs;
+use crate::types::{StreamId, StreamSeq, UnixNanos};
+
+/// Appends and commits until something fails. Returns the highest position that was confirmed, and the stream if it
+/// was created and something failed then.
+fn fill_until_failure(store: &mut Store<SimFs>) -> (u64, Option<StreamId>) {
+    let Ok(id) = store.create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0)) else {
+        return (0, None);
+    };
+    if store.put_consumer(id, "c", b"").is_err() {
+        return (0, Some(id));
+    }
+    let mut confirmed = 0;
+    for round in 0..200u64 {
+        for _ in 0..3 {
+            if try_append(store, id, "a", &[round as u8; 150]).is_err() {
+                return (confirmed, Some(id));
+            }
+        }
+        if round % 5 == 0 {
+            store.put_consumer_state(id, "c", &round.to_le_bytes()).unwrap();
+        }
+        if round % 7 == 0 {
+            store.remove_below(id, StreamSeq(confirmed / 2)).unwrap();
+        }
+        if !store.commit().failed.is_empty() {
+            return (confirmed, Some(id));
+        }
+        confirmed = store.durable_seq(id).0;
+        store.settle();
+    }
+    (confirmed, None)
+}
+
+/// Returns whether the failure made a stream read-only. It need not: giving up an old file may fail.
+fn nothing_is_confirmed_after(fault: fn(&SimFs, u64), nth: u64) -> bool {
+    let fs = SimFs::new(nth);
+    fault(&fs, nth);
+    let Ok((mut store, _)) = try_open(&fs, 1) else {
+        fs.crash(nth);
+        open(&fs, 2);
+        return false;
+    };
+    let (confirmed, id) = fill_until_failure(&mut store);
+    if let Some(id) = id {
+        let health = store.health();
+        assert_eq!(health.read_only.len(), 1, "failure {nth} is in health");
+        let refused = try_append(&mut store, id, "a", b"late");
+        assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "failure {nth}: {refused:?}");
+        assert!(store.commit().committed.is_empty(), "failure {nth}: confirmed after it");
+        assert!(store.durable_seq(id).0 <= store.state(id).last_seq.0);
+    }
+    drop(store);
+    fs.crash(nth);
+    let (store, report) = open(&fs, 2);
+    assert_eq!(report.lost, [], "failure {nth}");
+    let Some(id) = id_of(&store, "S") else {
+        assert_eq!(confirmed, 0);
+        return false;
+    };
+    let state = store.state(id);
+    assert!(state.last_seq.0 >= confirmed, "failure {nth}: {confirmed} confirmed, {} there", state.last_seq);
+    for seq in state.first_seq.0..=state.last_seq.0 {
+        let record = store.read(id, StreamSeq(seq)).unwrap().unwrap();
+        assert_eq!(record.payload, vec![((seq - 1) / 3) as u8; 150]);
+    }
+    id.is_some()
+}
+
+#[test]
+fn no_write_that_fails_is_confirmed() {
+    let stopped = (1..=200).filter(|&nth| nothing_is_confirmed_after(SimFs::fail_nth_write, nth));
+    assert!(stopped.count() > 180);
+}
+
+#[test]
+fn no_sync_that_fails_is_confirmed() {
+    let stopped = (1..=200).filter(|&nth| nothing_is_confirmed_after(SimFs::fail_nth_sync, nth));
+    assert!(stopped.count() > 170);
+}
+
+#[test]
+fn a_full_disk_refuses_and_reads_and_heals() {
+    let fs = SimFs::new(1);
+    let (mut store, _) = open(&fs, 1);
+    let id = store.create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0)).unwrap();
+    fs.set_capacity(Some(60_000));
+    let mut count = 0;
+    let err = loop {
+        match try_append(&mut store, id, "a", &[9; 300]) {
+            Ok(_) => count += 1,
+            Err(err) => break err,
+        }
+        commit(&mut store);
+    };
+    assert!(err.is_no_space(), "{err}");
+    assert_eq!(store.state(id).last_seq, StreamSeq(count), "a refusal leaves no trace");
+    assert_eq!(store.health().no_space.len(), 1);
+    assert!(store.read(id, StreamSeq(1)).unwrap().is_some(), "reads go on");
+    assert!(try_append(&mut store, id, "a", &[9; 300]).is_err());
+    commit(&mut store);
+    assert_eq!(store.purge(id, StreamSeq(count)).unwrap(), count - 1);
+    commit(&mut store);
+    assert_eq!(append(&mut store, id, "a", &[9; 300]), StreamSeq(count + 1), "room was made");
+    commit(&mut store);
+    fs.set_capacity(None);
+    for _ in 0..200 {
+        append(&mut store, id, "a", &[9; 300]);
+    }
+    commit(&mut store);
+    assert!(store.health().is_writable());
+    drop(store);
+    fs.crash(1);
+    let (store, report) = open(&fs, 2);
+    let id = id_of(&store, "S").unwrap();
+    assert_eq!((store.state(id).messages, report.lost.len()), (202, 0));
+}
+
+#[test]
+fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
+    for seed in 0..50 {
+        let fs = SimFs::new(seed);
+        let (mut store, _) = open(&fs, 1);
+        let id = store.create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0)).unwrap();
+        append(&mut store, id, "a", b"kept");
+        commit(&mut store);
+        append(&mut store, id, "b", &[1; 700]);
+        append(&mut store, id, "b", &[2; 700]);
+        fs.fill_at_nth_write(1);
+        let report = store.commit();
+        assert!(report.failed[0].1.is_no_space() && report.committed.is_empty());
+        let state = store.state(id);
+        assert_eq!((state.last_seq, state.messages, state.num_subjects), (StreamSeq(1), 1, 1));
+        assert!(store.read(id, StreamSeq(2)).unwrap().is_none());
+        assert_eq!(append(&mut store, id, "c", b"again"), StreamSeq(2));
+        commit(&mut store);
+        drop(store);
+        fs.crash(seed);
+        let (store, report) = open(&fs, 2);
+        assert_eq!(report.lost, []);
+        let id = id_of(&store, "S").unwrap();
+        assert_eq!(store.state(id).last_seq, StreamSeq(2));
+        assert_eq!(&store.read(id, StreamSeq(2)).unwrap().unwrap().payload[..], b"again");
+    }
+}
+
+#[test]
+fn removals_have_room_that_records_leave() {
+    let fs = SimFs::new(1);
+    let mut options = small(1);
+    options.reserve_bytes = 8192;
+    let path = std::path::Path::new(super::DIR);
+    let (mut store, _) = Store::open(fs.clone(), path, options).unwrap();
+    let id = store.create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0)).unwrap();
+    fs.set_capacity(Some(60_000));
+    while try_append(&mut store, id, "a", &[9; 300]).is_ok() {
+        commit(&mut store);
+    }
+    while try_append(&mut store, id, "a", b"").is_ok() {
+        commit(&mut store);
+    }
+    let last = store.state(id).last_seq.0;
+    for seq in (2..last).step_by(2).take(20) {
+        assert!(store.remove(id, StreamSeq(seq)).unwrap());
+        commit(&mut store);
+    }
+}
