@@ -4,6 +4,7 @@
 //! the metadata no longer needs; then the states of consumers, which so are never newer than the records.
 
 use super::StoreError;
+use super::consumers::Consumer;
 use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, Head, Kind, RANGES_MAX};
 use super::segment::{Data, Segment};
 use super::stream::{Chunk, Log, Shared, Stream};
@@ -31,26 +32,35 @@ impl<F: Fs> Stream<F> {
             }
         }
         if self.log.is_none() {
-            let pending = self.durable < self.index.last || self.consumers.values().any(|one| one.dirty);
+            let pending = self.durable < self.index.last || self.has_states();
             self.durable = self.index.last;
-            self.consumers.values_mut().for_each(|one| one.dirty = false);
+            self.consumers.values_mut().for_each(Consumer::settle);
             return pending.then_some(Ok(()));
         }
-        if !self.is_dirty() {
+        if self.failed.is_none() && !self.is_dirty() {
             return None;
         }
-        Some(self.commit_log(shared))
+        let outcome = match self.check_writable() {
+            Ok(()) => self.commit_log(shared),
+            Err(_) if !self.unreported => return None,
+            Err(err) => Err(err),
+        };
+        self.unreported = false;
+        Some(outcome)
+    }
+
+    fn has_states(&self) -> bool {
+        self.consumers.values().any(|consumer| consumer.pending.is_some())
     }
 
     fn is_dirty(&self) -> bool {
         let log_dirty = self.log.as_ref().is_some_and(|log| {
             !log.buf.is_empty() || !log.full.is_empty() || !log.to_remove.is_empty() || log.meta_dirty
         });
-        log_dirty || self.consumers.values().any(|one| one.dirty)
+        log_dirty || self.has_states()
     }
 
     fn commit_log(&mut self, shared: &mut Shared<F>) -> Result<(), StoreError> {
-        self.check_writable()?;
         let mut outcome = self.log_removals(shared);
         if self.failed.is_some() {
             return outcome;
@@ -59,7 +69,11 @@ impl<F: Fs> Stream<F> {
         match self.flush() {
             Ok(()) => {}
             Err(FlushError::Fatal(err)) => return Err(self.fail(err)),
-            Err(FlushError::RolledBack(err)) => outcome = Err(err),
+            // Metadata and states wait as well: they may be about records that are gone.
+            Err(FlushError::RolledBack(err)) => {
+                self.no_space = true;
+                return Err(err);
+            }
         }
         if removals_logged
             && outcome.is_ok()
@@ -164,13 +178,14 @@ impl<F: Fs> Stream<F> {
     pub(super) fn fail(&mut self, err: StoreError) -> StoreError {
         tracing::error!(stream = %self.meta.name, error = %err, "stream is read-only until restart");
         self.failed = Some(err.to_string());
+        self.unreported = true;
         self.roll_back();
         if let Some(log) = &mut self.log {
             log.to_remove.clear();
             log.meta_dirty = false;
             log.unsettled = false;
         }
-        self.consumers.values_mut().for_each(|one| one.dirty = false);
+        self.consumers.values_mut().for_each(|consumer| consumer.pending = None);
         err
     }
 

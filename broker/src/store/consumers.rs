@@ -16,8 +16,22 @@ pub(super) struct Consumer<F: Fs> {
     pub(super) body: ConsumerBody,
     /// `None` in a stream that is in memory.
     pub(super) pair: Option<Pair<F>>,
-    /// Whether the state is not durable yet.
-    pub(super) dirty: bool,
+    /// The state that the next commit makes durable.
+    pub(super) pending: Option<Vec<u8>>,
+}
+
+impl<F: Fs> Consumer<F> {
+    /// The newest state, durable or not.
+    pub(super) fn state(&self) -> &[u8] {
+        self.pending.as_deref().unwrap_or(&self.body.state)
+    }
+
+    /// Takes the pending state for the durable one.
+    pub(super) fn settle(&mut self) {
+        if let Some(state) = self.pending.take() {
+            self.body.state = state;
+        }
+    }
 }
 
 impl<F: Fs> Stream<F> {
@@ -40,7 +54,7 @@ impl<F: Fs> Stream<F> {
                 let state = Vec::new();
                 let body = ConsumerBody { deleted: false, name: name.to_owned(), config: Vec::new(), state };
                 let pair = dir.as_ref().map(|dir| Pair::new(&shared.fs, dir, &file_name, MetaKind::Consumer));
-                (Consumer { body, pair, dirty: false }, true)
+                (Consumer { body, pair, pending: None }, true)
             }
         };
         let before = std::mem::replace(&mut consumer.body.config, config.to_vec());
@@ -63,9 +77,9 @@ impl<F: Fs> Stream<F> {
     pub(super) fn put_consumer_state(&mut self, name: &str, state: &[u8]) -> Result<(), StoreError> {
         self.check_writable()?;
         let consumer = self.consumers.get_mut(name).ok_or_else(|| unknown(name))?;
-        consumer.body.state.clear();
-        consumer.body.state.extend_from_slice(state);
-        consumer.dirty = true;
+        let pending = consumer.pending.get_or_insert_default();
+        pending.clear();
+        pending.extend_from_slice(state);
         Ok(())
     }
 
@@ -86,11 +100,14 @@ impl<F: Fs> Stream<F> {
 
     /// Makes the states that changed durable.
     pub(super) fn commit_consumers(&mut self, _shared: &mut Shared<F>) -> Result<(), StoreError> {
-        for consumer in self.consumers.values_mut().filter(|consumer| consumer.dirty) {
-            if let Some(pair) = &mut consumer.pair {
-                pair.write(&consumer.body.encode())?;
+        for consumer in self.consumers.values_mut().filter(|consumer| consumer.pending.is_some()) {
+            let before = consumer.body.state.clone();
+            consumer.settle();
+            let Some(pair) = &mut consumer.pair else { continue };
+            if let Err(err) = pair.write(&consumer.body.encode()) {
+                consumer.pending = Some(std::mem::replace(&mut consumer.body.state, before));
+                return Err(err);
             }
-            consumer.dirty = false;
         }
         Ok(())
     }
@@ -104,11 +121,11 @@ fn unknown(name: &str) -> StoreError {
     StoreError::NoSuchConsumer { name: name.to_owned() }
 }
 
-/// Writes both copies, and makes their names in `new_in` durable.
+/// Writes both copies, with the durable state: a pending one may be ahead of the records. Makes their names in
+/// `new_in` durable.
 fn write_through<F: Fs>(fs: &F, consumer: &mut Consumer<F>, new_in: Option<&Path>) -> Result<(), StoreError> {
     let Some(pair) = &mut consumer.pair else { return Ok(()) };
     pair.write_both(&consumer.body.encode())?;
-    consumer.dirty = false;
     if let Some(dir) = new_in {
         fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
     }

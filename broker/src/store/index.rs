@@ -333,7 +333,7 @@ impl StreamIndex {
         for at in (0..count).rev() {
             let segment = &mut self.segments[at];
             let keep = segment.below(seq + 1);
-            if keep == segment.entries.len() && at + 1 < count {
+            if keep == segment.entries.len() && segment.base <= seq && at + 1 < count {
                 break;
             }
             let cut = segment.entries.split_off(keep);

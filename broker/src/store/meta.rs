@@ -90,6 +90,20 @@ impl<F: Fs> Pair<F> {
 
     /// Replaces the older copy. Durable on return, once the directory is synced after the first two writes.
     pub(super) fn write(&mut self, body: &[u8]) -> Result<(), StoreError> {
+        let (file, slot) = self.write_unsynced(body)?;
+        file.sync_data().map_err(|err| StoreError::io("sync", &self.paths[slot], err))?;
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// Replaces the older copy. Durable once everything is synced.
+    pub(super) fn write_for_sync_all(&mut self, body: &[u8]) -> Result<(), StoreError> {
+        self.write_unsynced(body)?;
+        self.generation += 1;
+        Ok(())
+    }
+
+    fn write_unsynced(&mut self, body: &[u8]) -> Result<(F::File, usize), StoreError> {
         let generation = self.generation + 1;
         let slot = (generation % 2) as usize;
         let path = &self.paths[slot];
@@ -97,9 +111,7 @@ impl<F: Fs> Pair<F> {
         self.exists[slot] = true;
         let bytes = encode(self.kind, generation, body);
         file.write_at(&bytes, 0).map_err(|err| StoreError::io("write", path, err))?;
-        file.sync_data().map_err(|err| StoreError::io("sync", path, err))?;
-        self.generation = generation;
-        Ok(())
+        Ok((file, slot))
     }
 
     /// Replaces both copies, one after the other, so that damage to either cannot bring an older body back.
@@ -123,7 +135,13 @@ fn open_or_create<F: Fs>(fs: &F, path: &Path, exists: bool) -> Result<F::File, S
     if exists {
         return fs.open(path).map_err(|err| StoreError::io("open", path, err));
     }
-    fs.create(path).map_err(|err| StoreError::io("create", path, err))
+    match fs.create(path) {
+        // What a crash left of a pair that was never completed.
+        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {
+            fs.open(path).map_err(|err| StoreError::io("open", path, err))
+        }
+        created => created.map_err(|err| StoreError::io("create", path, err)),
+    }
 }
 
 fn encode(kind: MetaKind, generation: u64, body: &[u8]) -> Vec<u8> {

@@ -143,7 +143,7 @@ impl<F: Fs> Store<F> {
     /// Name, config and state of each consumer, in the order of names. A new consumer's state is empty.
     pub fn consumers(&self, id: StreamId) -> impl Iterator<Item = (&str, &[u8], &[u8])> {
         let consumers = self.streams.get(&id).into_iter().flat_map(|stream| stream.consumers.values());
-        consumers.map(|one| (one.body.name.as_str(), &one.body.config[..], &one.body.state[..]))
+        consumers.map(|one| (one.body.name.as_str(), &one.body.config[..], one.state()))
     }
 
     /// Makes everything pending durable: one write and one sync for each stream that has something.
@@ -181,6 +181,10 @@ impl<F: Fs> Store<F> {
         for id in self.unsettled.drain(..) {
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.settle();
+                if stream.unreported && !stream.queued {
+                    stream.queued = true;
+                    self.queue.push(id);
+                }
             }
         }
     }

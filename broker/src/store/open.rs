@@ -67,6 +67,7 @@ impl<F: Fs> Store<F> {
             store.queue.push(id);
             store.streams.insert(id, stream);
         }
+        store.shared.fs.sync_all(dir).map_err(|err| StoreError::io("sync", dir, err))?;
         Ok((store, report))
     }
 

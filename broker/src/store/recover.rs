@@ -65,8 +65,9 @@ pub(super) fn open_stream<F: Fs>(
         remove_stream(&shared.fs, dir)?;
         return Ok(None);
     }
+    // Written again even if it looks whole: after a failed sync it may look so without being on disk.
+    pair.write(&bytes)?;
     if degraded {
-        pair.write(&bytes)?;
         shared.fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
         report.metadata_repaired += 1;
     }
@@ -169,6 +170,10 @@ fn read_segments<F: Fs>(
         tracing::warn!(stream = %stream.meta.name, segment = last.header.id, bytes = stale.end - tail,
             "cut an unfinished write from the end of the log");
     }
+    // After a failed sync the last write may look whole without being on disk.
+    let from = good.iter().rfind(|frame| frame.batch_start).map_or(tail, |frame| frame.offset);
+    let written = last.file.write_at(&data[from..tail], from as u64);
+    written.map_err(|err| StoreError::io("write", &last.path, err))?;
     last.file.sync_data().map_err(|err| StoreError::io("sync", &last.path, err))?;
     adopt(stream, last, &data, &good, covered, report);
     if let Some(log) = &mut stream.log {
@@ -327,12 +332,9 @@ fn open_consumers<F: Fs>(
             pair.remove().map_err(|err| StoreError::io("remove", &dir.join(stem), err))?;
             continue;
         }
-        if degraded {
-            pair.write(&bytes)?;
-            fs.sync_dir(&dir).map_err(|err| StoreError::io("sync", &dir, err))?;
-            report.metadata_repaired += 1;
-        }
-        stream.consumers.insert(body.name.clone(), Consumer { body, pair: Some(pair), dirty: false });
+        pair.write_for_sync_all(&bytes)?;
+        report.metadata_repaired += u64::from(degraded);
+        stream.consumers.insert(body.name.clone(), Consumer { body, pair: Some(pair), pending: None });
     }
     Ok(())
 }

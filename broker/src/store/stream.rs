@@ -50,6 +50,8 @@ pub(super) struct Stream<F: Fs> {
     pub(super) damaged: RefCell<Vec<u64>>,
     /// Why nothing is written any more.
     pub(super) failed: Option<String>,
+    /// Whether the failure still has to be told with a commit, because something pending was given up with it.
+    pub(super) unreported: bool,
     /// The disk was full; asked again only after the next commit.
     pub(super) refused: bool,
     /// The disk was full when room was last needed.
@@ -120,6 +122,7 @@ impl<F: Fs> Stream<F> {
             lost: Ranges::default(),
             damaged: RefCell::default(),
             failed: None,
+            unreported: false,
             refused: false,
             no_space: false,
             queued: false,

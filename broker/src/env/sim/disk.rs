@@ -180,6 +180,10 @@ impl Disk {
             .collect();
         self.nodes.retain(|id, _| linked.contains(id));
         self.used = self.nodes.values().map(|node| node.live.len() as u64).sum();
+        self.end_life();
+    }
+
+    fn end_life(&mut self) {
         self.locks.clear();
         self.life += 1;
         self.fail_write_at = None;
@@ -224,11 +228,10 @@ impl SimFs {
         self.disk().crash(seed);
     }
 
-    /// Kills the program: nothing is lost, but open files fail from now on and locks are free.
+    /// Kills the program: nothing is lost, but open files fail from now on and locks are free. Faults that were set and
+    /// have not happened are forgotten.
     pub fn kill(&self) {
-        let mut disk = self.disk();
-        disk.locks.clear();
-        disk.life += 1;
+        self.disk().end_life();
     }
 
     /// A copy of the disk that goes its own way.

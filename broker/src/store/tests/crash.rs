@@ -54,11 +54,9 @@ impl Run {
             if self.rng.chance(85) {
                 self.fs.crash(self.rng.next_u64());
             } else {
-                self.fs.cut_power_after(u64::MAX);
                 self.fs.kill();
             }
         }
-        self.fs.cut_power_after(u64::MAX);
         let (store, report) = try_open(&self.fs, 1).unwrap();
         assert_eq!(report.lost, [], "nothing was damaged");
         self.model.check_recovered(&store);
@@ -221,7 +219,6 @@ impl Run {
             known.configs.0.push(config.to_vec());
             if done.is_ok() {
                 known.configs.settle();
-                known.states.settle();
             }
             return done.map_err(|_| PowerCut);
         };

@@ -58,9 +58,10 @@ fn nothing_is_confirmed_after(fault: fn(&SimFs, u64), nth: u64) -> bool {
     fs.crash(nth);
     let (store, report) = open(&fs, 2);
     assert_eq!(report.lost, [], "failure {nth}");
+    let stopped = id.is_some();
     let Some(id) = id_of(&store, "S") else {
         assert_eq!(confirmed, 0);
-        return false;
+        return stopped;
     };
     let state = store.state(id);
     assert!(state.last_seq.0 >= confirmed, "failure {nth}: {confirmed} confirmed, {} there", state.last_seq);
@@ -68,7 +69,7 @@ fn nothing_is_confirmed_after(fault: fn(&SimFs, u64), nth: u64) -> bool {
         let record = store.read(id, StreamSeq(seq)).unwrap().unwrap();
         assert_eq!(record.payload, vec![((seq - 1) / 3) as u8; 150]);
     }
-    id.is_some()
+    stopped
 }
 
 #[test]
