@@ -24,6 +24,7 @@ use std::sync::Arc;
 use crate::api::types::ApiStats;
 use crate::consumer::pull::{Notice, Status};
 use crate::env::Fs;
+use crate::nats::info::VERSION;
 use crate::shard::inbox::{JsKind, JsOp};
 use crate::store::{CommitReport, Store};
 use crate::stream::Stream;
@@ -49,8 +50,6 @@ pub(crate) struct ConsumerId(u64);
 /// What the engine says about itself and where its bounds are.
 #[derive(Clone, Debug)]
 pub(crate) struct EngineOptions {
-    /// In metadata and advisories.
-    pub(crate) server_name: Arc<str>,
     /// The nats-server version that is acted.
     pub(crate) version: &'static str,
     /// Streams at most.
@@ -59,6 +58,18 @@ pub(crate) struct EngineOptions {
     pub(crate) consumers_max: usize,
     /// For the names of ephemeral consumers; different in each run.
     pub(crate) seed: u64,
+}
+
+impl EngineOptions {
+    /// Bounds that are wide for a server of its own. `seed` is entropy, different in each run.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            version: VERSION,
+            streams_max: 10_000,
+            consumers_max: 100_000,
+            seed,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

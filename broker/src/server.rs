@@ -19,7 +19,7 @@ use crate::env::real::{RealClock, RealFs, RealRng};
 use crate::env::{Clock, Rng};
 use crate::local::LocalClient;
 use crate::monitor::{Monitor, Views};
-use crate::nats::info::{ServerInfo, VERSION, server_id};
+use crate::nats::info::{ServerInfo, server_id};
 use crate::nats::listener::{Shared, accept};
 use crate::outbound::CloseReason;
 use crate::shard::thread::{Links, Shard};
@@ -279,11 +279,9 @@ async fn open(
     links: Links,
 ) -> Result<JoinHandle<()>, StartError> {
     let engine = EngineOptions {
-        server_name: shared.info.server_name.as_str().into(),
-        version: VERSION,
         streams_max: shared.limits.max_streams,
         consumers_max: shared.limits.max_consumers,
-        seed: rng.next_u64(),
+        ..EngineOptions::new(rng.next_u64())
     };
     let store = StoreOptions::new(rng.next_u64());
     let path = dir.to_owned();

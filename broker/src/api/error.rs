@@ -33,14 +33,10 @@ fn text(code: u16, err_code: u16, description: String) -> ApiError {
 }
 
 impl ApiError {
-    /// `JSAccountResourcesExceededErr`
-    pub(crate) const RESOURCES_EXCEEDED: Self = fixed(400, 10002, "resource limits exceeded for account");
     /// `JSBadRequestErr`
     pub(crate) const BAD_REQUEST: Self = fixed(400, 10003, "bad request");
     /// `JSClusterRequiredErr`
     pub(crate) const CLUSTER_REQUIRED: Self = fixed(503, 10010, "JetStream clustering support required");
-    /// `JSConsumerNameExistErr`
-    pub(crate) const CONSUMER_NAME_EXIST: Self = fixed(400, 10013, "consumer name already in use");
     /// `JSConsumerNotFoundErr`
     pub(crate) const CONSUMER_NOT_FOUND: Self = fixed(404, 10014, "consumer not found");
     /// `JSConsumerDurableNameNotInSubjectErr`
@@ -67,8 +63,6 @@ impl ApiError {
         10020,
         "consumer expected to be ephemeral but a durable name was set in request",
     );
-    /// `JSInsufficientResourcesErr`
-    pub(crate) const INSUFFICIENT_RESOURCES: Self = fixed(503, 10023, "insufficient resources");
     /// `JSMaximumConsumersLimitErr`
     pub(crate) const MAXIMUM_CONSUMERS: Self = fixed(400, 10026, "maximum consumers limit reached");
     /// `JSMaximumStreamsLimitErr`

@@ -246,15 +246,13 @@ impl ConsumerConfig {
         if self.num_replicas > 1 {
             return Err(ApiError::CONSUMER_REPLICAS);
         }
+        if self.ack_policy == AckPolicy::FlowControl {
+            return Err(ApiError::ACK_POLICY_INVALID);
+        }
+        if self.replay_policy == ReplayPolicy::Original {
+            return Err(ApiError::REPLAY_POLICY_INVALID);
+        }
         let unsupported = [
-            (
-                self.ack_policy == AckPolicy::FlowControl,
-                "flow control ack policy is",
-            ),
-            (
-                self.replay_policy == ReplayPolicy::Original,
-                "replay policy original is",
-            ),
             (!is_no_policy(&self.priority_policy), "priority policies are"),
             (!self.priority_groups.is_empty(), "priority groups are"),
             (

@@ -43,11 +43,6 @@ impl PendingWindow {
         self.live_count
     }
 
-    /// Whether nothing is pending.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.live_count == 0
-    }
-
     /// Adds a message delivered for the first time.
     ///
     /// # Panics
@@ -119,14 +114,6 @@ impl PendingWindow {
             .iter()
             .filter(|slot| slot.is_live)
             .map(|slot| &slot.entry)
-    }
-
-    /// All pending messages in stream order, to be changed except for their sequences.
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Pending> {
-        self.slots
-            .iter_mut()
-            .filter(|slot| slot.is_live)
-            .map(|slot| &mut slot.entry)
     }
 
     fn position(&self, stream_seq: u64) -> Option<usize> {

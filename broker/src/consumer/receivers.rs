@@ -241,10 +241,12 @@ impl Consumer {
         }
     }
 
-    /// Drops the requests nobody listens for any more.
+    /// Drops the requests nobody listens for any more, if they are what keeps the consumer.
     pub(crate) fn drop_gone(&mut self, mut receiver: impl FnMut(&Bytes) -> Receiver) {
-        self.waiting
-            .retain(|request| receiver(&request.reply) != Receiver::Gone);
+        if self.inactive_ns().is_some() {
+            self.waiting
+                .retain(|request| receiver(&request.reply) != Receiver::Gone);
+        }
     }
 
     /// How long the consumer may be unused, in nanoseconds; `None`: for ever.

@@ -5,10 +5,13 @@ use bytes::Bytes;
 use super::effect::{Effect, Outgoing};
 use super::time::Now;
 use super::{Engine, push_notices};
+use crate::consumer::pull::{Notice, Status};
 use crate::consumer::{AckVerb, SeqPair};
 use crate::env::Fs;
 use crate::shard::inbox::{JsOp, ReplyTo};
 use crate::store::Store;
+use crate::stream::config::API_LEVEL;
+use crate::stream::headers;
 
 /// The parts of an acknowledgement's subject that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,9 +217,16 @@ impl Engine {
             return;
         };
         let mut notices = Vec::new();
-        observer
-            .consumer
-            .pull(now.mono, reply.clone(), &op.payload, &mut notices);
+        if headers::asks_above_level(&op.headers, API_LEVEL) {
+            notices.push(Notice {
+                reply: reply.clone(),
+                status: Status::ApiLevel,
+            });
+        } else {
+            observer
+                .consumer
+                .pull(now.mono, reply.clone(), &op.payload, &mut notices);
+        }
         push_notices(notices, effects);
         self.mark_ready(id);
         self.rearm(now.mono, id);

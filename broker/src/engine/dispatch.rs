@@ -119,6 +119,10 @@ fn take_turn<F: Fs>(
         }
     };
     send_notices(outlet, &mut scratch.notices);
+    if count == 0 {
+        let receiver = |reply: &Bytes| outlet.receiver(std::str::from_utf8(reply).unwrap_or_default());
+        observer.consumer.drop_gone(receiver);
+    }
     (turn, count)
 }
 

@@ -1,1 +1,337 @@
+//! The engine on a simulated disk and a virtual clock.
 
+mod world;
+
+use std::collections::BTreeMap;
+
+use expect_test::expect;
+
+use crate::env::Rng;
+use crate::env::sim::SplitMix;
+use crate::shard::inbox::PublishError;
+use world::World;
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1000 * MS;
+
+fn stream(world: &mut World, config: &str) {
+    let name = serde_json::from_str::<serde_json::Value>(config).unwrap()["name"].clone();
+    let answer = world.ask(
+        &format!("$JS.API.STREAM.CREATE.{}", name.as_str().unwrap()),
+        config,
+    );
+    assert!(!answer.contains("error"), "{answer}");
+}
+
+fn consumer(world: &mut World, stream: &str, config: &str) {
+    let name = serde_json::from_str::<serde_json::Value>(config).unwrap()["durable_name"].clone();
+    let subject = format!("$JS.API.CONSUMER.CREATE.{stream}.{}", name.as_str().unwrap());
+    let answer = world.ask(
+        &subject,
+        &format!(r#"{{"stream_name":"{stream}","config":{config}}}"#),
+    );
+    assert!(!answer.contains("error"), "{answer}");
+}
+
+#[test]
+fn messages_are_delivered_once_acknowledged_and_never_again() {
+    let mut world = World::new(1);
+    stream(&mut world, r#"{"name":"S","subjects":["s.*"]}"#);
+    consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+    assert_eq!(world.publish("s.a", "", "one"), r#"{"stream":"S","seq":1}"#);
+    assert_eq!(world.publish("s.b", "", "two"), r#"{"stream":"S","seq":2}"#);
+    world.pull("S", "C", "5");
+    let got = world.deliveries();
+    let seen: Vec<_> = got
+        .iter()
+        .map(|d| (d.subject.as_str(), d.stream_seq(), d.text()))
+        .collect();
+    assert_eq!(seen, [("s.a", 1, "one"), ("s.b", 2, "two")]);
+    world.ack(&got[0], "+ACK");
+    // The first is acknowledged; the second comes again after its time.
+    world.wait(29 * SECOND);
+    assert!(world.deliveries().is_empty());
+    world.wait(2 * SECOND);
+    let again = world.deliveries();
+    assert_eq!(again.len(), 1);
+    assert_eq!((again[0].stream_seq(), again[0].deliveries()), (2, 2));
+}
+
+#[test]
+fn a_double_ack_is_answered_once_the_state_is_durable() {
+    let mut world = World::new(2);
+    stream(&mut world, r#"{"name":"S"}"#);
+    consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+    for _ in 0..3 {
+        world.publish("S", "", "x");
+    }
+    world.pull("S", "C", "3");
+    let got = world.deliveries();
+    assert_eq!(world.ack_and_wait(&got[0], "+ACK"), Some(String::new()));
+    world.crash(7);
+    world.pull("S", "C", "10");
+    world.wait(40 * SECOND);
+    let again: Vec<u64> = world
+        .deliveries()
+        .iter()
+        .map(world::Delivered::stream_seq)
+        .collect();
+    assert!(!again.contains(&1), "{again:?}");
+    assert!(again.contains(&2) && again.contains(&3), "{again:?}");
+}
+
+#[test]
+fn requests_end_and_hearts_beat() {
+    let mut world = World::new(3);
+    stream(&mut world, r#"{"name":"S"}"#);
+    consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+    world.pull(
+        "S",
+        "C",
+        r#"{"batch":3,"expires":1000000000,"idle_heartbeat":400000000}"#,
+    );
+    world.wait(450 * MS);
+    world.wait(450 * MS);
+    world.wait(450 * MS);
+    expect![[r#"
+        NATS/1.0 100 Idle Heartbeat
+        Nats-Last-Consumer: 0
+        Nats-Last-Stream: 0
+
+        NATS/1.0 100 Idle Heartbeat
+        Nats-Last-Consumer: 0
+        Nats-Last-Stream: 0
+
+        NATS/1.0 408 Request Timeout
+        Nats-Pending-Messages: 3
+        Nats-Pending-Bytes: 0
+
+    "#]]
+    .assert_eq(&world.statuses());
+    world.pull("S", "C", r#"{"batch":3,"no_wait":true}"#);
+    assert_eq!(world.statuses(), "NATS/1.0 404 No Messages\n\n");
+}
+
+#[test]
+fn ids_are_remembered_over_a_restart_and_forgotten_after_the_window() {
+    let mut world = World::new(4);
+    stream(&mut world, r#"{"name":"S","duplicate_window":10000000000}"#);
+    assert_eq!(
+        world.publish("S", "Nats-Msg-Id: a\r\n", "x"),
+        r#"{"stream":"S","seq":1}"#
+    );
+    assert_eq!(world.publish_resend("S", "key", false).unwrap().seq.0, 2);
+    world.wait(5 * SECOND);
+    world.restart();
+    assert_eq!(
+        world.publish("S", "Nats-Msg-Id: a\r\n", "x"),
+        r#"{"stream":"S","seq":1,"duplicate": true}"#
+    );
+    let ack = world.publish_resend("S", "key", true).unwrap();
+    assert_eq!((ack.seq.0, ack.duplicate), (2, true));
+    // Not a resend: the key names another message now.
+    let ack = world.publish_resend("S", "key", false).unwrap();
+    assert_eq!((ack.seq.0, ack.duplicate), (3, false));
+    assert_eq!(world.publish_resend("S", "key", true).unwrap().seq.0, 3);
+    world.wait(6 * SECOND);
+    assert_eq!(
+        world.publish("S", "Nats-Msg-Id: a\r\n", "x"),
+        r#"{"stream":"S","seq":4}"#
+    );
+}
+
+#[test]
+fn a_clock_that_jumps_changes_no_window_and_no_sequence() {
+    const DAY: i64 = 86_400_000_000_000;
+    for jump in [DAY, -DAY] {
+        let mut world = World::new(5);
+        stream(&mut world, r#"{"name":"S"}"#);
+        world.publish("S", "Nats-Msg-Id: a\r\n", "x");
+        world.jump(jump);
+        assert_eq!(
+            world.publish("S", "Nats-Msg-Id: a\r\n", "x"),
+            r#"{"stream":"S","seq":1,"duplicate": true}"#
+        );
+        assert_eq!(world.publish("S", "", "x"), r#"{"stream":"S","seq":2}"#);
+    }
+}
+
+#[test]
+fn old_messages_go_and_the_last_sequence_stays() {
+    let mut world = World::new(6);
+    stream(&mut world, r#"{"name":"S","max_age":1000000000}"#);
+    world.publish("S", "", "x");
+    world.wait(600 * MS);
+    world.publish("S", "", "y");
+    world.wait(600 * MS);
+    assert_eq!(world.messages("S"), 1);
+    world.wait(600 * MS);
+    assert_eq!(world.messages("S"), 0);
+    world.restart();
+    assert_eq!(world.publish("S", "", "z"), r#"{"stream":"S","seq":3}"#);
+}
+
+#[test]
+fn roll_ups_replace_what_was_before() {
+    let mut world = World::new(7);
+    stream(
+        &mut world,
+        r#"{"name":"S","subjects":["s.*"],"allow_rollup_hdrs":true}"#,
+    );
+    for subject in ["s.a", "s.a", "s.b"] {
+        world.publish(subject, "", "x");
+    }
+    assert_eq!(
+        world.publish("s.a", "Nats-Rollup: sub\r\n", "x"),
+        r#"{"stream":"S","seq":4}"#
+    );
+    assert_eq!(world.messages("S"), 2);
+    world.publish("s.a", "Nats-Rollup: all\r\n", "x");
+    assert_eq!(world.messages("S"), 1);
+}
+
+#[test]
+fn unused_ephemerals_go() {
+    let mut world = World::new(8);
+    stream(&mut world, r#"{"name":"S"}"#);
+    let config =
+        r#"{"stream_name":"S","config":{"name":"E","ack_policy":"none","inactive_threshold":1000000000}}"#;
+    assert!(!world.ask("$JS.API.CONSUMER.CREATE.S.E", config).contains("error"));
+    world.wait(900 * MS);
+    assert!(!world.ask("$JS.API.CONSUMER.INFO.S.E", "").contains("10014"));
+    world.wait(200 * MS);
+    assert!(world.ask("$JS.API.CONSUMER.INFO.S.E", "").contains("10014"));
+}
+
+#[test]
+fn a_push_consumer_delivers_while_somebody_listens() {
+    let mut world = World::new(9);
+    stream(&mut world, r#"{"name":"S"}"#);
+    consumer(
+        &mut world,
+        "S",
+        r#"{"durable_name":"P","ack_policy":"explicit","deliver_subject":"there","idle_heartbeat":1000000000}"#,
+    );
+    world.publish("S", "", "x");
+    assert!(world.deliveries().is_empty());
+    world.listen("there");
+    world.wait(100 * MS);
+    assert_eq!(world.deliveries().len(), 1);
+    world.wait(1100 * MS);
+    assert!(world.statuses().contains("Nats-Last-Consumer: 1"));
+    world.unlisten("there");
+    world.publish("S", "", "y");
+    assert!(world.deliveries().is_empty());
+    world.listen("there");
+    world.wait(100 * MS);
+    assert_eq!(world.deliveries()[0].text(), "y");
+}
+
+#[test]
+fn a_full_disk_refuses_and_recovers() {
+    let mut world = World::new(10);
+    stream(&mut world, r#"{"name":"S"}"#);
+    consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+    world.publish("S", "Nats-Msg-Id: first\r\n", "x");
+    world.fs.set_capacity(Some(world.fs.used_bytes()));
+    let payload = "x".repeat(200_000);
+    let mut refused = None;
+    for number in 0..200 {
+        let answer = world.publish("S", &format!("Nats-Msg-Id: {number}\r\n"), &payload);
+        if answer.contains("error") {
+            refused = Some((number, answer));
+            break;
+        }
+    }
+    let (number, answer) = refused.expect("the disk gets full");
+    assert!(answer.contains("10047"), "{answer}");
+    assert_eq!(
+        world.publish_resend("S", &payload, false).unwrap_err(),
+        PublishError::NoSpace
+    );
+    let last_seq = world.last_seq("S");
+    world.pull("S", "C", "1");
+    assert_eq!(world.deliveries()[0].stream_seq(), 1);
+    world.fs.set_capacity(None);
+    // The refused message is no duplicate of itself, and takes the sequence that was not used.
+    let answer = world.publish("S", &format!("Nats-Msg-Id: {number}\r\n"), &payload);
+    assert_eq!(answer, format!(r#"{{"stream":"S","seq":{}}}"#, last_seq + 1));
+}
+
+#[test]
+fn nothing_is_acknowledged_after_a_failed_sync() {
+    let mut world = World::new(11);
+    stream(&mut world, r#"{"name":"S"}"#);
+    world.publish("S", "", "x");
+    world.fs.fail_nth_sync(1);
+    let answer = world.publish("S", "", "y");
+    assert!(answer.contains("10077"), "{answer}");
+    assert!(world.publish("S", "", "y").contains("10077"));
+    assert!(world.publish_resend("S", "k", false).is_err());
+    world.restart();
+    assert!(!world.publish("S", "", "z").contains("error"));
+}
+
+/// Random work and power cuts. The oracle is what was acknowledged, kept outside of the engine.
+#[test]
+fn what_was_acknowledged_survives_power_cuts() {
+    for seed in 0..60 {
+        power_cuts(seed);
+    }
+}
+
+fn power_cuts(seed: u64) {
+    let mut random = SplitMix::new(seed);
+    let mut world = World::new(seed);
+    stream(&mut world, r#"{"name":"S","subjects":["s"]}"#);
+    consumer(
+        &mut world,
+        "S",
+        r#"{"durable_name":"C","ack_policy":"explicit","ack_wait":1000000000}"#,
+    );
+    // By sequence: the payload that was acknowledged under it.
+    let mut stored: BTreeMap<u64, String> = BTreeMap::new();
+    let mut settled: Vec<u64> = Vec::new();
+    let mut next_payload = 0;
+    for _ in 0..120 {
+        match random.below(10) {
+            0..4 => {
+                next_payload += 1;
+                let payload = format!("payload {next_payload}");
+                let answer = world.publish("s", "", &payload);
+                let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+                let seq = answer["seq"].as_u64().unwrap();
+                assert!(
+                    stored.insert(seq, payload).is_none(),
+                    "seed {seed}: {seq} given twice"
+                );
+            }
+            4 => world.publish_without_commit("s", "lost or not"),
+            5 => world.pull("S", "C", &(1 + random.below(4)).to_string()),
+            6 | 7 => {
+                // What was delivered twice before the first acknowledgement is no fault.
+                let settled_before = settled.clone();
+                for delivered in world.deliveries() {
+                    let seq = delivered.stream_seq();
+                    assert!(!settled_before.contains(&seq), "seed {seed}: {seq} came again");
+                    let expected = stored.get(&seq).map_or("lost or not", String::as_str);
+                    assert_eq!(delivered.text(), expected, "seed {seed}: message {seq}");
+                    if random.chance(50) && world.ack_and_wait(&delivered, "+ACK").is_some() {
+                        settled.push(seq);
+                    }
+                }
+            }
+            8 => world.wait(random.below(2 * SECOND)),
+            _ => world.crash(random.next_u64()),
+        }
+        world.check_consumer_is_behind("S", "C", seed);
+    }
+    world.crash(random.next_u64());
+    for (seq, payload) in &stored {
+        assert_eq!(
+            world.message("S", *seq).as_deref(),
+            Some(payload.as_str()),
+            "seed {seed}: {seq} is lost"
+        );
+    }
+}

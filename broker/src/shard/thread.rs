@@ -160,10 +160,8 @@ impl<F: Fs, C: Clock> Shard<F, C> {
             router: &self.links.router,
             out: &mut self.out,
         };
-        let delivered = self.engine.dispatch(now, &mut self.store, &mut outlet, budget);
-        if delivered > 0 {
-            self.out.flush();
-        }
+        self.engine.dispatch(now, &mut self.store, &mut outlet, budget);
+        self.out.flush();
         self.store.settle();
         self.publish_snapshot(now);
     }

@@ -59,11 +59,6 @@ impl DuplicateWindow {
         self.seen.len() >= IDS_MAX
     }
 
-    /// How many ids are remembered.
-    pub(crate) fn len(&self) -> usize {
-        self.seen.len()
-    }
-
     /// The sequence that `id` was stored under within the window.
     pub(crate) fn find(&mut self, now: Mono, kind: IdKind, id: &str) -> Option<u64> {
         self.forget_old(now);
@@ -135,7 +130,7 @@ mod tests {
         assert_eq!(window.find(Mono(1), IdKind::Resend, "a"), None);
         assert_eq!(window.find(Mono(99), IdKind::Message, "a"), Some(1));
         assert_eq!(window.find(Mono(100), IdKind::Message, "a"), None);
-        assert_eq!(window.len(), 0);
+        assert_eq!(window.seen.len(), 0);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The broker over real sockets: with the `async-nats` client, and byte by byte.
 
+mod consumers;
 mod core;
 mod jetstream;
 mod monitor;
+mod streams;
 mod wire;
 
 use std::path::{Path, PathBuf};

@@ -35,6 +35,9 @@ impl Engine {
         if config.name != name {
             return Err(ApiError::STREAM_MISMATCH);
         }
+        if name.contains(['\\', '/']) {
+            return Err(ApiError::STREAM_PATH_SEPARATORS);
+        }
         if config.sealed {
             return Err(ApiError::invalid_config(
                 "stream configuration for create can not be sealed",

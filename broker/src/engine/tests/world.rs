@@ -1,0 +1,457 @@
+//! An engine with everything around it simulated: disk, clocks and clients.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::consumer::Receiver;
+use crate::engine::time::{Mono, Now};
+use crate::engine::{Effect, Engine, EngineOptions, Outlet, push_number, send_notice, store_error};
+use crate::env::sim::SimFs;
+use crate::router::Message;
+use crate::shard::inbox::{Completion, JsKind, JsOp, PubAck, PublishError, ReplyTo, Resend};
+use crate::store::{Store, StoreOptions};
+use crate::types::{StreamId, UnixNanos};
+
+const DIR: &str = "/store";
+const START: i64 = 1_700_000_000_000_000_000;
+const MONO_BASE: u64 = 1 << 62;
+
+/// A message that a client got.
+#[derive(Clone, Debug)]
+pub(super) struct Delivered {
+    to: String,
+    pub(super) subject: String,
+    reply: String,
+    headers: String,
+    payload: Vec<u8>,
+}
+
+impl Delivered {
+    fn number(&self, index: usize) -> u64 {
+        self.reply.split('.').nth(index).unwrap().parse().unwrap()
+    }
+
+    pub(super) fn deliveries(&self) -> u64 {
+        self.number(4)
+    }
+
+    pub(super) fn stream_seq(&self) -> u64 {
+        self.number(5)
+    }
+
+    pub(super) fn text(&self) -> &str {
+        std::str::from_utf8(&self.payload).unwrap()
+    }
+}
+
+/// Listeners and what they got.
+#[derive(Debug, Default)]
+struct Clients {
+    listening: BTreeSet<String>,
+    got: Vec<Delivered>,
+}
+
+impl Outlet for Clients {
+    fn receiver(&self, subject: &str) -> Receiver {
+        if self.listening.contains(subject) || subject.starts_with("_INBOX.") {
+            Receiver::Ready
+        } else {
+            Receiver::Gone
+        }
+    }
+
+    fn send(&mut self, to: &str, message: &Message<'_>) {
+        self.got.push(Delivered {
+            to: to.to_owned(),
+            subject: message.subject.to_owned(),
+            reply: message.reply.unwrap_or_default().to_owned(),
+            headers: String::from_utf8(message.headers.to_vec()).unwrap(),
+            payload: message.payload.to_vec(),
+        });
+    }
+}
+
+pub(super) struct World {
+    pub(super) fs: SimFs,
+    store: Option<Store<SimFs>>,
+    engine: Engine,
+    now: Now,
+    clients: Clients,
+    effects: Vec<Effect>,
+    requests: u64,
+    seed: u64,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let fs = SimFs::new(seed);
+        let now = Now {
+            wall: UnixNanos(START),
+            mono: Mono(MONO_BASE),
+        };
+        let (store, engine) = open(&fs, seed, now);
+        Self {
+            fs,
+            store: Some(store),
+            engine,
+            now,
+            clients: Clients::default(),
+            effects: Vec::new(),
+            requests: 0,
+            seed,
+        }
+    }
+
+    fn store(&self) -> &Store<SimFs> {
+        self.store.as_ref().unwrap()
+    }
+
+    /// Steps, commits, releases and delivers, as the storage thread does.
+    fn round(&mut self, ops: Vec<JsOp>) {
+        let Self {
+            store,
+            engine,
+            effects,
+            clients,
+            now,
+            ..
+        } = self;
+        let store = store.as_mut().unwrap();
+        engine.tick(*now, store, effects);
+        for op in ops {
+            engine.step(*now, op, store, effects);
+        }
+        engine.persist(store);
+        let report = store.commit();
+        engine.committed(&report, store);
+        for effect in effects.drain(..) {
+            release(effect, engine, store, &report, clients);
+        }
+        let mut rounds = 0;
+        while engine.has_ready() && rounds < 100 {
+            rounds += 1;
+            engine.dispatch(*now, store, clients, 16);
+        }
+    }
+
+    fn op(kind: JsKind, subject: &str, reply: ReplyTo, headers: &str, payload: &str) -> JsOp {
+        let headers = if headers.is_empty() {
+            String::new()
+        } else {
+            format!("NATS/1.0\r\n{headers}\r\n")
+        };
+        JsOp {
+            kind,
+            subject: Bytes::copy_from_slice(subject.as_bytes()),
+            reply,
+            headers: headers.into(),
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+        }
+    }
+
+    fn inbox(&mut self) -> String {
+        self.requests += 1;
+        format!("_INBOX.{}", self.requests)
+    }
+
+    fn take_answer(&mut self, inbox: &str) -> Option<String> {
+        let index = self.clients.got.iter().position(|got| got.to == *inbox)?;
+        Some(self.clients.got.remove(index).text().to_owned())
+    }
+
+    pub(super) fn ask(&mut self, subject: &str, payload: &str) -> String {
+        let inbox = self.inbox();
+        let reply = ReplyTo::Subject(inbox.clone().into());
+        self.round(vec![Self::op(JsKind::Api, subject, reply, "", payload)]);
+        self.take_answer(&inbox).expect("requests are answered")
+    }
+
+    fn stream_of(&self, subject: &str) -> StreamId {
+        let captures = |subjects: &[String]| subjects.iter().any(|own| crate::subject::matches(own, subject));
+        let found = self.engine.captures().find(|(_, subjects)| captures(subjects));
+        found.expect("a stream captures the subject").0
+    }
+
+    pub(super) fn publish(&mut self, subject: &str, headers: &str, payload: &str) -> String {
+        let inbox = self.inbox();
+        let kind = JsKind::Publish(self.stream_of(subject));
+        let reply = ReplyTo::Subject(inbox.clone().into());
+        self.round(vec![Self::op(kind, subject, reply, headers, payload)]);
+        self.take_answer(&inbox).expect("publishes are answered")
+    }
+
+    /// Appends, but the power may be cut before the commit.
+    pub(super) fn publish_without_commit(&mut self, subject: &str, payload: &str) {
+        let op = Self::op(
+            JsKind::Publish(self.stream_of(subject)),
+            subject,
+            ReplyTo::None,
+            "",
+            payload,
+        );
+        self.engine
+            .step(self.now, op, self.store.as_mut().unwrap(), &mut self.effects);
+    }
+
+    pub(super) fn publish_resend(
+        &mut self,
+        subject: &str,
+        key: &str,
+        is_resend: bool,
+    ) -> Result<PubAck, PublishError> {
+        let (completion, mut receiver) = Completion::new(1);
+        let resend = Some(Resend {
+            key: key.into(),
+            is_resend,
+        });
+        let kind = JsKind::Publish(self.stream_of(subject));
+        self.round(vec![Self::op(
+            kind,
+            subject,
+            ReplyTo::Local {
+                completion,
+                index: 0,
+                resend,
+            },
+            "",
+            "x",
+        )]);
+        receiver.try_recv().expect("publishes are answered").remove(0)
+    }
+
+    pub(super) fn pull(&mut self, stream: &str, consumer: &str, request: &str) {
+        let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
+        let reply = ReplyTo::Subject("_INBOX.pull".into());
+        self.round(vec![Self::op(JsKind::Api, &subject, reply, "", request)]);
+    }
+
+    pub(super) fn ack(&mut self, delivered: &Delivered, payload: &str) {
+        self.round(vec![Self::op(
+            JsKind::Ack,
+            &delivered.reply,
+            ReplyTo::None,
+            "",
+            payload,
+        )]);
+    }
+
+    pub(super) fn ack_and_wait(&mut self, delivered: &Delivered, payload: &str) -> Option<String> {
+        let inbox = self.inbox();
+        let reply = ReplyTo::Subject(inbox.clone().into());
+        self.round(vec![Self::op(JsKind::Ack, &delivered.reply, reply, "", payload)]);
+        self.take_answer(&inbox)
+    }
+
+    /// The stream messages that came since the last call.
+    pub(super) fn deliveries(&mut self) -> Vec<Delivered> {
+        let (deliveries, rest) = std::mem::take(&mut self.clients.got)
+            .into_iter()
+            .partition(|got| got.reply.starts_with("$JS.ACK."));
+        self.clients.got = rest;
+        deliveries
+    }
+
+    /// The status messages that came since the last call, as text.
+    pub(super) fn statuses(&mut self) -> String {
+        let mut text = String::new();
+        for got in std::mem::take(&mut self.clients.got) {
+            write!(text, "{}", got.headers.replace("\r\n", "\n")).unwrap();
+        }
+        text
+    }
+
+    pub(super) fn listen(&mut self, subject: &str) {
+        self.clients.listening.insert(subject.to_owned());
+    }
+
+    pub(super) fn unlisten(&mut self, subject: &str) {
+        self.clients.listening.remove(subject);
+    }
+
+    /// Lets time pass, stopping wherever a timer is due.
+    pub(super) fn wait(&mut self, nanos: u64) {
+        let end = self.now.mono.0 + nanos;
+        self.round(Vec::new());
+        for _ in 0..10_000 {
+            let due = self.engine.next_deadline().filter(|due| due.0 <= end);
+            let Some(due) = due else { break };
+            self.advance_to(due.0.max(self.now.mono.0));
+            self.round(Vec::new());
+        }
+        self.advance_to(end);
+        self.round(Vec::new());
+    }
+
+    fn advance_to(&mut self, mono: u64) {
+        let nanos = mono - self.now.mono.0;
+        self.now = Now {
+            wall: self.now.wall.saturating_add(nanos as i64),
+            mono: Mono(mono),
+        };
+    }
+
+    pub(super) fn jump(&mut self, nanos: i64) {
+        self.now.wall = self.now.wall.saturating_add(nanos);
+    }
+
+    /// Stops and starts again, in order.
+    pub(super) fn restart(&mut self) {
+        self.engine.persist_all();
+        self.round(Vec::new());
+        drop(self.store.take().unwrap().close());
+        self.reopen();
+    }
+
+    /// Cuts the power and starts again.
+    pub(super) fn crash(&mut self, seed: u64) {
+        self.fs.crash(seed);
+        drop(self.store.take());
+        self.effects.clear();
+        self.reopen();
+    }
+
+    fn reopen(&mut self) {
+        self.clients.got.clear();
+        let (store, engine) = open(&self.fs, self.seed, self.now);
+        self.store = Some(store);
+        self.engine = engine;
+    }
+
+    fn state(&mut self, stream: &str) -> Value {
+        let info = self.ask(&format!("$JS.API.STREAM.INFO.{stream}"), "");
+        serde_json::from_str::<Value>(&info).unwrap()["state"].clone()
+    }
+
+    pub(super) fn messages(&mut self, stream: &str) -> u64 {
+        self.state(stream)["messages"].as_u64().unwrap()
+    }
+
+    pub(super) fn last_seq(&mut self, stream: &str) -> u64 {
+        self.state(stream)["last_seq"].as_u64().unwrap()
+    }
+
+    pub(super) fn message(&self, stream: &str, seq: u64) -> Option<String> {
+        let id = self.engine.stream_by_name(stream)?.id;
+        let record = self.store().read(id, crate::types::StreamSeq(seq)).ok()??;
+        Some(String::from_utf8(record.payload.to_vec()).unwrap())
+    }
+
+    pub(super) fn check_consumer_is_behind(&mut self, stream: &str, consumer: &str, seed: u64) {
+        let last_seq = self.last_seq(stream);
+        let info = self.ask(&format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"), "");
+        let info: Value = serde_json::from_str(&info).unwrap();
+        let delivered = info["delivered"]["stream_seq"].as_u64().unwrap();
+        let floor = info["ack_floor"]["stream_seq"].as_u64().unwrap();
+        assert!(
+            delivered <= last_seq,
+            "seed {seed}: consumer at {delivered}, stream at {last_seq}"
+        );
+        assert!(floor <= delivered, "seed {seed}: floor {floor} above {delivered}");
+    }
+}
+
+fn open(fs: &SimFs, seed: u64, now: Now) -> (Store<SimFs>, Engine) {
+    let (mut store, _) = Store::open(fs.clone(), Path::new(DIR), StoreOptions::new(seed)).unwrap();
+    let engine = Engine::recover(EngineOptions::new(seed), &mut store, now).unwrap();
+    (store, engine)
+}
+
+fn release(
+    effect: Effect,
+    engine: &Engine,
+    store: &Store<SimFs>,
+    report: &crate::store::CommitReport,
+    clients: &mut Clients,
+) {
+    let failure = |stream| {
+        report
+            .failed
+            .iter()
+            .find(|(id, _)| *id == stream)
+            .map(|(_, err)| err)
+    };
+    let mut answer = |reply: ReplyTo, text: String, local: Result<PubAck, PublishError>| match reply {
+        ReplyTo::None => {}
+        ReplyTo::Subject(to) => {
+            let to = std::str::from_utf8(&to).unwrap();
+            clients.send(
+                to,
+                &Message {
+                    subject: to,
+                    reply: None,
+                    headers: &[],
+                    payload: text.as_bytes(),
+                },
+            );
+        }
+        ReplyTo::Local {
+            completion, index, ..
+        } => completion.resolve(index, local),
+    };
+    match effect {
+        Effect::PubAck {
+            stream,
+            seq,
+            is_duplicate,
+            reply,
+        } => match failure(stream).filter(|_| seq > store.durable_seq(stream)) {
+            None => {
+                let mut text = engine.ack_prefix(stream).unwrap().to_string();
+                push_number(&mut text, seq.0);
+                text.push_str(if is_duplicate {
+                    ",\"duplicate\": true}"
+                } else {
+                    "}"
+                });
+                let name = engine.stream_name(stream).unwrap().clone();
+                answer(
+                    reply,
+                    text,
+                    Ok(PubAck {
+                        stream: name,
+                        seq,
+                        duplicate: is_duplicate,
+                    }),
+                );
+            }
+            Some(err) => {
+                let error = store_error(err);
+                let local = if err.is_no_space() {
+                    PublishError::NoSpace
+                } else {
+                    PublishError::ReadOnly
+                };
+                answer(reply, format!("{{\"error\":{}}}", error.err_code), Err(local));
+            }
+        },
+        Effect::PubRefused { error, reply, .. } => {
+            let local = if error.err_code == 10047 {
+                PublishError::NoSpace
+            } else {
+                PublishError::ReadOnly
+            };
+            answer(reply, format!("{{\"error\":{}}}", error.err_code), Err(local));
+        }
+        Effect::Reply { message, after } => {
+            if after.is_none_or(|stream| failure(stream).is_none()) {
+                let to = std::str::from_utf8(&message.to).unwrap();
+                let (headers, payload) = (&message.headers, &message.payload);
+                clients.send(
+                    to,
+                    &Message {
+                        subject: to,
+                        reply: None,
+                        headers,
+                        payload,
+                    },
+                );
+            }
+        }
+        Effect::Status(notice) => send_notice(clients, &notice.reply, &notice.status),
+        Effect::Capture { .. } => {}
+    }
+}
