@@ -107,7 +107,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: TcpStream) {
     if !stays || shared.drain.is_cancelled() {
         return shared.registry.release(&claim);
     }
-    seat.deliver_offline(&shared.counters);
+    seat.deliver_offline();
     Box::pin(keep_offline(&shared, claim, seat)).await;
 }
 
@@ -137,8 +137,8 @@ async fn keep_offline(shared: &Shared, mut claim: Claim, mut seat: Box<Seat>) {
             takeover = &mut claim.takeover => break takeover.ok(),
             fetched = seat.client.deliveries() => match fetched {
                 Some(deliveries) => {
-                    seat.fetched(deliveries, counters);
-                    seat.deliver_offline(counters);
+                    seat.fetched(deliveries);
+                    seat.deliver_offline();
                 }
                 None => break None,
             },
@@ -166,6 +166,7 @@ impl Connection<'_> {
         let mut timer = pin!(sleep_until(Instant::now()));
         loop {
             self.pump();
+            self.seat.count_levels();
             if self.draining && self.pending.is_empty() && self.out.is_empty() {
                 self.close(CloseReason::Shutdown);
             }
@@ -196,7 +197,7 @@ impl Connection<'_> {
                     }
                 }
                 fetched = self.seat.client.deliveries(), if may_fetch => match fetched {
-                    Some(deliveries) => self.seat.fetched(deliveries, &self.shared.counters),
+                    Some(deliveries) => self.seat.fetched(deliveries),
                     None => self.close(CloseReason::BrokerClosed),
                 },
                 () = &mut timer => self.tick(may_read).await,
@@ -437,7 +438,7 @@ impl Connection<'_> {
             if let Some(cursor) = self.retained_due.pop_front() {
                 self.send_retained(cursor);
             } else if self.seat.has_due() {
-                self.seat.deliver_next(&self.shared.counters, &mut self.effects);
+                self.seat.deliver_next(&mut self.effects);
                 self.emit_all();
             } else {
                 return;
@@ -456,10 +457,6 @@ impl Connection<'_> {
                 .deliver_retained(&message, cursor.qos, &mut self.effects);
             self.emit_all();
         }
-        self.shared
-            .counters
-            .queue_dropped
-            .add(self.seat.session.take_dropped());
         if let Some(after) = next {
             cursor.after = after;
             self.retained_due.push_front(cursor);

@@ -180,7 +180,8 @@ async fn seat(
     let session_present = before.is_some();
     let mut seat = before.unwrap_or_else(|| {
         let session = Session::new(client.clone(), Arc::clone(&shared.limits), Instant::now());
-        Box::new(Seat::new(session, shared.ingest.open(client.as_str())))
+        let client = shared.ingest.open(client.as_str());
+        Box::new(Seat::new(session, client, Arc::clone(&shared.counters)))
     });
     let (mut out, mut effects) = (BytesMut::new(), Vec::new());
     codec::encode(

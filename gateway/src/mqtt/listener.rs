@@ -93,7 +93,7 @@ pub(super) struct Shared {
     pub(super) ingest: Arc<dyn Ingest>,
     pub(super) registry: Registry,
     pub(super) retained: RetainedMessages,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
     /// Cancelled: finish what was read, then close.
     pub(super) drain: CancellationToken,
 }
@@ -121,7 +121,7 @@ impl MqttServer {
             ingest,
             registry: Registry::new(config.sessions_max),
             retained: RetainedMessages::new(config.retained_max, config.retained_bytes_max),
-            counters: Counters::default(),
+            counters: Arc::default(),
             drain: CancellationToken::new(),
             config,
         });

@@ -1,6 +1,7 @@
 //! A session together with its way to the broker: what passes from one connection of a client to the next.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::mapping;
 use super::session::{Effect, FilterId, Session};
@@ -16,18 +17,29 @@ pub(super) struct Seat {
     filters: HashMap<SubscriptionId, FilterId>,
     subscriptions: HashMap<FilterId, Vec<SubscriptionId>>,
     dropped_seen: u64,
+    counters: Arc<Counters>,
+    /// What the counters hold of this session's levels.
+    levels: Levels,
+}
+
+/// How full a session is.
+#[derive(Clone, Copy, Default)]
+struct Levels {
+    inflight: usize,
+    queued: usize,
 }
 
 impl Seat {
-    pub(super) fn new(session: Session, client: Box<dyn IngestClient>) -> Self {
-        let (filters, subscriptions) = (HashMap::new(), HashMap::new());
+    pub(super) fn new(session: Session, client: Box<dyn IngestClient>, counters: Arc<Counters>) -> Self {
         Self {
             session,
             client,
             due: VecDeque::new(),
-            filters,
-            subscriptions,
+            filters: HashMap::new(),
+            subscriptions: HashMap::new(),
             dropped_seen: 0,
+            counters,
+            levels: Levels::default(),
         }
     }
 
@@ -50,10 +62,10 @@ impl Seat {
         }
     }
 
-    pub(super) fn fetched(&mut self, deliveries: Vec<Delivery>, counters: &Counters) {
+    pub(super) fn fetched(&mut self, deliveries: Vec<Delivery>) {
         self.due.extend(deliveries);
         let dropped = self.client.dropped();
-        counters.client_dropped.add(dropped - self.dropped_seen);
+        self.counters.client_dropped.add(dropped - self.dropped_seen);
         self.dropped_seen = dropped;
     }
 
@@ -62,7 +74,7 @@ impl Seat {
     }
 
     /// Gives the session the next message, with all the filters that it came for.
-    pub(super) fn deliver_next(&mut self, counters: &Counters, effects: &mut Vec<Effect>) {
+    pub(super) fn deliver_next(&mut self, effects: &mut Vec<Effect>) {
         let Some(first) = self.due.pop_front() else { return };
         let alone = self.filters.get(&first.subscription).copied();
         let mut filters = Vec::new();
@@ -84,18 +96,40 @@ impl Seat {
             .session
             .deliver(filters, &first.subject, &first.payload, published, effects)
         {
-            counters.passed_over.count(error.as_str());
+            self.counters.passed_over.count(error.as_str());
         }
-        counters.queue_dropped.add(self.session.take_dropped());
+        self.count_levels();
+    }
+
+    /// Brings the counters up to date with the session.
+    pub(super) fn count_levels(&mut self) {
+        let now = Levels {
+            inflight: self.session.inflight_count(),
+            queued: self.session.queued_count(),
+        };
+        self.move_levels(now);
+        self.counters.queue_dropped.add(self.session.take_dropped());
+    }
+
+    fn move_levels(&mut self, now: Levels) {
+        let before = std::mem::replace(&mut self.levels, now);
+        self.counters.inflight.shift(before.inflight, now.inflight);
+        self.counters.queued.shift(before.queued, now.queued);
     }
 
     /// Gives an offline session all that is due: QoS 1 goes into its queue.
-    pub(super) fn deliver_offline(&mut self, counters: &Counters) {
+    pub(super) fn deliver_offline(&mut self) {
         let mut effects = Vec::new();
         while self.has_due() {
-            self.deliver_next(counters, &mut effects);
+            self.deliver_next(&mut effects);
         }
         assert!(effects.is_empty(), "an offline session sends nothing");
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.move_levels(Levels::default());
     }
 }
 

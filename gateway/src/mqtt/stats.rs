@@ -32,6 +32,10 @@ pub struct MqttStats {
     pub bytes_out: u64,
     /// QoS 1 publishes received and not on disk yet.
     pub awaiting_store: u64,
+    /// QoS 1 deliveries sent and not acknowledged, of all sessions.
+    pub inflight: u64,
+    /// QoS 1 messages in session queues.
+    pub queued: u64,
     /// Messages dropped from full session queues, the oldest first.
     pub queue_dropped: u64,
     /// Messages dropped because a connection did not fetch them in time.
@@ -65,6 +69,15 @@ impl Count {
 
     pub(super) fn sub(&self, count: u64) {
         self.0.fetch_sub(count, Relaxed);
+    }
+
+    /// Moves one part of a level.
+    pub(super) fn shift(&self, before: usize, now: usize) {
+        if now > before {
+            self.add((now - before) as u64);
+        } else if now < before {
+            self.sub((before - now) as u64);
+        }
     }
 
     pub(super) fn get(&self) -> u64 {
@@ -102,6 +115,8 @@ pub(super) struct Counters {
     pub(super) bytes_in: Count,
     pub(super) bytes_out: Count,
     pub(super) awaiting_store: Count,
+    pub(super) inflight: Count,
+    pub(super) queued: Count,
     pub(super) queue_dropped: Count,
     pub(super) client_dropped: Count,
     pub(super) subscriptions_refused: Count,
@@ -194,6 +209,8 @@ impl Counters {
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             awaiting_store: self.awaiting_store.get(),
+            inflight: self.inflight.get(),
+            queued: self.queued.get(),
             queue_dropped: self.queue_dropped.get(),
             client_dropped: self.client_dropped.get(),
             subscriptions_refused: self.subscriptions_refused.get(),

@@ -10,6 +10,7 @@ mod raw;
 mod session;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tarn::mqtt::{MqttConfig, MqttServer};
 
@@ -27,4 +28,16 @@ async fn start(change: impl FnOnce(&mut MqttConfig)) -> (MqttServer, FakeBroker)
         .await
         .expect("a free port");
     (server, broker)
+}
+
+/// Waits for what comes by itself.
+async fn until(condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait)
+        .await
+        .expect("the condition in time");
 }

@@ -124,12 +124,22 @@ async fn the_in_flight_window_holds_back_what_the_device_has_not_acknowledged() 
     let two = [published(QOS1, "cmd", 1, "1"), published(QOS1, "cmd", 2, "2")];
     assert_eq!([device.packet().await, device.packet().await], two);
     assert_eq!(device.until_pong().await, []);
+    assert_eq!(
+        (server.stats().inflight, server.stats().publishes_out),
+        (2, [0, 2])
+    );
     device.send(b"\x40\x02\x00\x02").await;
     assert_eq!(device.packet().await, published(QOS1, "cmd", 3, "3"));
     device.send(b"\x40\x02\x00\x01\x40\x02\x00\x03").await;
     assert_eq!(device.packet().await, published(QOS1, "cmd", 4, "4"));
     assert_eq!(device.packet().await, published(QOS1, "cmd", 5, "5"));
-    assert_eq!(server.stats().queue_dropped, 0);
+    device.send(b"\x40\x02\x00\x04").await;
+    assert_eq!(device.until_pong().await, []);
+    let stats = server.stats();
+    assert_eq!((stats.inflight, stats.queued, stats.queue_dropped), (1, 0, 0));
+    device.send(b"\xe0\x00").await;
+    device.closed().await;
+    super::until(|| server.stats().inflight == 0).await;
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::raw::{Raw, connect, connect_with_will, frame, publish, published, text};
-use super::start;
+use super::{start, until};
 
 const QOS1: u8 = 0b0010;
 const DUP: u8 = 0b1000;
@@ -139,6 +139,7 @@ async fn a_session_that_stays_gets_what_came_meanwhile_and_what_was_not_acknowle
         .await;
     publisher.send(&publish(QOS1, "cmd/a", 5, "4")).await;
     publisher.until_pong().await;
+    until(|| (server.stats().inflight, server.stats().queued) == (1, 2)).await;
     let (mut device, present) = Raw::connect(address, "dev", false).await;
     assert!(present);
     assert_eq!(device.packet().await, published(QOS1 | DUP, "cmd/a", 2, "2"));
@@ -199,15 +200,4 @@ async fn silence_ends_the_connection_and_pings_keep_it() {
 /// Waits until that many sessions are kept for clients that are away.
 async fn offline(server: &tarn::mqtt::MqttServer, count: u64) {
     until(|| server.stats().sessions_offline == count).await;
-}
-
-async fn until(condition: impl Fn() -> bool) {
-    let wait = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), wait)
-        .await
-        .expect("the condition in time");
 }
