@@ -21,6 +21,7 @@ use tracing::debug;
 
 use crate::audit::{AuditError, WindowCheck};
 use crate::config::{Settings, Span};
+use crate::present::say;
 use crate::serve::{Roles, ServeError, Server, StopError, reachable};
 use folder::Folder;
 use progress::Progress;
@@ -138,12 +139,12 @@ impl Demo {
         };
         settings.lake.commit_interval = COMMIT_INTERVAL;
         for note in ports::choose(&mut settings) {
-            println!("{note}");
+            say!("{note}");
         }
         let server = Server::start(&settings, Roles::ALL).await?;
-        println!("Tarn serves from {}", folder.path().display());
+        say!("Tarn serves from {}", folder.path().display());
         for line in server.lines() {
-            println!("  {line}");
+            say!("  {line}");
         }
         Ok(Demo {
             options,
@@ -156,7 +157,7 @@ impl Demo {
     pub async fn run(&self) -> Result<Outcome, DemoError> {
         let ledger = self.folder.path().join("demo-ledger.jsonl");
         let config = self.fleet(&ledger);
-        println!(
+        say!(
             "\n{} devices publish over MQTT (QoS 1) and NATS for {} s, with duplicates, late, out-of-order and malformed \
              messages",
             self.options.devices,
@@ -278,6 +279,11 @@ impl Demo {
             .map_err(|err| failed(err.to_string()))?;
         let info = handle.info().await.map_err(|err| failed(err.to_string()))?;
         Ok(info.state.last_sequence)
+    }
+
+    /// Where the data is.
+    pub fn data_dir(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Prints what was found and how to connect.

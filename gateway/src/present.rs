@@ -1,6 +1,21 @@
-//! Numbers, times and tables as people read them.
+//! Lines, numbers, times and tables as people read them.
+
+use std::fmt::Arguments;
+use std::io::Write;
 
 use comfy_table::{CellAlignment, Table, presets};
+
+/// Prints a line to standard output, as `println!` does, but goes on when nobody reads it any more (`tarn … | head`).
+macro_rules! say {
+    ($($argument:tt)*) => { $crate::present::line(format_args!($($argument)*)) };
+}
+pub(crate) use say;
+
+/// See [`say!`].
+pub(crate) fn line(text: Arguments<'_>) {
+    // A reader that went away is no reason to stop what is being done.
+    drop(writeln!(std::io::stdout(), "{text}"));
+}
 
 /// A plain table whose columns from `numbers_from` on are right-aligned.
 pub(crate) fn plain_table(header: &[&str], numbers_from: usize, rows: Vec<Vec<String>>) -> Table {

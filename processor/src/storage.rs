@@ -56,7 +56,10 @@ pub enum StorageError {
         path: PathBuf,
     },
     /// The location does not lie below the warehouse's root.
-    #[error("{location} is not a file below the warehouse {root}")]
+    #[error(
+        "{location} is not a file below the warehouse {root}; tables name their files in full: if the warehouse was \
+         moved, move it back"
+    )]
     Outside {
         /// The location asked for.
         location: String,

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::Failure;
 use super::settings::SettingsArgs;
+use crate::present::say;
 
 /// Flags of `tarn check-config`.
 #[derive(Args, Debug)]
@@ -15,9 +16,9 @@ pub(super) struct CheckConfigArgs {
 pub(super) fn run(args: CheckConfigArgs) -> Result<(), Failure> {
     let loaded = args.settings.load()?;
     match &loaded.file {
-        Some(file) => println!("# {} is valid; the effective settings are", file.display()),
-        None => println!("# no configuration file; the effective settings are"),
+        Some(file) => say!("# {} is valid; the effective settings are", file.display()),
+        None => say!("# no configuration file; the effective settings are"),
     }
-    print!("{}", loaded.settings.to_toml());
+    say!("{}", loaded.settings.to_toml().trim_end());
     Ok(())
 }

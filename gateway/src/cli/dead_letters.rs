@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use super::lake::{LakeArgs, OpenLake};
 use super::{Failure, on_runtime};
 use crate::audit::{self, RefusedRow};
-use crate::present::{plain_table, thousands, utc_us};
+use crate::present::{plain_table, say, thousands, utc_us};
 
 /// Subcommands of `tarn dead-letters`.
 #[derive(Debug, Subcommand)]
@@ -76,9 +76,9 @@ async fn ls(args: ListArgs) -> Result<(), Failure> {
     })
     .await?;
     let total: u64 = by_reason.values().sum();
-    println!("{} refused", thousands(total));
+    say!("{} refused", thousands(total));
     for (reason, count) in by_reason {
-        println!("  {reason} {}", thousands(count));
+        say!("  {reason} {}", thousands(count));
     }
     if !latest.is_empty() {
         let rows = latest.into_values().rev().map(|row| {
@@ -91,7 +91,7 @@ async fn ls(args: ListArgs) -> Result<(), Failure> {
                 shortened(&row.payload),
             ]
         });
-        println!(
+        say!(
             "\n{}",
             plain_table(
                 &["received", "message", "subject", "reason", "payload"],
@@ -103,15 +103,23 @@ async fn ls(args: ListArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The characters as they are, but for control characters: a payload must not steer the terminal.
+fn printable(text: impl Iterator<Item = char>) -> String {
+    let mut out = String::new();
+    for character in text {
+        match character {
+            control if control.is_control() => out.extend(control.escape_default()),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
 /// At most 60 characters on one line.
 fn shortened(payload: &[u8]) -> String {
     const CHARS_MAX: usize = 60;
     let text = String::from_utf8_lossy(payload);
-    let mut out: String = text
-        .chars()
-        .take(CHARS_MAX)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut out = printable(text.chars().take(CHARS_MAX));
     if text.chars().nth(CHARS_MAX).is_some() {
         out.push('…');
     }
@@ -134,13 +142,13 @@ async fn show(args: ShowArgs) -> Result<(), Failure> {
         )));
     }
     for row in found {
-        println!("message   {}/{}", row.stream, row.stream_seq);
-        println!("subject   {}", row.subject);
-        println!("received  {}", utc_us(row.received_at));
-        println!("reason    {}", row.reason);
-        println!("detail    {}", row.detail.unwrap_or_default());
-        println!("payload   {} bytes", row.payload.len());
-        println!("{}", String::from_utf8_lossy(&row.payload).escape_debug());
+        say!("message   {}/{}", row.stream, row.stream_seq);
+        say!("subject   {}", row.subject);
+        say!("received  {}", utc_us(row.received_at));
+        say!("reason    {}", row.reason);
+        say!("detail    {}", row.detail.unwrap_or_default());
+        say!("payload   {} bytes", row.payload.len());
+        say!("{}", printable(String::from_utf8_lossy(&row.payload).chars()));
     }
     Ok(())
 }
@@ -158,7 +166,7 @@ mod tests {
 
     #[test]
     fn payloads_stay_on_one_line() {
-        assert_eq!(shortened(b"a\nb\xff"), "a\\nb\u{fffd}");
+        assert_eq!(shortened(b"\"a\nb\x1b\xff"), "\"a\\nb\\u{1b}\u{fffd}");
         assert_eq!(shortened(&[b'x'; 100]).chars().count(), 61);
     }
 }

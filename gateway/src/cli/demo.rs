@@ -10,6 +10,7 @@ use super::{Failure, on_runtime};
 use crate::config::Log;
 use crate::demo::{Demo, DemoError, DemoOptions};
 use crate::logging;
+use crate::present::say;
 
 /// Flags of `tarn demo`.
 #[derive(Args, Debug)]
@@ -74,7 +75,7 @@ async fn demo(options: DemoOptions) -> Result<(), Failure> {
     let outcome = tokio::select! {
         outcome = demo.run() => outcome,
         () = stop.asked() => {
-            println!("stopping");
+            say!("stopping");
             demo.stop().await.map_err(Failure::work)?;
             return Err(Failure::work("stopped before the end"));
         }
@@ -88,7 +89,10 @@ async fn demo(options: DemoOptions) -> Result<(), Failure> {
     };
     demo.report(&outcome);
     if keep {
-        println!("\nServing until Ctrl-C");
+        say!(
+            "\nServing until Ctrl-C; the data stays in {}",
+            demo.data_dir().display()
+        );
         stop.asked().await;
     }
     demo.stop().await.map_err(Failure::work)?;

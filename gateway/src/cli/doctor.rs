@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::settings::SettingsArgs;
 use super::{Failure, on_runtime};
 use crate::config::{Listen, Settings};
+use crate::present::say;
 use crate::serve::{DataDir, DataDirError, FREE_BYTES_MIN, free_bytes};
 
 /// Flags of `tarn doctor`.
@@ -49,7 +50,7 @@ pub(super) fn run(args: DoctorArgs) -> Result<(), Failure> {
                 ("BAD ", text)
             }
         };
-        println!("{mark}  {name:<15} {text}");
+        say!("{mark}  {name:<15} {text}");
     };
     report("configuration", Good(format!("valid ({from})")));
     let running = data_dir(&settings, &mut report);

@@ -7,6 +7,7 @@ use super::settings::SettingsArgs;
 use super::{Failure, on_runtime};
 use crate::config::Loaded;
 use crate::logging;
+use crate::present::say;
 use crate::serve::{Role, Roles, Server};
 
 /// Flags of `tarn serve`.
@@ -40,18 +41,18 @@ async fn serve(loaded: Loaded, roles: Roles) -> Result<(), Failure> {
         () = stop.asked() => return Err(Failure::work("stopped before the start was complete")),
     };
     for line in server.lines() {
-        println!("{line}");
+        say!("{line}");
     }
-    println!("tarn is ready");
+    say!("tarn is ready");
     stop.asked().await;
-    println!("stopping: a second signal ends the process at once");
+    say!("stopping: a second signal ends the process at once");
     tokio::select! {
         drained = server.shutdown() => drained.map_err(Failure::work)?,
         () = stop.asked() => {
             return Err(Failure::work("stopped before everything was drained; what was acknowledged is on disk"));
         }
     }
-    println!("stopped in order");
+    say!("stopped in order");
     Ok(())
 }
 

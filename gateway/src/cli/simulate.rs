@@ -13,7 +13,7 @@ use super::serve::Stop;
 use super::{Failure, on_runtime};
 use crate::config::{Log, Span};
 use crate::logging;
-use crate::present::thousands;
+use crate::present::{say, thousands};
 
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -141,7 +141,7 @@ async fn simulate(args: SimulateArgs) -> Result<(), Failure> {
     let report = tokio::select! {
         report = &mut fleet => report,
         () = signals.asked() => {
-            println!("stopping: waiting for what is not acknowledged yet; a second signal ends at once");
+            say!("stopping: waiting for what is not acknowledged yet; a second signal ends at once");
             stop.cancel();
             tokio::select! {
                 report = &mut fleet => report,
@@ -154,7 +154,7 @@ async fn simulate(args: SimulateArgs) -> Result<(), Failure> {
         other => Failure::usage(other),
     })?;
     let progress = &report.progress;
-    println!(
+    say!(
         "fleet {}: {} sent, {} acknowledged, {} not, in {:.1} s; {} duplicates on purpose, {} resends, {} broken connections",
         report.fleet,
         thousands(progress.sent),

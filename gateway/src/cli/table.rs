@@ -6,7 +6,7 @@ use tarn_processor::read::{FileInfo, ReadTable};
 
 use super::lake::LakeArgs;
 use super::{Failure, on_runtime};
-use crate::present::{plain_table, thousands, utc_ms};
+use crate::present::{plain_table, say, thousands, utc_ms};
 
 /// Subcommands of `tarn table`.
 #[derive(Debug, Subcommand)]
@@ -96,7 +96,7 @@ async fn ls(args: LakeArgs) -> Result<(), Failure> {
         );
         rows.push(row);
     }
-    println!(
+    say!(
         "{}",
         plain_table(
             &["table", "rows", "files", "bytes", "bytes/row", "last snapshot"],
@@ -118,7 +118,7 @@ async fn show(args: NamedTable) -> Result<(), Failure> {
         all.add(&file);
         partitions.entry(file.partition.clone()).or_default().add(&file);
     }
-    println!(
+    say!(
         "{}: {} rows, {} files, {} bytes ({} a row)",
         args.table,
         thousands(all.rows),
@@ -128,33 +128,33 @@ async fn show(args: NamedTable) -> Result<(), Failure> {
     );
     match (snapshots.first(), snapshots.last()) {
         (Some(first), Some(last)) => {
-            println!(
+            say!(
                 "{} snapshots, {} to {}",
                 snapshots.len(),
                 utc_ms(first.timestamp_ms),
                 utc_ms(last.timestamp_ms)
             );
         }
-        _ => println!("no snapshot yet"),
+        _ => say!("no snapshot yet"),
     }
     let (marks, others): (Vec<_>, Vec<_>) = table
         .properties()
         .into_iter()
         .partition(|(key, _)| key.starts_with("tarn.watermark."));
-    println!("\nwatermarks");
+    say!("\nwatermarks");
     for (key, value) in marks {
-        println!("  {} {value}", key.trim_start_matches("tarn.watermark."));
+        say!("  {} {value}", key.trim_start_matches("tarn.watermark."));
     }
-    println!("\nproperties");
+    say!("\nproperties");
     for (key, value) in others {
-        println!("  {key} = {value}");
+        say!("  {key} = {value}");
     }
     let rows = partitions.into_iter().map(|(partition, totals)| {
         let mut row = vec![partition];
         row.extend(totals.cells());
         row
     });
-    println!(
+    say!(
         "\n{}",
         plain_table(
             &["partition", "rows", "files", "bytes", "bytes/row"],
@@ -191,6 +191,6 @@ async fn snapshots(args: NamedTable) -> Result<(), Failure> {
         "rows",
         "files",
     ];
-    println!("{}", plain_table(&header, 3, rows.collect()));
+    say!("{}", plain_table(&header, 3, rows.collect()));
     Ok(())
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Failure, lake, on_runtime};
 use crate::audit::{self, Tables};
 use crate::config::Span;
+use crate::present::say;
 
 /// Time between two looks at the tables.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -58,7 +59,7 @@ async fn verify(args: VerifyArgs) -> Result<(), Failure> {
         }
         tokio::time::sleep(LOOK_EVERY).await;
     };
-    println!("{verdict}");
+    say!("{verdict}");
     if verdict.holds() {
         Ok(())
     } else {

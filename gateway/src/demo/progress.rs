@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::present::thousands;
+use crate::present::{say, thousands};
 
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -46,7 +46,7 @@ impl Progress {
             bar
         });
         if bar.is_none() {
-            println!("{name}");
+            say!("{name}");
         }
         Progress::with(name, Duration::ZERO, bar)
     }
@@ -84,7 +84,7 @@ impl Progress {
                     .unwrap_or_else(std::sync::PoisonError::into_inner);
                 if last.elapsed() >= LINE_EVERY {
                     *last = Instant::now();
-                    println!("{}: {text}", self.name);
+                    say!("{}: {text}", self.name);
                 }
             }
         }

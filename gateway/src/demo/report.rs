@@ -1,7 +1,7 @@
 //! What a demo prints at its end.
 
 use super::Outcome;
-use crate::present::{plain_table, thousands};
+use crate::present::{plain_table, say, thousands};
 
 /// Prints the figures, a sample of the windows, and whether every promise held.
 pub(super) fn print(outcome: &Outcome) {
@@ -12,6 +12,7 @@ pub(super) fn print(outcome: &Outcome) {
         row("acknowledged messages", thousands(verdict.acked)),
         row("rows in readings", thousands(lake.readings)),
         row("devices", thousands(lake.devices)),
+        row("malformed messages sent", thousands(verdict.dead_expected)),
         row("dead letters", thousands(lake.dead_letters.values().sum())),
     ];
     rows.extend(
@@ -42,9 +43,9 @@ pub(super) fn print(outcome: &Outcome) {
             thousands(outcome.windows.windows - outcome.windows.differences.min(outcome.windows.windows)),
         ),
     ]);
-    println!("\nRead back from the Iceberg tables");
-    println!("{}", plain_table(&["", ""], 1, rows));
-    println!("\nreadings_1m, a sample");
+    say!("\nRead back from the Iceberg tables");
+    say!("{}", plain_table(&["", ""], 1, rows));
+    say!("\nreadings_1m, a sample");
     let sample = lake.sample.iter().map(|window| {
         let number = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2}"));
         vec![
@@ -70,16 +71,16 @@ pub(super) fn print(outcome: &Outcome) {
         "max",
         "stddev",
     ];
-    println!("{}", plain_table(&header, 4, sample.collect()));
-    println!();
+    say!("{}", plain_table(&header, 4, sample.collect()));
+    say!("");
     let problems = outcome.problems();
     if problems.is_empty() {
-        println!(
+        say!(
             "Every acknowledged message is in the tables exactly once, and every window equals the GROUP BY."
         );
     }
     for problem in problems {
-        println!("DOES NOT HOLD: {problem}");
+        say!("DOES NOT HOLD: {problem}");
     }
 }
 
@@ -129,7 +130,7 @@ pub(super) fn connect(catalog: &str, temporary: bool) {
     } else {
         ""
     };
-    println!(
+    say!(
         "
 Connect (the catalog is {catalog}{how})
   Trino      etc/catalog/lake.properties: connector.name=iceberg, iceberg.catalog.type=rest, fs.hadoop.enabled=true,
