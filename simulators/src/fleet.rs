@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::mqtt::MqttUrlError;
@@ -56,11 +56,12 @@ pub async fn run(
     let give_up = CancellationToken::new();
     let mut links = Links::start(&config, traffic.world(), &records, &give_up)?;
     let (started, total) = (Instant::now(), traffic.total());
+    let mut deadline = started + config.duration.saturating_add(config.drain);
     let mut ticker = interval(PROGRESS_INTERVAL);
     ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let result = {
-        let produce = produce(&mut traffic, &mut links, &records, &config.stop);
+        let produce = produce(&mut traffic, &links, &records, &config.stop, deadline);
         tokio::pin!(produce);
         loop {
             tokio::select! {
@@ -72,8 +73,11 @@ pub async fn run(
     if result.is_err() {
         give_up.cancel();
     }
+    if config.stop.is_cancelled() {
+        deadline = deadline.min(Instant::now() + config.drain);
+    }
     let drained = {
-        let drain = links.drain(config.drain, &give_up);
+        let drain = links.drain(deadline, &give_up);
         tokio::pin!(drain);
         loop {
             tokio::select! {
@@ -113,12 +117,13 @@ fn create_ledger(config: &FleetConfig, world: &World) -> Result<Option<LedgerWri
 }
 
 /// Hands out the messages when they are due. A fleet that fell behind, because the server was away or is slow, catches
-/// up as fast as the server takes them.
+/// up as fast as the server takes them, until the deadline.
 async fn produce(
     traffic: &mut Traffic,
-    links: &mut Links,
+    links: &Links,
     records: &Records,
     stop: &CancellationToken,
+    deadline: Instant,
 ) -> Result<(), LedgerError> {
     let started = Instant::now();
     let mut ticker = interval(TICK);
@@ -134,6 +139,7 @@ async fn produce(
             tokio::select! {
                 () = links.dispatch(batch) => {}
                 () = stop.cancelled() => return Ok(()),
+                () = sleep_until(deadline) => return Ok(()),
             }
         }
         if count < BATCH_MAX {
@@ -227,11 +233,11 @@ impl Links {
         }
     }
 
-    /// Waits until all is acknowledged, `limit` at most, and ends the connections.
-    async fn drain(&mut self, limit: Duration, give_up: &CancellationToken) -> Result<(), FleetError> {
+    /// Waits until all is acknowledged, but no longer than the deadline, and ends the connections.
+    async fn drain(&mut self, deadline: Instant, give_up: &CancellationToken) -> Result<(), FleetError> {
         self.mqtt.clear();
         self.nats.clear();
-        match timeout(limit, self.join_all()).await {
+        match timeout_at(deadline, self.join_all()).await {
             Ok(result) => result,
             Err(_) => {
                 give_up.cancel();

@@ -140,7 +140,8 @@ impl Publisher {
         if message.is_duplicated {
             self.stats.duplicated.add(1);
             match self.publish(&id, &message).await {
-                Ok(ack) => self.stats.recognised.add(usize::from(ack.duplicate)),
+                Ok(ack) if ack.duplicate => self.stats.recognised.add(1),
+                Ok(_) => self.stats.taken_anew.add(1),
                 Err(error) => self
                     .stats
                     .note_error(format!("NATS publish of a duplicate: {error}")),

@@ -12,6 +12,7 @@ pub(crate) struct Stats {
     pub(crate) resent: Counter,
     pub(crate) duplicated: Counter,
     pub(crate) recognised: Counter,
+    pub(crate) taken_anew: Counter,
     pub(crate) connects: Counter,
     pub(crate) disconnects: Counter,
     pub(crate) refused: Counter,
@@ -48,6 +49,8 @@ pub struct Progress {
     pub duplicated: u64,
     /// Duplicates that the server said it had already (NATS only: MQTT has no word for it).
     pub recognised: u64,
+    /// Duplicates that the server took for something new: it then has them twice (NATS only).
+    pub taken_anew: u64,
     /// Connections that stand.
     pub connections: u64,
     /// Connections that broke, on purpose or not.
@@ -75,6 +78,7 @@ impl Stats {
             resent: self.resent.get(),
             duplicated: self.duplicated.get(),
             recognised: self.recognised.get(),
+            taken_anew: self.taken_anew.get(),
             connections: self.connects.get().saturating_sub(self.disconnects.get()),
             disconnects: self.disconnects.get(),
             refused: self.refused.get(),

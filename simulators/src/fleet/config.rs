@@ -90,7 +90,7 @@ pub struct FleetConfig {
     pub ledger: Option<PathBuf>,
     /// What goes wrong.
     pub faults: Faults,
-    /// How long to wait for acknowledgements at the end.
+    /// How long to go on after `duration`: for what the server was too slow to take, and for acknowledgements.
     pub drain: Duration,
     /// Each MQTT device has a connection of its own, up to this number; more devices share them.
     pub mqtt_connections_max: u32,
