@@ -97,12 +97,8 @@ pub(crate) struct Line<'a> {
     pub(crate) bad: Option<Cow<'a, str>>,
     #[serde(default, borrow, skip_serializing_if = "str::is_empty")]
     pub(crate) kind: Cow<'a, str>,
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "<[u64]>::is_empty")]
     pub(crate) ack: Cow<'a, [u64]>,
-}
-
-fn is_none(numbers: &Cow<'_, [u64]>) -> bool {
-    numbers.is_empty()
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! Whole fleets against servers that break: what comes out is decoded and held against the ledger.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a test is to panic")]
+
 mod mqtt_server;
 mod nats;
 
