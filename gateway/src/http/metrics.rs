@@ -268,6 +268,12 @@ fn mqtt(out: &mut Out<'_>, stats: &MqttStats) -> fmt::Result {
         "QoS 1 publishes received and not on disk yet",
         stats.awaiting_store,
     )?;
+    out.gauge(
+        "mqtt_inflight",
+        "QoS 1 deliveries sent and not acknowledged",
+        stats.inflight,
+    )?;
+    out.gauge("mqtt_queued", "QoS 1 messages in session queues", stats.queued)?;
     out.counter(
         "mqtt_queue_dropped",
         "Messages dropped from full session queues",

@@ -54,12 +54,18 @@ pub(crate) struct Tarn {
 }
 
 impl Tarn {
-    /// Returns once it says that it is ready.
+    /// All roles; returns once it says that it is ready.
     pub(crate) fn start(config: &Path) -> Tarn {
+        Tarn::start_with(config, &[])
+    }
+
+    /// With more arguments; returns once it says that it is ready. A listener that doesn't run has an address of zeros.
+    pub(crate) fn start_with(config: &Path, more: &[&str]) -> Tarn {
         let mut child = command()
             .arg("serve")
             .arg("--config")
             .arg(config)
+            .args(more)
             .stdout(Stdio::piped())
             .spawn()
             .expect("tarn starts");
@@ -79,21 +85,14 @@ impl Tarn {
             lines.push(line);
         }
         let address = |name: &str| -> SocketAddr {
-            let line = lines
-                .iter()
-                .find(|line| line.starts_with(name))
-                .unwrap_or_else(|| panic!("{name}: {lines:?}"));
-            line.split_whitespace()
-                .nth(1)
-                .and_then(|word| word.parse().ok())
-                .unwrap_or_else(|| panic!("{line}"))
+            let line = lines.iter().find(|line| line.starts_with(name));
+            let word = line
+                .and_then(|line| line.split_whitespace().nth(1))
+                .unwrap_or("0.0.0.0:0");
+            word.parse().unwrap_or_else(|_| panic!("{line:?}"))
         };
-        let (nats, mqtt, http, monitor) = (
-            address("NATS"),
-            address("MQTT"),
-            address("HTTP"),
-            address("monitoring"),
-        );
+        let (nats, mqtt) = (address("NATS"), address("MQTT"));
+        let (http, monitor) = (address("HTTP"), address("monitoring"));
         Tarn {
             child,
             out,

@@ -256,3 +256,27 @@ async fn a_stream_of_the_operator_is_read_instead_of_a_second_one() {
     let mut made = jetstream.get_stream("SENSORS").await.expect("made for the rest");
     assert_eq!(made.info().await.expect("info").config.subjects, ["iot.>"]);
 }
+
+#[tokio::test]
+async fn the_processor_runs_beside_a_broker_of_another_process() {
+    let (front, back) = (
+        tempfile::tempdir().expect("directory"),
+        tempfile::tempdir().expect("directory"),
+    );
+    let broker = Tarn::start_with(&config(front.path(), ""), &["--only", "gateway,broker"]);
+    publish_mqtt(&broker, "m1", &[("sensors/temperature/early", reading(1.0, 1))]).await;
+    let url = broker.nats_url();
+    let processor = Tarn::start_with(
+        &config(back.path(), ""),
+        &["--only", "processor", "--nats-url", &url],
+    );
+    assert_eq!(
+        get(broker.http, "/catalog/v1/config").0,
+        404,
+        "the catalog is where the processor is"
+    );
+    publish_mqtt(&broker, "m1", &[("sensors/temperature/late", reading(2.0, 2))]).await;
+    rows_when(&processor, 2).await;
+    assert_eq!(processor.stop().0, Some(0));
+    assert_eq!(broker.stop().0, Some(0));
+}
