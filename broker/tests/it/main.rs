@@ -1,5 +1,7 @@
 //! The broker over real sockets: with the `async-nats` client, and byte by byte.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod consumers;
 mod core;
 mod jetstream;
