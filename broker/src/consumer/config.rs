@@ -15,6 +15,8 @@ use crate::subject;
 const ACK_WAIT_DEFAULT_NS: i64 = 30_000_000_000;
 const MAX_WAITING_DEFAULT: i64 = 512;
 const MAX_ACK_PENDING_DEFAULT: i64 = 1000;
+/// An ephemeral consumer that nobody has used for so long is deleted.
+const INACTIVE_DEFAULT_NS: i64 = 5_000_000_000;
 const SHORTEST_HEARTBEAT_NS: i64 = 100_000_000;
 const SHORTEST_EXPIRES_NS: i64 = 1_000_000;
 
@@ -209,6 +211,9 @@ impl ConsumerConfig {
         }
         if self.inactive_threshold == 0 {
             self.inactive_threshold = stream.consumer_limits.inactive_threshold;
+        }
+        if self.inactive_threshold == 0 && !self.is_durable() {
+            self.inactive_threshold = INACTIVE_DEFAULT_NS;
         }
         if self.max_ack_pending == 0 && self.ack_policy != AckPolicy::None {
             self.max_ack_pending = MAX_ACK_PENDING_DEFAULT;

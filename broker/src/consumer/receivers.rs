@@ -9,9 +9,6 @@ use super::push::PushState;
 use super::{Consumer, Delivery, Picked, Receiver};
 use crate::engine::time::{Mono, Now, earliest};
 
-/// An ephemeral consumer that nobody has used for so long is deleted.
-const INACTIVE_DEFAULT_NS: i64 = 5_000_000_000;
-
 impl Consumer {
     /// How many pull requests wait.
     pub(crate) fn waiting_count(&self) -> usize {
@@ -251,11 +248,7 @@ impl Consumer {
 
     /// How long the consumer may be unused, in nanoseconds; `None`: for ever.
     fn inactive_ns(&self) -> Option<i64> {
-        match self.config.inactive_threshold {
-            0 if self.config.is_durable() => None,
-            0 => Some(INACTIVE_DEFAULT_NS),
-            threshold => Some(threshold),
-        }
+        Some(self.config.inactive_threshold).filter(|nanos| *nanos > 0)
     }
 
     /// Whether nobody has used the consumer for longer than it may be unused.

@@ -203,8 +203,7 @@ impl Engine {
             return;
         };
         let Some(id) = self.find_consumer(stream, consumer) else {
-            // As if nobody were subscribed to the subject, which is how nats-server answers.
-            let headers = Bytes::from_static(b"NATS/1.0 503\r\n\r\n");
+            let headers = Bytes::from(headers::no_responders(op.subject_str()));
             let message = Outgoing {
                 to: reply.clone(),
                 headers,

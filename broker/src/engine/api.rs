@@ -79,7 +79,6 @@ impl Engine {
                 _ => {}
             }
         }
-        self.api_stats.total += 1;
         let outcome = if headers::asks_above_level(&op.headers, API_LEVEL) {
             Outcome::new::<()>("system", Err(ApiError::API_LEVEL))
         } else {
@@ -88,6 +87,7 @@ impl Engine {
                 None => unknown(),
             }
         };
+        self.api_stats.total += 1;
         self.api_stats.errors += u64::from(outcome.is_error);
         if let ReplyTo::Subject(to) = &op.reply {
             let message = Outgoing {

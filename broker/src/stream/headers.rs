@@ -97,6 +97,12 @@ pub(crate) fn with_field(block: &[u8], name: &str, value: &str) -> Vec<u8> {
     out
 }
 
+/// The header block of the answer to a request that nobody is subscribed to: how nats-server answers
+/// requests to consumers and streams that it does not have.
+pub(crate) fn no_responders(subject: &str) -> String {
+    format!("NATS/1.0 503\r\nNats-Subject: {subject}\r\n\r\n")
+}
+
 /// Whether a request asks for a newer JetStream API than `level`.
 pub(crate) fn asks_above_level(block: &[u8], level: u32) -> bool {
     if block.is_empty() {

@@ -6,6 +6,7 @@ mod consumers;
 mod core;
 mod jetstream;
 mod monitor;
+mod push;
 mod streams;
 mod wire;
 

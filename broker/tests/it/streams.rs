@@ -115,6 +115,8 @@ async fn streams_are_created_described_changed_and_deleted() {
 async fn bad_requests_get_the_servers_codes() {
     let server = Server::start().await;
     let client = server.client().await;
+    let created = ask(&client, "$JS.API.STREAM.CREATE.NEW", r#"{"name":"NEW"}"#).await;
+    assert!(created.contains(r#""did_create":true"#), "{created}");
     let cases = [
         ("$JS.API.STREAM.CREATE.S", r#"{"name":"T"}"#, 10056),
         ("$JS.API.STREAM.CREATE.S", "{", 10025),

@@ -110,8 +110,10 @@ impl Engine {
             .stream_by_name(name)
             .filter(|stream| stream.config.allow_direct);
         let Some(stream) = stream else {
-            // As if nobody were subscribed to the subject, which is how nats-server answers.
-            return send(status("503"), Bytes::new());
+            return send(
+                headers::no_responders(op.subject_str()).into_bytes(),
+                Bytes::new(),
+            );
         };
         if headers::asks_above_level(&op.headers, API_LEVEL) {
             return send(status("412 Required Api Level"), Bytes::new());
