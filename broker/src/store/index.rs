@@ -373,20 +373,6 @@ impl StreamIndex {
         dead
     }
 
-    /// Drops the last segment, which must hold no entry any more.
-    pub(super) fn pop_back(&mut self) {
-        self.segments.pop_back();
-        if let Some(last) = self.segments.back_mut()
-            && matches!(last.lists, SubjectLists::Sealed { .. })
-        {
-            let mut lists = SubjectLists::default();
-            for (pos, entry) in last.entries.iter().enumerate().filter(|(_, entry)| entry.is_live()) {
-                lists.push(entry.subject, pos as u32);
-            }
-            last.lists = lists;
-        }
-    }
-
     /// Time of the record at `seq`.
     pub(super) fn time_of(&self, seq: u64) -> Option<i64> {
         let (segment, pos) = self.find(seq)?;
@@ -453,10 +439,8 @@ mod tests {
                 // Only what is not durable is taken back, and of that no segment was dropped.
                 let seq = seq.max(index.segments.front().map_or(0, |segment| segment.base));
                 index.truncate_above(seq);
-                while index.segments.len() > 1
-                    && index.segments.back().is_some_and(|segment| segment.base > index.last + 1)
-                {
-                    index.pop_back();
+                while index.segments.back().is_some_and(|segment| segment.base > index.last + 1) {
+                    index.segments.pop_back();
                 }
                 model.retain(|&other, _| other <= seq);
             }

@@ -23,6 +23,9 @@ use crate::types::{StreamId, StreamSeq, UnixNanos};
 /// Bytes read at once when a part of a file cannot be read.
 const SALVAGE_BYTES: usize = 4096;
 
+/// No frame begins in bytes like these; most of a new segment is.
+const BLANK: [u8; 1024] = [0; 1024];
+
 /// A segment's file before its frames are read.
 struct Found<F: Fs> {
     header: SegmentHeader,
@@ -206,7 +209,8 @@ fn scan(data: &[u8], header: &SegmentHeader) -> Vec<Good> {
             Kind::Remove | Kind::Settle => frame.head.seq >= last,
         });
         let Some(frame) = rising else {
-            at += record::ALIGN;
+            let is_blank = data.get(at..at + BLANK.len()) == Some(&BLANK[..]);
+            at += if is_blank { BLANK.len() } else { record::ALIGN };
             continue;
         };
         last = frame.head.seq;
@@ -399,8 +403,8 @@ mod tests {
 
     #[test]
     fn only_damage_that_nothing_vouches_for_is_cut() {
-        let cases: [(&[(usize, usize, bool)], usize); 6] = [
-            (&[(1024, 1100, true), (1100, 1200, false)], 2),
+        for (frames, expected) in [
+            (&[(1024, 1100, true), (1100, 1200, false)][..], 2),
             // A hole in the last batch: a torn write.
             (&[(1024, 1100, true), (1150, 1200, false)], 1),
             // A hole before the start of a later batch: damage.
@@ -409,8 +413,7 @@ mod tests {
             // The first frame is missing, and no batch start is left.
             (&[(1100, 1200, false)], 0),
             (&[(1100, 1200, true)], 1),
-        ];
-        for (frames, expected) in cases {
+        ] {
             assert_eq!(cut_at(&good(frames)), expected, "{frames:?}");
         }
     }

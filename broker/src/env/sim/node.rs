@@ -23,7 +23,7 @@ pub(super) enum Pending {
 impl Node {
     fn apply(image: &mut Vec<u8>, change: &Pending) {
         match change {
-            Pending::SetLen(len) => image.resize(*len as usize, 0),
+            Pending::SetLen(len) => set_len(image, *len as usize),
             Pending::Write(offset, bytes) => write_into(image, *offset, bytes),
         }
     }
@@ -67,7 +67,17 @@ impl Node {
 fn write_into(image: &mut Vec<u8>, offset: u64, bytes: &[u8]) {
     let offset = offset as usize;
     if image.len() < offset + bytes.len() {
-        image.resize(offset + bytes.len(), 0);
+        set_len(image, offset + bytes.len());
     }
     image[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+/// `Vec::resize`, but quick without optimisation as well.
+fn set_len(image: &mut Vec<u8>, len: usize) {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    image.truncate(len);
+    while image.len() < len {
+        let count = (len - image.len()).min(ZEROS.len());
+        image.extend_from_slice(&ZEROS[..count]);
+    }
 }

@@ -113,7 +113,7 @@ fn rich_store(clean: bool) -> SimFs {
 }
 
 fn is_removed(seq: u64) -> bool {
-    seq < 4 || (seq <= 115 && (seq + 5) % 20 == 0)
+    seq < 4 || (seq <= 115 && (seq + 5).is_multiple_of(20))
 }
 
 #[test]
