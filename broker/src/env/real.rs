@@ -20,9 +20,14 @@ pub struct RealClock {
 impl RealClock {
     /// A clock whose monotonic time starts at 0 now.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "this is the one clock that the ban points to")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one clock that the ban points to"
+    )]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 }
 
@@ -33,7 +38,10 @@ impl Default for RealClock {
 }
 
 impl Clock for RealClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the one clock that the ban points to")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one clock that the ban points to"
+    )]
     fn now(&self) -> UnixNanos {
         let nanos = match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
@@ -64,7 +72,9 @@ impl RealRng {
         while filled < seed.len() {
             filled += rustix::rand::getrandom(&mut seed[filled..], rustix::rand::GetRandomFlags::empty())?;
         }
-        Ok(Self { state: super::sim::SplitMix::new(u64::from_le_bytes(seed)) })
+        Ok(Self {
+            state: super::sim::SplitMix::new(u64::from_le_bytes(seed)),
+        })
     }
 }
 
@@ -83,7 +93,13 @@ impl Fs for RealFs {
     type Lock = File;
 
     fn create(&self, path: &Path) -> io::Result<RealFile> {
-        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map(RealFile)
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .map(RealFile)
     }
 
     fn open(&self, path: &Path) -> io::Result<RealFile> {
@@ -107,7 +123,10 @@ impl Fs for RealFs {
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             if let Ok(name) = entry.file_name().into_string() {
-                entries.push(DirEntry { name, is_dir: entry.file_type()?.is_dir() });
+                entries.push(DirEntry {
+                    name,
+                    is_dir: entry.file_type()?.is_dir(),
+                });
             }
         }
         entries.sort_unstable();
@@ -136,8 +155,13 @@ impl Fs for RealFs {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<File>> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

@@ -1,6 +1,7 @@
 //! A virtual clock, generator and disk, all driven by seed.
 
 mod disk;
+mod faults;
 mod node;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,7 +56,9 @@ impl SimClock {
     /// A clock that shows `now`.
     #[must_use]
     pub fn new(now: UnixNanos) -> Self {
-        Self { time: Arc::new(Mutex::new((now, MonoNanos(0)))) }
+        Self {
+            time: Arc::new(Mutex::new((now, MonoNanos(0)))),
+        }
     }
 
     /// Lets `nanos` pass.

@@ -72,13 +72,19 @@ impl ReadCache {
             self.blocks.pop_front();
         }
         let (stream, segment, start) = (wanted.stream, wanted.segment, wanted.offset);
-        self.blocks.push_back(Block { stream, segment, start, bytes });
+        self.blocks.push_back(Block {
+            stream,
+            segment,
+            start,
+            bytes,
+        });
         Ok(out)
     }
 
     /// Whether a read goes on where an earlier one of the stream was. Remembers it.
     fn notes_in_order(&mut self, stream: StreamId, seq: u64) -> bool {
-        let follows = |(of, last): &(StreamId, u64)| *of == stream && *last < seq && seq - *last <= STRIDE_MAX;
+        let follows =
+            |(of, last): &(StreamId, u64)| *of == stream && *last < seq && seq - *last <= STRIDE_MAX;
         let found = self.readers.iter().position(follows);
         if let Some(at) = found {
             self.readers.remove(at);

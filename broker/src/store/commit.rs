@@ -115,12 +115,19 @@ impl<F: Fs> Stream<F> {
             && let Some(last) = self.segments.back()
         {
             let bytes = std::mem::take(&mut log.buf);
-            chunks.push(Chunk { segment: last.id, offset: log.tail, bytes, last_seq: self.index.last });
+            chunks.push(Chunk {
+                segment: last.id,
+                offset: log.tail,
+                bytes,
+                last_seq: self.index.last,
+            });
         }
         let alone = chunks.len() == 1;
         for chunk in &chunks {
             let segments = self.segments.iter().rev().chain(&log.dropped);
-            let found = segments.filter(|segment| segment.id == chunk.segment).find_map(file_of);
+            let found = segments
+                .filter(|segment| segment.id == chunk.segment)
+                .find_map(file_of);
             let Some((file, path)) = found else { continue };
             if let Err(err) = file.write_at(&chunk.bytes, chunk.offset) {
                 let err = StoreError::io("write", path, err);
@@ -185,7 +192,9 @@ impl<F: Fs> Stream<F> {
             log.meta_dirty = false;
             log.unsettled = false;
         }
-        self.consumers.values_mut().for_each(|consumer| consumer.pending = None);
+        self.consumers
+            .values_mut()
+            .for_each(|consumer| consumer.pending = None);
         err
     }
 
@@ -193,15 +202,30 @@ impl<F: Fs> Stream<F> {
     /// before that as well unless the power fails. The next frame takes its place.
     pub(super) fn settle(&mut self) {
         let last_seq = self.index.last;
-        let Some(log) = self.log.as_mut().filter(|log| log.unsettled && log.buf.is_empty()) else { return };
-        let Some(segment) = self.segments.back() else { return };
-        let Some((file, path)) = file_of(segment) else { return };
+        let Some(log) = self
+            .log
+            .as_mut()
+            .filter(|log| log.unsettled && log.buf.is_empty())
+        else {
+            return;
+        };
+        let Some(segment) = self.segments.back() else {
+            return;
+        };
+        let Some((file, path)) = file_of(segment) else {
+            return;
+        };
         log.unsettled = false;
         if log.tail + HEADER_BYTES as u64 > segment.end {
             return;
         }
         let mut frame = Vec::with_capacity(HEADER_BYTES);
-        let head = Head { kind: Kind::Settle, flags: FLAG_BATCH_START, seq: last_seq, time: 0 };
+        let head = Head {
+            kind: Kind::Settle,
+            flags: FLAG_BATCH_START,
+            seq: last_seq,
+            time: 0,
+        };
         record::encode(&mut frame, segment.seed, head, &[], &[], &[]);
         if let Err(err) = file.write_at(&frame, log.tail) {
             let err = StoreError::io("write", path, err);
@@ -214,7 +238,8 @@ impl<F: Fs> Stream<F> {
         self.check_writable()?;
         self.settle();
         if let Some((file, path)) = self.segments.back().and_then(file_of) {
-            file.sync_data().map_err(|err| StoreError::io("sync", path, err))?;
+            file.sync_data()
+                .map_err(|err| StoreError::io("sync", path, err))?;
         }
         let first = self.index.first;
         if let Some(log) = self.log.as_mut().filter(|log| log.floor < first) {

@@ -52,9 +52,23 @@ impl<F: Fs> Stream<F> {
             Some(consumer) => (consumer, false),
             None => {
                 let state = Vec::new();
-                let body = ConsumerBody { deleted: false, name: name.to_owned(), config: Vec::new(), state };
-                let pair = dir.as_ref().map(|dir| Pair::new(&shared.fs, dir, &file_name, MetaKind::Consumer));
-                (Consumer { body, pair, pending: None }, true)
+                let body = ConsumerBody {
+                    deleted: false,
+                    name: name.to_owned(),
+                    config: Vec::new(),
+                    state,
+                };
+                let pair = dir
+                    .as_ref()
+                    .map(|dir| Pair::new(&shared.fs, dir, &file_name, MetaKind::Consumer));
+                (
+                    Consumer {
+                        body,
+                        pair,
+                        pending: None,
+                    },
+                    true,
+                )
             }
         };
         let before = std::mem::replace(&mut consumer.body.config, config.to_vec());
@@ -87,12 +101,21 @@ impl<F: Fs> Stream<F> {
         self.check_writable()?;
         let consumer = self.consumers.get_mut(name).ok_or_else(|| unknown(name))?;
         if let Some(pair) = &mut consumer.pair {
-            let body = ConsumerBody { deleted: true, state: Vec::new(), ..consumer.body.clone() };
+            let body = ConsumerBody {
+                deleted: true,
+                state: Vec::new(),
+                ..consumer.body.clone()
+            };
             if let Err(err) = pair.write_both(&body.encode()) {
                 return Err(self.fail(err));
             }
         }
-        if let Some(Err(err)) = self.consumers.remove(name).and_then(|gone| gone.pair).map(Pair::remove) {
+        if let Some(Err(err)) = self
+            .consumers
+            .remove(name)
+            .and_then(|gone| gone.pair)
+            .map(Pair::remove)
+        {
             tracing::warn!(stream = %self.meta.name, consumer = name, error = %err, "cannot remove a file");
         }
         Ok(())
@@ -100,7 +123,11 @@ impl<F: Fs> Stream<F> {
 
     /// Makes the states that changed durable.
     pub(super) fn commit_consumers(&mut self, _shared: &mut Shared<F>) -> Result<(), StoreError> {
-        for consumer in self.consumers.values_mut().filter(|consumer| consumer.pending.is_some()) {
+        for consumer in self
+            .consumers
+            .values_mut()
+            .filter(|consumer| consumer.pending.is_some())
+        {
             let before = consumer.body.state.clone();
             consumer.settle();
             let Some(pair) = &mut consumer.pair else { continue };
@@ -118,13 +145,17 @@ impl<F: Fs> Stream<F> {
 }
 
 fn unknown(name: &str) -> StoreError {
-    StoreError::NoSuchConsumer { name: name.to_owned() }
+    StoreError::NoSuchConsumer {
+        name: name.to_owned(),
+    }
 }
 
 /// Writes both copies, with the durable state: a pending one may be ahead of the records. Makes their names in
 /// `new_in` durable.
 fn write_through<F: Fs>(fs: &F, consumer: &mut Consumer<F>, new_in: Option<&Path>) -> Result<(), StoreError> {
-    let Some(pair) = &mut consumer.pair else { return Ok(()) };
+    let Some(pair) = &mut consumer.pair else {
+        return Ok(());
+    };
     pair.write_both(&consumer.body.encode())?;
     if let Some(dir) = new_in {
         fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;

@@ -35,7 +35,9 @@ pub enum StoreError {
         supported: u32,
     },
     /// A file that nothing can replace is damaged.
-    #[error("{file} is broken: {reason}; restore it from a backup, or move its directory away to go on without it")]
+    #[error(
+        "{file} is broken: {reason}; restore it from a backup, or move its directory away to go on without it"
+    )]
     Broken {
         /// The file.
         file: PathBuf,
@@ -109,10 +111,14 @@ impl StoreError {
     /// Wraps a failed operation on `path`. A full disk becomes [`StoreError::NoSpace`].
     pub(super) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::NoSpace { path: path.to_owned() }
-            }
-            _ => Self::Io { action, path: path.to_owned(), source: Arc::new(source) },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
+                path: path.to_owned(),
+            },
+            _ => Self::Io {
+                action,
+                path: path.to_owned(),
+                source: Arc::new(source),
+            },
         }
     }
 

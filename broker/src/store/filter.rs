@@ -34,7 +34,10 @@ impl SubjectFilter {
             return Self::all();
         }
         let patterns = patterns.iter().map(|pattern| pattern.as_ref().into()).collect();
-        Self { patterns, cache: RefCell::default() }
+        Self {
+            patterns,
+            cache: RefCell::default(),
+        }
     }
 
     /// Whether every subject is wanted.
@@ -51,7 +54,11 @@ impl SubjectFilter {
     /// Whether `subject` is wanted.
     #[must_use]
     pub fn matches(&self, subject: &str) -> bool {
-        self.is_all() || self.patterns.iter().any(|pattern| pattern_matches(pattern, subject))
+        self.is_all()
+            || self
+                .patterns
+                .iter()
+                .any(|pattern| pattern_matches(pattern, subject))
     }
 
     /// The subjects wanted, if each pattern is literal.
@@ -75,7 +82,10 @@ impl SubjectFilter {
         }
         let mut cache = self.cache.borrow_mut();
         if cache.stream != stream {
-            *cache = MatchCache { stream, known: Vec::new() };
+            *cache = MatchCache {
+                stream,
+                known: Vec::new(),
+            };
         }
         let index = index as usize;
         if cache.known.len() <= index {
@@ -85,7 +95,10 @@ impl SubjectFilter {
         if known >> 1 == generation {
             return known & 1 == 1;
         }
-        let wanted = self.patterns.iter().any(|pattern| pattern_matches(pattern, subject));
+        let wanted = self
+            .patterns
+            .iter()
+            .any(|pattern| pattern_matches(pattern, subject));
         cache.known[index] = generation << 1 | u32::from(wanted);
         wanted
     }
@@ -100,7 +113,9 @@ fn pattern_matches(pattern: &str, subject: &str) -> bool {
     let mut subject_tokens = subject.split('.');
     let mut pattern_tokens = pattern.split('.').peekable();
     while let Some(wanted) = pattern_tokens.next() {
-        let Some(token) = subject_tokens.next() else { return false };
+        let Some(token) = subject_tokens.next() else {
+            return false;
+        };
         if wanted == ">" && pattern_tokens.peek().is_none() {
             return true;
         }
@@ -133,7 +148,11 @@ mod tests {
             ("a.>.b", "a.>.b", true),
             ("a.>.b", "a.c.b", false),
         ] {
-            assert_eq!(pattern_matches(pattern, subject), expected, "{pattern} on {subject}");
+            assert_eq!(
+                pattern_matches(pattern, subject),
+                expected,
+                "{pattern} on {subject}"
+            );
         }
     }
 

@@ -39,7 +39,11 @@ pub(super) fn check_prefix(bytes: &[u8], magic: [u8; 8], file: &Path) -> Result<
         && bytes.len() >= PREFIX_BYTES;
     let found = u32_at(bytes, 8).unwrap_or(0);
     if undamaged && found > VERSION {
-        return Err(StoreError::NewerVersion { file: file.to_owned(), found, supported: VERSION });
+        return Err(StoreError::NewerVersion {
+            file: file.to_owned(),
+            found,
+            supported: VERSION,
+        });
     }
     Ok(undamaged && found > 0)
 }
@@ -115,19 +119,32 @@ mod tests {
 
     #[test]
     fn golden_segment_header() {
-        let header = SegmentHeader { id: 3, base_seq: 100, incarnation: 0x1122_3344_5566_7788, salt: 9 };
+        let header = SegmentHeader {
+            id: 3,
+            base_seq: 100,
+            incarnation: 0x1122_3344_5566_7788,
+            salt: 9,
+        };
         let bytes = header.encode();
         let hex: Vec<String> = bytes[..48].iter().map(|byte| format!("{byte:02x}")).collect();
         expect!["54 41 52 4e 53 45 47 0a 01 00 00 00 38 04 14 d5 03 00 00 00 00 00 00 00 64 00 00 00 00 00 00 00 88 77 66 55 44 33 22 11 09 00 00 00 f3 41 63 71"].assert_eq(&hex.join(" "));
         assert_eq!(bytes[..48], bytes[512..560]);
         let file = Path::new("f");
-        assert_eq!(SegmentHeader::decode(&bytes, 3, file).unwrap(), Some((header, false)));
+        assert_eq!(
+            SegmentHeader::decode(&bytes, 3, file).unwrap(),
+            Some((header, false))
+        );
         assert_eq!(SegmentHeader::decode(&bytes, 4, file).unwrap(), None);
     }
 
     #[test]
     fn one_damaged_copy_is_enough_to_go_on_and_is_noticed() {
-        let header = SegmentHeader { id: 3, base_seq: 100, incarnation: 5, salt: 9 };
+        let header = SegmentHeader {
+            id: 3,
+            base_seq: 100,
+            incarnation: 5,
+            salt: 9,
+        };
         for bit in 0..48 * 8 {
             let mut bytes = header.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
@@ -135,7 +152,11 @@ mod tests {
             assert_eq!(read, Some((header, true)), "bit {bit}");
             bytes[600] ^= 1;
             bytes[512 + bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(SegmentHeader::decode(&bytes, 3, Path::new("f")).unwrap(), None, "bit {bit} twice");
+            assert_eq!(
+                SegmentHeader::decode(&bytes, 3, Path::new("f")).unwrap(),
+                None,
+                "bit {bit} twice"
+            );
         }
     }
 

@@ -48,7 +48,14 @@ pub(super) struct SegmentIndex {
 impl SegmentIndex {
     fn new(base: u64) -> Self {
         let lists = SubjectLists::default();
-        Self { base, entries: Vec::new(), lists, live: 0, live_bytes: 0, time_max: i64::MIN }
+        Self {
+            base,
+            entries: Vec::new(),
+            lists,
+            live: 0,
+            live_bytes: 0,
+            time_max: i64::MIN,
+        }
     }
 
     pub(super) fn seq(&self, entry: &Entry) -> u64 {
@@ -57,9 +64,13 @@ impl SegmentIndex {
 
     /// Number of entries below `seq`.
     pub(super) fn below(&self, seq: u64) -> usize {
-        let Some(delta) = seq.checked_sub(self.base) else { return 0 };
+        let Some(delta) = seq.checked_sub(self.base) else {
+            return 0;
+        };
         // Without gaps an entry stands at its delta, with gaps before it.
-        let guess = usize::try_from(delta).unwrap_or(usize::MAX).min(self.entries.len());
+        let guess = usize::try_from(delta)
+            .unwrap_or(usize::MAX)
+            .min(self.entries.len());
         match self.entries.get(guess) {
             Some(entry) if u64::from(entry.delta) == delta => guess,
             _ => self.entries[..guess].partition_point(|entry| u64::from(entry.delta) < delta),
@@ -143,7 +154,11 @@ impl StreamIndex {
     }
 
     fn size(&self, entry_len: u32) -> u64 {
-        let headers = if entry_len & HAS_HEADERS == 0 { 0 } else { self.overhead.headers };
+        let headers = if entry_len & HAS_HEADERS == 0 {
+            0
+        } else {
+            self.overhead.headers
+        };
         u64::from(entry_len & !HAS_HEADERS) - HEADER_BYTES as u64 + self.overhead.record + headers
     }
 
@@ -158,7 +173,9 @@ impl StreamIndex {
 
     /// Adds a record above all others to the last segment. Its position must be less than 2³² above the base.
     pub(super) fn push(&mut self, new: &NewEntry<'_>) {
-        let Some(segment) = self.segments.back_mut() else { return };
+        let Some(segment) = self.segments.back_mut() else {
+            return;
+        };
         let slot = self.subjects.add(new.subject, new.seq);
         let entry = Entry {
             delta: (new.seq - segment.base) as u32,
@@ -194,7 +211,9 @@ impl StreamIndex {
 
     /// The segment that has `seq`, if any has.
     pub(super) fn segment_of(&self, seq: u64) -> usize {
-        self.segments.partition_point(|segment| segment.base <= seq).saturating_sub(1)
+        self.segments
+            .partition_point(|segment| segment.base <= seq)
+            .saturating_sub(1)
     }
 
     fn find(&self, seq: u64) -> Option<(usize, usize)> {
@@ -219,7 +238,9 @@ impl StreamIndex {
 
     /// Removes one record. `false`: it was not there.
     pub(super) fn remove(&mut self, seq: u64) -> bool {
-        let Some((at, pos)) = self.find(seq) else { return false };
+        let Some((at, pos)) = self.find(seq) else {
+            return false;
+        };
         self.remove_entry(at, pos);
         if seq == self.first {
             self.advance_first();
@@ -254,22 +275,35 @@ impl StreamIndex {
 
     /// The last record at or below `upto` of the subject in `slot`.
     fn last_of(&self, slot: u32, upto: u64) -> Option<u64> {
-        let segments = self.segments.range(..=self.segment_of(upto).min(self.segments.len().checked_sub(1)?));
-        segments.rev().find_map(|segment| segment.of_subject(slot, 0).rev().find(|&seq| seq <= upto))
+        let segments = self
+            .segments
+            .range(..=self.segment_of(upto).min(self.segments.len().checked_sub(1)?));
+        segments
+            .rev()
+            .find_map(|segment| segment.of_subject(slot, 0).rev().find(|&seq| seq <= upto))
     }
 
     fn advance_first(&mut self) {
         let from = self.first;
-        self.first = if self.messages == 0 { self.last + 1 } else { self.next_live(from).unwrap_or(self.last + 1) };
+        self.first = if self.messages == 0 {
+            self.last + 1
+        } else {
+            self.next_live(from).unwrap_or(self.last + 1)
+        };
     }
 
     /// The first record at or after `from`.
     pub(super) fn next_live(&self, from: u64) -> Option<u64> {
         let start = self.segment_of(from).min(self.segments.len());
-        self.segments.range(start..).filter(|segment| segment.live > 0).find_map(|segment| {
-            let entry = segment.entries[segment.below(from)..].iter().find(|entry| entry.is_live())?;
-            Some(segment.seq(entry))
-        })
+        self.segments
+            .range(start..)
+            .filter(|segment| segment.live > 0)
+            .find_map(|segment| {
+                let entry = segment.entries[segment.below(from)..]
+                    .iter()
+                    .find(|entry| entry.is_live())?;
+                Some(segment.seq(entry))
+            })
     }
 
     /// Removes every record below `seq`. Returns how many. Full segments go whole.
@@ -280,7 +314,10 @@ impl StreamIndex {
             if segment.base >= seq {
                 break;
             }
-            let all_below = segment.entries.last().is_none_or(|entry| segment.seq(entry) < seq);
+            let all_below = segment
+                .entries
+                .last()
+                .is_none_or(|entry| segment.seq(entry) < seq);
             if all_below && at + 1 < self.segments.len() {
                 self.clear_segment(at);
                 continue;
@@ -351,7 +388,12 @@ impl StreamIndex {
             }
             let segment = &mut self.segments[at];
             let mut lists = SubjectLists::default();
-            for (pos, entry) in segment.entries.iter().enumerate().filter(|(_, entry)| entry.is_live()) {
+            for (pos, entry) in segment
+                .entries
+                .iter()
+                .enumerate()
+                .filter(|(_, entry)| entry.is_live())
+            {
                 lists.push(entry.subject, pos as u32);
             }
             segment.lists = lists;
@@ -381,7 +423,9 @@ impl StreamIndex {
 
     /// Positions of all records, also of removed ones whose entry is still there, ascending.
     pub(super) fn known(&self) -> impl Iterator<Item = u64> + '_ {
-        self.segments.iter().flat_map(|segment| segment.entries.iter().map(|entry| segment.seq(entry)))
+        self.segments
+            .iter()
+            .flat_map(|segment| segment.entries.iter().map(|entry| segment.seq(entry)))
     }
 }
 
@@ -422,8 +466,14 @@ mod tests {
         match *op {
             Op::Push(subject) => {
                 let (seq, subject) = (index.last + 1, SUBJECTS[subject]);
-                let new =
-                    NewEntry { seq, time: 0, subject, has_headers: false, len: 50, offset: 8 * seq };
+                let new = NewEntry {
+                    seq,
+                    time: 0,
+                    subject,
+                    has_headers: false,
+                    len: 50,
+                    offset: 8 * seq,
+                };
                 index.push(&new);
                 model.insert(seq, subject);
             }
@@ -436,12 +486,9 @@ mod tests {
                 assert_eq!(index.remove_below(seq), (before - model.len()) as u64);
             }
             Op::Truncate(seq) => {
-                // Only what is not durable is taken back, and of that no segment was dropped.
-                let seq = seq.max(index.segments.front().map_or(0, |segment| segment.base));
+                // What is taken back and goes on is in the last segment.
+                let seq = seq.max(index.segments.back().map_or(0, |segment| segment.base - 1));
                 index.truncate_above(seq);
-                while index.segments.back().is_some_and(|segment| segment.base > index.last + 1) {
-                    index.segments.pop_back();
-                }
                 model.retain(|&other, _| other <= seq);
             }
             Op::DropFront => {
@@ -450,33 +497,54 @@ mod tests {
         }
     }
 
+    fn check(index: &StreamIndex, model: &BTreeMap<u64, &'static str>) {
+        assert_eq!(index.messages, model.len() as u64);
+        assert_eq!(index.bytes, model.len() as u64 * 10);
+        assert_eq!(
+            index.first,
+            model.keys().next().copied().unwrap_or(index.last + 1)
+        );
+        for name in SUBJECTS {
+            let of: Vec<u64> = model
+                .iter()
+                .filter(|(_, subject)| **subject == name)
+                .map(|(seq, _)| *seq)
+                .collect();
+            let slot = index.subjects.index_of(name);
+            assert_eq!(slot.is_some(), !of.is_empty());
+            let Some(slot) = slot else { continue };
+            assert_eq!(index.subjects.slot(slot).last, of[of.len() - 1]);
+            assert!(index.subjects.slot(slot).first_from <= of[0]);
+            let found: Vec<u64> = index
+                .segments
+                .iter()
+                .flat_map(|segment| segment.of_subject(slot, 0))
+                .collect();
+            assert_eq!(found, of);
+        }
+        for seq in 0..=index.last + 1 {
+            assert_eq!(
+                index.locate(seq).map(|at| at.offset),
+                model.get(&seq).map(|_| seq * 8)
+            );
+        }
+    }
+
     proptest! {
         #[test]
-        fn agrees_with_a_plain_map(ops in prop::collection::vec(op(), 0..120)) {
+        fn agrees_with_a_plain_map(ops in prop::collection::vec(op(), 0..120), cut in 0..60u64) {
             let mut index = StreamIndex::new(1, Overhead { record: 0, headers: 0 });
             index.add_segment(1);
             let mut model: BTreeMap<u64, &'static str> = BTreeMap::new();
             for op in &ops {
                 apply(&mut index, &mut model, op);
-                prop_assert_eq!(index.messages, model.len() as u64);
-                prop_assert_eq!(index.bytes, model.len() as u64 * 10);
-                prop_assert_eq!(index.first, model.keys().next().copied().unwrap_or(index.last + 1));
-                for name in SUBJECTS {
-                    let of: Vec<u64> =
-                        model.iter().filter(|(_, subject)| **subject == name).map(|(seq, _)| *seq).collect();
-                    let slot = index.subjects.index_of(name);
-                    prop_assert_eq!(slot.is_some(), !of.is_empty());
-                    let Some(slot) = slot else { continue };
-                    prop_assert_eq!(index.subjects.slot(slot).last, of[of.len() - 1]);
-                    prop_assert!(index.subjects.slot(slot).first_from <= of[0]);
-                    let found: Vec<u64> =
-                        index.segments.iter().flat_map(|segment| segment.of_subject(slot, 0)).collect();
-                    prop_assert_eq!(found, of);
-                }
-                for seq in 0..=index.last + 1 {
-                    prop_assert_eq!(index.locate(seq).map(|at| at.offset), model.get(&seq).map(|_| seq * 8));
-                }
+                check(&index, &model);
             }
+            // A stream that failed gives up more than its last segment, and takes no more.
+            let cut = cut.max(index.segments[0].base - 1);
+            index.truncate_above(cut);
+            model.retain(|&seq, _| seq <= cut);
+            check(&index, &model);
         }
     }
 }

@@ -43,7 +43,13 @@ impl<F: Fs> Pair<F> {
     /// A pair that has no files yet.
     pub(super) fn new(fs: &F, dir: &Path, stem: &str, kind: MetaKind) -> Self {
         let paths = [dir.join(format!("{stem}.0")), dir.join(format!("{stem}.1"))];
-        Self { fs: fs.clone(), paths, exists: [false, false], kind, generation: 0 }
+        Self {
+            fs: fs.clone(),
+            paths,
+            exists: [false, false],
+            kind,
+            generation: 0,
+        }
     }
 
     /// Reads both files. `None`: neither is usable.
@@ -79,7 +85,11 @@ impl<F: Fs> Pair<F> {
         }
         Ok(newest.map(|(generation, body)| {
             pair.generation = generation;
-            Loaded { pair, body, degraded: usable < 2 }
+            Loaded {
+                pair,
+                body,
+                degraded: usable < 2,
+            }
         }))
     }
 
@@ -91,7 +101,8 @@ impl<F: Fs> Pair<F> {
     /// Replaces the older copy. Durable on return, once the directory is synced after the first two writes.
     pub(super) fn write(&mut self, body: &[u8]) -> Result<(), StoreError> {
         let (file, slot) = self.write_unsynced(body)?;
-        file.sync_data().map_err(|err| StoreError::io("sync", &self.paths[slot], err))?;
+        file.sync_data()
+            .map_err(|err| StoreError::io("sync", &self.paths[slot], err))?;
         self.generation += 1;
         Ok(())
     }
@@ -110,7 +121,8 @@ impl<F: Fs> Pair<F> {
         let file = open_or_create(&self.fs, path, self.exists[slot])?;
         self.exists[slot] = true;
         let bytes = encode(self.kind, generation, body);
-        file.write_at(&bytes, 0).map_err(|err| StoreError::io("write", path, err))?;
+        file.write_at(&bytes, 0)
+            .map_err(|err| StoreError::io("write", path, err))?;
         Ok((file, slot))
     }
 
@@ -161,16 +173,23 @@ fn encode(kind: MetaKind, generation: u64, body: &[u8]) -> Vec<u8> {
 /// Generation and body of one file; `None` if it is unusable.
 fn read_copy(file: &impl FsFile, path: &Path, kind: MetaKind) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
     let mut head = [0u8; HEAD_BYTES];
-    let Ok(count) = file.read_at(&mut head, 0) else { return Ok(None) };
+    let Ok(count) = file.read_at(&mut head, 0) else {
+        return Ok(None);
+    };
     if !check_prefix(&head[..count], META_MAGIC, path)? || count < HEAD_BYTES {
         return Ok(None);
     }
-    let (Some(generation), Some(found), Some(len), Some(crc)) =
-        (u64_at(&head, 16), u32_at(&head, 24), u32_at(&head, 28), u32_at(&head, 32))
-    else {
+    let (Some(generation), Some(found), Some(len), Some(crc)) = (
+        u64_at(&head, 16),
+        u32_at(&head, 24),
+        u32_at(&head, 28),
+        u32_at(&head, 32),
+    ) else {
         return Ok(None);
     };
-    let there = file.len().map_or(0, |len| usize::try_from(len).unwrap_or(usize::MAX));
+    let there = file
+        .len()
+        .map_or(0, |len| usize::try_from(len).unwrap_or(usize::MAX));
     let len = len as usize;
     if found != kind as u32 || len > BODY_BYTES_MAX || HEAD_BYTES + len > there {
         return Ok(None);
@@ -302,8 +321,10 @@ mod tests {
             config: b"{}".to_vec(),
         };
         assert_eq!(StreamBody::decode(&body.encode()), Some(body.clone()));
-        let hex: Vec<String> =
-            encode(MetaKind::Stream, 6, &body.encode()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: Vec<String> = encode(MetaKind::Stream, 6, &body.encode())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         expect!["54 41 52 4e 4d 45 54 0a 01 00 00 00 14 57 67 39 06 00 00 00 00 00 00 00 02 00 00 00 37 00 00 00 d3 36 46 92 00 00 00 00 01 00 00 00 00 00 00 00 02 00 00 00 00 00 00 00 03 00 00 00 00 00 00 00 04 00 00 00 00 00 00 00 05 00 00 00 00 00 00 00 01 00 00 00 53 02 00 00 00 7b 7d"].assert_eq(&hex.join(" "));
         let body = ConsumerBody {
             deleted: true,

@@ -142,7 +142,11 @@ impl<F: Fs> Store<F> {
 
     /// Name, config and state of each consumer, in the order of names. A new consumer's state is empty.
     pub fn consumers(&self, id: StreamId) -> impl Iterator<Item = (&str, &[u8], &[u8])> {
-        let consumers = self.streams.get(&id).into_iter().flat_map(|stream| stream.consumers.values());
+        let consumers = self
+            .streams
+            .get(&id)
+            .into_iter()
+            .flat_map(|stream| stream.consumers.values());
         consumers.map(|one| (one.body.name.as_str(), &one.body.config[..], one.state()))
     }
 
@@ -152,7 +156,9 @@ impl<F: Fs> Store<F> {
         let mut queue = std::mem::take(&mut self.queue);
         queue.sort_unstable();
         for &id in &queue {
-            let Some(stream) = self.streams.get_mut(&id) else { continue };
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
             match stream.commit(&mut self.shared) {
                 Some(Ok(())) => report.committed.push(id),
                 Some(Err(err)) => {
@@ -205,7 +211,9 @@ impl<F: Fs> Store<F> {
 
     /// Nothing above is ever delivered or acknowledged. 0 if there is no such stream.
     pub fn durable_seq(&self, id: StreamId) -> StreamSeq {
-        self.streams.get(&id).map_or(StreamSeq::NONE, |stream| StreamSeq(stream.durable))
+        self.streams
+            .get(&id)
+            .map_or(StreamSeq::NONE, |stream| StreamSeq(stream.durable))
     }
 
     /// The record at `seq`. `None`: there is none.
@@ -224,17 +232,27 @@ impl<F: Fs> Store<F> {
 
     /// Positions between first and last that hold no record, in order. Cost: the length of the stream.
     pub fn deleted(&self, id: StreamId) -> Vec<SeqRange> {
-        self.streams.get(&id).map(|stream| stream.query().deleted().to_vec()).unwrap_or_default()
+        self.streams
+            .get(&id)
+            .map(|stream| stream.query().deleted().to_vec())
+            .unwrap_or_default()
     }
 
     /// Positions lost to damage, in order.
     pub fn lost(&self, id: StreamId) -> Vec<SeqRange> {
-        self.streams.get(&id).map(|stream| stream.lost.to_vec()).unwrap_or_default()
+        self.streams
+            .get(&id)
+            .map(|stream| stream.lost.to_vec())
+            .unwrap_or_default()
     }
 
     /// The first record at or after `from` that `filter` wants.
     pub fn next_match(&self, id: StreamId, filter: &SubjectFilter, from: StreamSeq) -> Option<StreamSeq> {
-        self.streams.get(&id)?.query().next_match(filter, from.0).map(StreamSeq)
+        self.streams
+            .get(&id)?
+            .query()
+            .next_match(filter, from.0)
+            .map(StreamSeq)
     }
 
     /// The last record that `filter` wants.
@@ -249,12 +267,17 @@ impl<F: Fs> Store<F> {
 
     /// Records at or after `from` that `filter` wants.
     pub fn count_matching(&self, id: StreamId, filter: &SubjectFilter, from: StreamSeq) -> u64 {
-        self.streams.get(&id).map_or(0, |stream| stream.query().count(filter, from.0))
+        self.streams
+            .get(&id)
+            .map_or(0, |stream| stream.query().count(filter, from.0))
     }
 
     /// The subjects that `filter` wants and that have a record, sorted.
     pub fn subjects(&self, id: StreamId, filter: &SubjectFilter) -> Vec<SubjectSummary> {
-        self.streams.get(&id).map(|stream| stream.query().subjects(filter)).unwrap_or_default()
+        self.streams
+            .get(&id)
+            .map(|stream| stream.query().subjects(filter))
+            .unwrap_or_default()
     }
 
     /// One subject. `None`: it has no record. Cheap.
@@ -268,7 +291,11 @@ impl<F: Fs> Store<F> {
         let mut health = StoreHealth::default();
         let options = &self.shared.options;
         let needed = options.reserve_bytes + u64::from(options.segment_bytes_min);
-        let is_full = self.shared.fs.free_bytes(&self.dir).is_ok_and(|free| free < needed);
+        let is_full = self
+            .shared
+            .fs
+            .free_bytes(&self.dir)
+            .is_ok_and(|free| free < needed);
         for stream in self.streams.values() {
             if let Some(reason) = &stream.failed {
                 health.read_only.push((stream.meta.name.clone(), reason.clone()));

@@ -15,7 +15,10 @@ const FILE_NAME_BYTES_MAX: usize = 200;
 /// `BadName` if the name is empty or too long to be kept.
 pub(super) fn file_name(name: &str) -> Result<String, StoreError> {
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(StoreError::BadName { len: name.len(), max: NAME_BYTES_MAX });
+        return Err(StoreError::BadName {
+            len: name.len(),
+            max: NAME_BYTES_MAX,
+        });
     }
     let mut out = String::with_capacity(name.len());
     for byte in name.bytes() {

@@ -34,16 +34,27 @@ impl<F: Fs> Store<F> {
     /// `Unwritable`, `Locked`, `NoSpace`, `NewerVersion`, `Broken`, `Io`. Nothing was changed that was not damaged.
     pub fn open(fs: F, dir: &Path, mut options: StoreOptions) -> Result<(Self, RecoveryReport), StoreError> {
         let (least, most) = (SEGMENT_BYTES_LEAST, SEGMENT_BYTES_MOST);
-        options.segment_bytes_min = options.segment_bytes_min.clamp(least, most).next_multiple_of(least);
-        options.segment_bytes_max =
-            options.segment_bytes_max.clamp(options.segment_bytes_min, most).next_multiple_of(least);
+        options.segment_bytes_min = options
+            .segment_bytes_min
+            .clamp(least, most)
+            .next_multiple_of(least);
+        options.segment_bytes_max = options
+            .segment_bytes_max
+            .clamp(options.segment_bytes_min, most)
+            .next_multiple_of(least);
         let lock = take_lock(&fs, dir)?;
         let mut report = RecoveryReport::default();
         open_marker(&fs, dir, &mut report)?;
         let spares = Spares::open(&fs, &dir.join(SPARES))?;
         let rng = SplitMix::new(options.salt_seed);
         let cache = RefCell::default();
-        let shared = Shared { fs, options, spares, rng, cache };
+        let shared = Shared {
+            fs,
+            options,
+            spares,
+            rng,
+            cache,
+        };
         let mut store = Self {
             dir: dir.to_owned(),
             shared,
@@ -54,20 +65,33 @@ impl<F: Fs> Store<F> {
             _lock: lock,
         };
         let streams = dir.join(STREAMS);
-        let entries = store.shared.fs.list(&streams).map_err(|err| StoreError::io("list", &streams, err))?;
+        let entries = store
+            .shared
+            .fs
+            .list(&streams)
+            .map_err(|err| StoreError::io("list", &streams, err))?;
         for entry in entries.iter().filter(|entry| entry.is_dir) {
             let id = store.next_stream_id();
             let stream_dir = streams.join(&entry.name);
-            let Some(mut stream) = open_stream(&mut store.shared, id, &stream_dir, &mut report)? else { continue };
+            let Some(mut stream) = open_stream(&mut store.shared, id, &stream_dir, &mut report)? else {
+                continue;
+            };
             if names::file_name(&stream.meta.name)? != entry.name {
                 let reason = "the directory's name is not that of the stream in it";
-                return Err(StoreError::Broken { file: stream_dir, reason });
+                return Err(StoreError::Broken {
+                    file: stream_dir,
+                    reason,
+                });
             }
             stream.queued = true;
             store.queue.push(id);
             store.streams.insert(id, stream);
         }
-        store.shared.fs.sync_all(dir).map_err(|err| StoreError::io("sync", dir, err))?;
+        store
+            .shared
+            .fs
+            .sync_all(dir)
+            .map_err(|err| StoreError::io("sync", dir, err))?;
         Ok((store, report))
     }
 
@@ -90,11 +114,18 @@ impl<F: Fs> Store<F> {
         created: UnixNanos,
     ) -> Result<StreamId, StoreError> {
         if self.streams.values().any(|stream| *stream.meta.name == *name) {
-            return Err(StoreError::StreamExists { name: name.to_owned() });
+            return Err(StoreError::StreamExists {
+                name: name.to_owned(),
+            });
         }
         let file_name = names::file_name(name)?;
         let first = first_seq.0.max(1);
-        let meta = StreamMeta { name: name.into(), config: config.into(), created, backing };
+        let meta = StreamMeta {
+            name: name.into(),
+            config: config.into(),
+            created,
+            backing,
+        };
         let id = self.next_stream_id();
         let log = match backing {
             Backing::Memory => None,
@@ -124,7 +155,8 @@ impl<F: Fs> Store<F> {
             Err(err) => return Err(StoreError::io("list", &dir, err)),
         }
         let consumers = dir.join(consumers::DIR);
-        fs.create_dir_all(&consumers).map_err(|err| StoreError::io("create", &consumers, err))?;
+        fs.create_dir_all(&consumers)
+            .map_err(|err| StoreError::io("create", &consumers, err))?;
         let pair = Pair::new(fs, &dir, "meta", MetaKind::Stream);
         let incarnation = self.shared.rng.next_u64();
         Ok(Log::new(dir, pair, incarnation, first))
@@ -138,7 +170,10 @@ impl<F: Fs> Store<F> {
         log.pair.write_both(&body)?;
         let streams = self.dir.join(STREAMS);
         for dir in [&log.dir, &streams] {
-            self.shared.fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
+            self.shared
+                .fs
+                .sync_dir(dir)
+                .map_err(|err| StoreError::io("sync", dir, err))?;
         }
         Ok(())
     }
@@ -211,7 +246,10 @@ fn take_lock<F: Fs>(fs: &F, dir: &Path) -> Result<F::Lock, StoreError> {
 /// Reads or creates what says that `dir` is a store, and of which version.
 fn open_marker<F: Fs>(fs: &F, dir: &Path, report: &mut RecoveryReport) -> Result<(), StoreError> {
     let streams = dir.join(STREAMS);
-    let create = |path: &Path| fs.create_dir_all(path).map_err(|err| StoreError::io("create", path, err));
+    let create = |path: &Path| {
+        fs.create_dir_all(path)
+            .map_err(|err| StoreError::io("create", path, err))
+    };
     create(&streams)?;
     create(&dir.join(SPARES))?;
     // What a killed program wrote can be seen without being durable. Nothing may be built on that.

@@ -67,14 +67,26 @@ impl Pool {
 impl<F: Fs> Spares<F> {
     /// Empties or creates `dir`.
     pub(super) fn open(fs: &F, dir: &Path) -> Result<Self, StoreError> {
-        fs.create_dir_all(dir).map_err(|err| StoreError::io("create", dir, err))?;
+        fs.create_dir_all(dir)
+            .map_err(|err| StoreError::io("create", dir, err))?;
         for entry in fs.list(dir).map_err(|err| StoreError::io("list", dir, err))? {
             let path = dir.join(entry.name);
-            fs.remove(&path).map_err(|err| StoreError::io("remove", &path, err))?;
+            fs.remove(&path)
+                .map_err(|err| StoreError::io("remove", &path, err))?;
         }
         let pool = Arc::new(Mutex::new(Pool::default()));
-        let worker = if fs.background() { Some(Worker::start(fs, dir, &pool)?) } else { None };
-        Ok(Self { fs: fs.clone(), dir: dir.to_owned(), next: 0, pool, worker })
+        let worker = if fs.background() {
+            Some(Worker::start(fs, dir, &pool)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            fs: fs.clone(),
+            dir: dir.to_owned(),
+            next: 0,
+            pool,
+            worker,
+        })
     }
 
     fn next_path(&mut self) -> PathBuf {
@@ -113,7 +125,11 @@ impl<F: Fs> Spares<F> {
 
     fn make(&mut self, bytes: u32, reserve: u64) -> Result<Spare<F>, StoreError> {
         let path = self.next_path();
-        if self.fs.free_bytes(&self.dir).is_ok_and(|free| free < u64::from(bytes) + reserve) {
+        if self
+            .fs
+            .free_bytes(&self.dir)
+            .is_ok_and(|free| free < u64::from(bytes) + reserve)
+        {
             return Err(StoreError::NoSpace { path });
         }
         let zero = bytes <= INLINE_ZERO_BYTES_MAX;
@@ -140,7 +156,11 @@ impl<F: Fs> Spares<F> {
         if bytes <= INLINE_ZERO_BYTES_MAX || self.worker.is_none() || !lock(&self.pool).wants(bytes) {
             return;
         }
-        if self.fs.free_bytes(&self.dir).is_ok_and(|free| free < 4 * u64::from(bytes) + reserve) {
+        if self
+            .fs
+            .free_bytes(&self.dir)
+            .is_ok_and(|free| free < 4 * u64::from(bytes) + reserve)
+        {
             return;
         }
         let path = self.next_path();
@@ -162,7 +182,8 @@ impl<F: Fs> Spares<F> {
     fn send(&self, job: Job) -> Result<(), Job> {
         match self.worker.as_ref().and_then(|worker| worker.jobs.as_ref()) {
             Some(jobs) => jobs.try_send(job).map_err(|err| match err {
-                std::sync::mpsc::TrySendError::Full(job) | std::sync::mpsc::TrySendError::Disconnected(job) => job,
+                std::sync::mpsc::TrySendError::Full(job)
+                | std::sync::mpsc::TrySendError::Disconnected(job) => job,
             }),
             None => Err(job),
         }
@@ -177,7 +198,10 @@ impl Worker {
             .name("tarn-prepare".into())
             .spawn(move || work(&fs, &dir_owned, &pool, &inbox))
             .map_err(|err| StoreError::io("start the thread that prepares", dir, err))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
     }
 }
 
@@ -244,7 +268,10 @@ fn retire<F: Fs>(fs: &F, dir: &Path, pool: &Mutex<Pool>, old: &Path, path: &Path
         remove_quietly(fs, old);
         return;
     };
-    let moved = fs.rename(old, path).and_then(|()| fs.sync_dir(home)).and_then(|()| fs.sync_dir(dir));
+    let moved = fs
+        .rename(old, path)
+        .and_then(|()| fs.sync_dir(home))
+        .and_then(|()| fs.sync_dir(dir));
     match moved {
         Ok(()) => lock(pool).ready.push_back((bytes, path.to_owned())),
         Err(err) => {

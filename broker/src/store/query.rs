@@ -37,7 +37,9 @@ impl Query<'_> {
             return slots.filter_map(|slot| self.next_of(slot, from)).min();
         }
         let segments = self.index.segments.range(self.index.segment_of(from)..);
-        segments.filter(|segment| segment.live > 0).find_map(|segment| self.next_in(segment, filter, from))
+        segments
+            .filter(|segment| segment.live > 0)
+            .find_map(|segment| self.next_in(segment, filter, from))
     }
 
     fn next_of(&self, slot: u32, from: u64) -> Option<u64> {
@@ -47,7 +49,9 @@ impl Query<'_> {
             return None;
         }
         let segments = self.index.segments.range(self.index.segment_of(from)..);
-        segments.filter(|segment| segment.live > 0).find_map(|segment| segment.of_subject(slot, from).next())
+        segments
+            .filter(|segment| segment.live > 0)
+            .find_map(|segment| segment.of_subject(slot, from).next())
     }
 
     fn next_in(&self, segment: &SegmentIndex, filter: &SubjectFilter, from: u64) -> Option<u64> {
@@ -59,12 +63,18 @@ impl Query<'_> {
         }
         if segment.lists.len() < segment.entries.len() - end {
             let from = segment.entries.get(end).map(|entry| segment.seq(entry))?;
-            let slots = segment.lists.slots().filter(|&slot| {
-                self.index.subjects.slot(slot).count > 0 && self.wants(filter, slot)
-            });
-            return slots.filter_map(|slot| segment.of_subject(slot, from).next()).min();
+            let slots = segment
+                .lists
+                .slots()
+                .filter(|&slot| self.index.subjects.slot(slot).count > 0 && self.wants(filter, slot));
+            return slots
+                .filter_map(|slot| segment.of_subject(slot, from).next())
+                .min();
         }
-        segment.entries[end..].iter().find(wanted).map(|entry| segment.seq(entry))
+        segment.entries[end..]
+            .iter()
+            .find(wanted)
+            .map(|entry| segment.seq(entry))
     }
 
     /// The last record that `filter` wants.
@@ -76,16 +86,32 @@ impl Query<'_> {
             let slots = literals.filter_map(|name| self.index.subjects.index_of(name));
             return slots.map(|slot| self.index.subjects.slot(slot).last).max();
         }
-        let entries = self.index.segments.iter().rev().filter(|segment| segment.live > 0);
+        let entries = self
+            .index
+            .segments
+            .iter()
+            .rev()
+            .filter(|segment| segment.live > 0);
         let mut entries = entries.flat_map(|segment| {
-            segment.entries.iter().rev().map(|entry| (segment.seq(entry), entry.is_live(), entry.subject))
+            segment
+                .entries
+                .iter()
+                .rev()
+                .map(|entry| (segment.seq(entry), entry.is_live(), entry.subject))
         });
         let near = if filter.is_all() { usize::MAX } else { SCAN_MAX };
-        let found = entries.by_ref().take(near).find(|&(_, live, slot)| live && self.wants(filter, slot));
+        let found = entries
+            .by_ref()
+            .take(near)
+            .find(|&(_, live, slot)| live && self.wants(filter, slot));
         if let Some((seq, ..)) = found {
             return Some(seq);
         }
-        let wanted = self.index.subjects.iter().filter(|&(slot, _)| self.wants(filter, slot));
+        let wanted = self
+            .index
+            .subjects
+            .iter()
+            .filter(|&(slot, _)| self.wants(filter, slot));
         wanted.map(|(_, slot)| slot.last).max()
     }
 
@@ -96,14 +122,18 @@ impl Query<'_> {
             return match filter.literals() {
                 _ if filter.is_all() => index.messages,
                 Some(literals) => {
-                    let mut slots: Vec<u32> =
-                        literals.filter_map(|name| index.subjects.index_of(name)).collect();
+                    let mut slots: Vec<u32> = literals
+                        .filter_map(|name| index.subjects.index_of(name))
+                        .collect();
                     slots.sort_unstable();
                     slots.dedup();
                     slots.iter().map(|&slot| index.subjects.slot(slot).count).sum()
                 }
                 None => {
-                    let wanted = index.subjects.iter().filter(|&(slot, _)| self.wants(filter, slot));
+                    let wanted = index
+                        .subjects
+                        .iter()
+                        .filter(|&(slot, _)| self.wants(filter, slot));
                     wanted.map(|(_, slot)| slot.count).sum()
                 }
             };
@@ -111,7 +141,11 @@ impl Query<'_> {
         if from > index.last {
             return 0;
         }
-        index.segments.range(index.segment_of(from)..).map(|segment| self.count_in(segment, filter, from)).sum()
+        index
+            .segments
+            .range(index.segment_of(from)..)
+            .map(|segment| self.count_in(segment, filter, from))
+            .sum()
     }
 
     fn count_in(&self, segment: &SegmentIndex, filter: &SubjectFilter, from: u64) -> u64 {
@@ -122,24 +156,36 @@ impl Query<'_> {
         if start == 0 && filter.is_all() {
             return u64::from(segment.live);
         }
-        if segment.is_whole() && (filter.is_all() || start == 0 && segment.lists.len() < segment.entries.len()) {
+        if segment.is_whole()
+            && (filter.is_all() || start == 0 && segment.lists.len() < segment.entries.len())
+        {
             if filter.is_all() {
                 return (segment.entries.len() - start) as u64;
             }
-            let wanted = segment.lists.slots().filter(|&slot| {
-                self.index.subjects.slot(slot).count > 0 && self.wants(filter, slot)
-            });
+            let wanted = segment
+                .lists
+                .slots()
+                .filter(|&slot| self.index.subjects.slot(slot).count > 0 && self.wants(filter, slot));
             return wanted.map(|slot| segment.lists.get(slot).len() as u64).sum();
         }
         let wanted = segment.entries[start..].iter();
-        wanted.filter(|entry| entry.is_live() && self.wants(filter, entry.subject)).count() as u64
+        wanted
+            .filter(|entry| entry.is_live() && self.wants(filter, entry.subject))
+            .count() as u64
     }
 
     /// The first record whose time is `time` or later.
     pub(super) fn at_or_after(&self, time: i64) -> Option<u64> {
-        let segments = self.index.segments.iter().filter(|segment| segment.live > 0 && segment.time_max >= time);
+        let segments = self
+            .index
+            .segments
+            .iter()
+            .filter(|segment| segment.live > 0 && segment.time_max >= time);
         let mut found = segments.filter_map(|segment| {
-            let entry = segment.entries.iter().find(|entry| entry.is_live() && entry.time >= time)?;
+            let entry = segment
+                .entries
+                .iter()
+                .find(|entry| entry.is_live() && entry.time >= time)?;
             Some(segment.seq(entry))
         });
         found.next()
@@ -159,7 +205,11 @@ impl Query<'_> {
 
     /// The subjects that `filter` wants, sorted.
     pub(super) fn subjects(&self, filter: &SubjectFilter) -> Vec<SubjectSummary> {
-        let wanted = self.index.subjects.iter().filter(|&(slot, _)| self.wants(filter, slot));
+        let wanted = self
+            .index
+            .subjects
+            .iter()
+            .filter(|&(slot, _)| self.wants(filter, slot));
         let mut out: Vec<_> = wanted.map(|(slot, _)| self.subject(slot)).collect();
         out.sort_unstable_by(|a, b| a.subject.cmp(&b.subject));
         out

@@ -42,7 +42,10 @@ impl Ranges {
 
     #[cfg(test)]
     pub(super) fn contains(&self, seq: u64) -> bool {
-        self.by_first.range(..=seq).next_back().is_some_and(|(_, &last)| last >= seq)
+        self.by_first
+            .range(..=seq)
+            .next_back()
+            .is_some_and(|(_, &last)| last >= seq)
     }
 
     /// Forgets every position above `seq`.
@@ -81,12 +84,19 @@ impl Ranges {
     }
 
     pub(super) fn to_vec(&self) -> Vec<SeqRange> {
-        self.iter().map(|(first, last)| SeqRange { first: StreamSeq(first), last: StreamSeq(last) }).collect()
+        self.iter()
+            .map(|(first, last)| SeqRange {
+                first: StreamSeq(first),
+                last: StreamSeq(last),
+            })
+            .collect()
     }
 
     /// Number of positions.
     pub(super) fn count(&self) -> u64 {
-        self.iter().map(|(first, last)| (last - first).saturating_add(1)).sum()
+        self.iter()
+            .map(|(first, last)| (last - first).saturating_add(1))
+            .sum()
     }
 }
 

@@ -117,12 +117,25 @@ pub(super) fn view(bytes: &[u8]) -> Option<Frame<'_>> {
     let subject_len = usize::from(u16::from_le_bytes([fixed[14], fixed[15]]));
     let headers_len = u32_at(fixed, 32)? as usize;
     let payload_len = u32_at(fixed, 36)? as usize;
-    let len = HEADER_BYTES.checked_add(subject_len)?.checked_add(headers_len)?.checked_add(payload_len)?;
+    let len = HEADER_BYTES
+        .checked_add(subject_len)?
+        .checked_add(headers_len)?
+        .checked_add(payload_len)?;
     let body = bytes.get(HEADER_BYTES..len)?;
     let (subject, rest) = body.split_at_checked(subject_len)?;
     let (headers, payload) = rest.split_at_checked(headers_len)?;
-    let head = Head { kind, flags: fixed[13], seq: u64_at(fixed, 16)?, time: u64_at(fixed, 24)? as i64 };
-    Some(Frame { head, subject, headers, payload })
+    let head = Head {
+        kind,
+        flags: fixed[13],
+        seq: u64_at(fixed, 16)?,
+        time: u64_at(fixed, 24)? as i64,
+    };
+    Some(Frame {
+        head,
+        subject,
+        headers,
+        payload,
+    })
 }
 
 fn checksum(seed: u32, bytes: &[u8]) -> u32 {
@@ -133,19 +146,18 @@ fn checksum(seed: u32, bytes: &[u8]) -> u32 {
 
 /// Appends removal frames for `ranges`, each frame twice: a removal that one damaged byte could undo would bring a
 /// removed record back.
-pub(super) fn encode_removals(
-    buf: &mut Vec<u8>,
-    seed: u32,
-    flags: u8,
-    last_seq: u64,
-    ranges: &[(u64, u64)],
-) {
+pub(super) fn encode_removals(buf: &mut Vec<u8>, seed: u32, flags: u8, last_seq: u64, ranges: &[(u64, u64)]) {
     let mut payload = Vec::with_capacity(ranges.len() * 16);
     for (first, last) in ranges {
         payload.extend_from_slice(&first.to_le_bytes());
         payload.extend_from_slice(&last.to_le_bytes());
     }
-    let head = Head { kind: Kind::Remove, flags, seq: last_seq, time: 0 };
+    let head = Head {
+        kind: Kind::Remove,
+        flags,
+        seq: last_seq,
+        time: 0,
+    };
     encode(buf, seed, head, &[], &[], &payload);
     encode(buf, seed, Head { flags: 0, ..head }, &[], &[], &payload);
 }
@@ -157,7 +169,9 @@ pub(super) const fn removals_bytes(count: usize) -> usize {
 
 /// The ranges of a removal frame, first and last position included.
 pub(super) fn removals(payload: &[u8]) -> impl Iterator<Item = (u64, u64)> + '_ {
-    payload.chunks_exact(16).filter_map(|pair| Some((u64_at(pair, 0)?, u64_at(pair, 8)?)))
+    payload
+        .chunks_exact(16)
+        .filter_map(|pair| Some((u64_at(pair, 0)?, u64_at(pair, 8)?)))
 }
 
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -188,8 +202,12 @@ mod tests {
     #[test]
     fn golden_message() {
         let mut buf = Vec::new();
-        let head =
-            Head { kind: Kind::Message, flags: FLAG_BATCH_START, seq: 7, time: 1_700_000_000_000_000_000 };
+        let head = Head {
+            kind: Kind::Message,
+            flags: FLAG_BATCH_START,
+            seq: 7,
+            time: 1_700_000_000_000_000_000,
+        };
         encode(&mut buf, 0x1234_5678, head, b"a.b", b"NATS/1.0\r\n\r\n", b"hello");
         expect![[r#"
             f5 54 72 fd 6e 94 93 a0 3c 20 03 ab 01 01 03 00
@@ -205,7 +223,12 @@ mod tests {
         let mut buf = Vec::new();
         encode_removals(&mut buf, 1, FLAG_BATCH_START, 9, &[(2, 4), (8, 8)]);
         assert_eq!(buf.len(), removals_bytes(2));
-        let head = Head { kind: Kind::Settle, flags: FLAG_BATCH_START, seq: 9, time: 0 };
+        let head = Head {
+            kind: Kind::Settle,
+            flags: FLAG_BATCH_START,
+            seq: 9,
+            time: 0,
+        };
         encode(&mut buf, 1, head, &[], &[], &[]);
         expect![[r#"
             f5 54 72 fd aa 7d 42 16 28 9d 38 1f 02 01 00 00
@@ -220,7 +243,8 @@ mod tests {
             f5 54 72 fd 9c 5a 15 1c 0b cf bf be 03 01 00 00
             09 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00
             00 00 00 00 00 00 00 00
-        "#]].assert_eq(&hex(&buf));
+        "#]]
+        .assert_eq(&hex(&buf));
     }
 
     proptest! {

@@ -50,19 +50,35 @@ pub(super) fn open_stream<F: Fs>(
     dir: &Path,
     report: &mut RecoveryReport,
 ) -> Result<Option<Stream<F>>, StoreError> {
-    let entries = shared.fs.list(dir).map_err(|err| StoreError::io("list", dir, err))?;
-    let ids: Vec<u64> = entries.iter().filter_map(|entry| segment::id_of(&entry.name)).collect();
+    let entries = shared
+        .fs
+        .list(dir)
+        .map_err(|err| StoreError::io("list", dir, err))?;
+    let ids: Vec<u64> = entries
+        .iter()
+        .filter_map(|entry| segment::id_of(&entry.name))
+        .collect();
     let Some(loaded) = Pair::load(&shared.fs, dir, "meta", MetaKind::Stream)? else {
         if ids.is_empty() {
             remove_stream(&shared.fs, dir)?;
             return Ok(None);
         }
         let reason = "neither copy of the stream's metadata is usable, but it has records";
-        return Err(StoreError::Broken { file: dir.join("meta.0"), reason });
+        return Err(StoreError::Broken {
+            file: dir.join("meta.0"),
+            reason,
+        });
     };
-    let Loaded { mut pair, body: bytes, degraded } = loaded;
+    let Loaded {
+        mut pair,
+        body: bytes,
+        degraded,
+    } = loaded;
     let Some(body) = StreamBody::decode(&bytes) else {
-        return Err(StoreError::Broken { file: dir.join("meta.0"), reason: "the stream's metadata does not decode" });
+        return Err(StoreError::Broken {
+            file: dir.join("meta.0"),
+            reason: "the stream's metadata does not decode",
+        });
     };
     if body.deleted {
         remove_stream(&shared.fs, dir)?;
@@ -71,7 +87,10 @@ pub(super) fn open_stream<F: Fs>(
     // Written again even if it looks whole: after a failed sync it may look so without being on disk.
     pair.write(&bytes)?;
     if degraded {
-        shared.fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
+        shared
+            .fs
+            .sync_dir(dir)
+            .map_err(|err| StoreError::io("sync", dir, err))?;
         report.metadata_repaired += 1;
     }
     let meta = StreamMeta {
@@ -107,7 +126,10 @@ fn open_segments<F: Fs>(
     let mut found: Vec<Found<F>> = Vec::with_capacity(ids.len());
     for &id in ids {
         let path = dir.join(segment::file_name(id));
-        let file = shared.fs.open(&path).map_err(|err| StoreError::io("open", &path, err))?;
+        let file = shared
+            .fs
+            .open(&path)
+            .map_err(|err| StoreError::io("open", &path, err))?;
         let len = file.len().map_err(|err| StoreError::io("read", &path, err))?;
         let head = read_all(&file, len.min(DATA_START));
         match SegmentHeader::decode(&head, id, &path)? {
@@ -123,13 +145,21 @@ fn open_segments<F: Fs>(
                 while let Some(before) = found.pop_if(|_| header.base_seq <= body.floor) {
                     remove_quietly(&shared.fs, &before.path);
                 }
-                found.push(Found { header, file, path, len });
+                found.push(Found {
+                    header,
+                    file,
+                    path,
+                    len,
+                });
             }
             None => {
                 tracing::warn!(stream = %body.name, path = %path.display(),
                     "both headers of a segment are unusable, it is set aside");
                 let aside = path.with_extension("damaged");
-                shared.fs.rename(&path, &aside).map_err(|err| StoreError::io("rename", &path, err))?;
+                shared
+                    .fs
+                    .rename(&path, &aside)
+                    .map_err(|err| StoreError::io("rename", &path, err))?;
             }
         }
     }
@@ -156,11 +186,15 @@ fn read_segments<F: Fs>(
             remove_quietly(log.pair.fs(), &last.path);
         }
     }
-    let Some((last, mut data, mut good)) = end else { return Ok(()) };
+    let Some((last, mut data, mut good)) = end else {
+        return Ok(());
+    };
+    let mut spare = Vec::new();
     for full in found {
-        let data = read_all(&full.file, full.len);
+        read_into(&mut spare, &full.file, full.len);
+        let data = &spare;
         let good = scan(&data, &full.header);
-        adopt(stream, full, &data, &good, covered, report);
+        adopt(stream, full, data, &good, covered, report);
     }
     let cut = cut_at(&good);
     let beyond = good.split_off(cut);
@@ -174,10 +208,15 @@ fn read_segments<F: Fs>(
             "cut an unfinished write from the end of the log");
     }
     // After a failed sync the last write may look whole without being on disk.
-    let from = good.iter().rfind(|frame| frame.batch_start).map_or(tail, |frame| frame.offset);
+    let from = good
+        .iter()
+        .rfind(|frame| frame.batch_start)
+        .map_or(tail, |frame| frame.offset);
     let written = last.file.write_at(&data[from..tail], from as u64);
     written.map_err(|err| StoreError::io("write", &last.path, err))?;
-    last.file.sync_data().map_err(|err| StoreError::io("sync", &last.path, err))?;
+    last.file
+        .sync_data()
+        .map_err(|err| StoreError::io("sync", &last.path, err))?;
     adopt(stream, last, &data, &good, covered, report);
     if let Some(log) = &mut stream.log {
         log.tail = tail as u64;
@@ -194,7 +233,9 @@ fn cut_at(good: &[Good]) -> usize {
         Some(at) => at + 1,
         None => return 0,
     };
-    (start..good.len()).find(|&at| good[at].offset != good[at - 1].end).unwrap_or(good.len())
+    (start..good.len())
+        .find(|&at| good[at].offset != good[at - 1].end)
+        .unwrap_or(good.len())
 }
 
 /// The good frames of a segment in rising order of positions.
@@ -203,7 +244,11 @@ fn scan(data: &[u8], header: &SegmentHeader) -> Vec<Good> {
     let mut last = header.base_seq.saturating_sub(1);
     let mut at = DATA_START as usize;
     while at + record::HEADER_BYTES <= data.len() {
-        let frame = if data[at..at + 4] == record::MARK { record::decode(&data[at..], header.salt) } else { None };
+        let frame = if data[at..at + 4] == record::MARK {
+            record::decode(&data[at..], header.salt)
+        } else {
+            None
+        };
         let rising = frame.filter(|frame| match frame.head.kind {
             Kind::Message => frame.head.seq > last,
             Kind::Remove | Kind::Settle => frame.head.seq >= last,
@@ -215,7 +260,11 @@ fn scan(data: &[u8], header: &SegmentHeader) -> Vec<Good> {
         };
         last = frame.head.seq;
         let end = at + padded(frame.len());
-        good.push(Good { offset: at, end, batch_start: frame.head.flags & FLAG_BATCH_START != 0 });
+        good.push(Good {
+            offset: at,
+            end,
+            batch_start: frame.head.flags & FLAG_BATCH_START != 0,
+        });
         at = end;
     }
     good
@@ -230,14 +279,21 @@ fn adopt<F: Fs>(
     covered: &mut Ranges,
     report: &mut RecoveryReport,
 ) {
-    let Found { header, file, path, len } = found;
+    let Found {
+        header,
+        file,
+        path,
+        len,
+    } = found;
     let index = &mut stream.index;
     index.add_segment(header.base_seq);
     index.raise_last(header.base_seq.saturating_sub(1));
     let floor = stream.log.as_ref().map_or(0, |log| log.floor);
     let mut before: &[u8] = &[];
     for place in good {
-        let Some(frame) = record::view(&data[place.offset..]) else { continue };
+        let Some(frame) = record::view(&data[place.offset..]) else {
+            continue;
+        };
         let seq = frame.head.seq;
         match frame.head.kind {
             Kind::Message if seq >= floor && seq - header.base_seq <= u64::from(u32::MAX) => {
@@ -265,7 +321,12 @@ fn adopt<F: Fs>(
         index.raise_last(seq);
     }
     let data = Data::File { file, path };
-    stream.segments.push_back(Segment { id: header.id, seed: header.salt, end: len, data });
+    stream.segments.push_back(Segment {
+        id: header.id,
+        seed: header.salt,
+        end: len,
+        data,
+    });
 }
 
 /// Removes the records in a range, and notes the range if not each of its positions had one.
@@ -296,8 +357,14 @@ fn note_lost<F: Fs>(stream: &mut Stream<F>, covered: &Ranges, floor: u64, report
     }
     for (first, last) in stream.lost.iter() {
         tracing::warn!(stream = %stream.meta.name, first, last, "records are lost to damage on disk");
-        let range = SeqRange { first: StreamSeq(first), last: StreamSeq(last) };
-        report.lost.push(LostRange { stream: stream.meta.name.clone(), range });
+        let range = SeqRange {
+            first: StreamSeq(first),
+            last: StreamSeq(last),
+        };
+        report.lost.push(LostRange {
+            stream: stream.meta.name.clone(),
+            range,
+        });
     }
 }
 
@@ -310,18 +377,30 @@ fn open_consumers<F: Fs>(
     let dir = log.dir.join(consumers::DIR);
     let fs = &shared.fs;
     if fs.list(&dir).is_err() {
-        fs.create_dir_all(&dir).map_err(|err| StoreError::io("create", &dir, err))?;
-        fs.sync_dir(&log.dir).map_err(|err| StoreError::io("sync", &log.dir, err))?;
+        fs.create_dir_all(&dir)
+            .map_err(|err| StoreError::io("create", &dir, err))?;
+        fs.sync_dir(&log.dir)
+            .map_err(|err| StoreError::io("sync", &log.dir, err))?;
     }
     let entries = fs.list(&dir).map_err(|err| StoreError::io("list", &dir, err))?;
     let mut stems: Vec<&str> = entries
         .iter()
-        .filter_map(|entry| entry.name.strip_suffix(".0").or_else(|| entry.name.strip_suffix(".1")))
+        .filter_map(|entry| {
+            entry
+                .name
+                .strip_suffix(".0")
+                .or_else(|| entry.name.strip_suffix(".1"))
+        })
         .collect();
     stems.dedup();
     for stem in stems {
         let loaded = Pair::load(fs, &dir, stem, MetaKind::Consumer)?;
-        let Some(Loaded { mut pair, body: bytes, degraded }) = loaded else {
+        let Some(Loaded {
+            mut pair,
+            body: bytes,
+            degraded,
+        }) = loaded
+        else {
             tracing::warn!(stream = %stream.meta.name, consumer = stem,
                 "neither copy of a consumer is usable, it is removed");
             remove_quietly(fs, &dir.join(format!("{stem}.0")));
@@ -330,33 +409,55 @@ fn open_consumers<F: Fs>(
             continue;
         };
         let Some(body) = ConsumerBody::decode(&bytes) else {
-            return Err(StoreError::Broken { file: dir.join(format!("{stem}.0")), reason: "the consumer does not decode" });
+            return Err(StoreError::Broken {
+                file: dir.join(format!("{stem}.0")),
+                reason: "the consumer does not decode",
+            });
         };
         if body.deleted {
-            pair.remove().map_err(|err| StoreError::io("remove", &dir.join(stem), err))?;
+            pair.remove()
+                .map_err(|err| StoreError::io("remove", &dir.join(stem), err))?;
             continue;
         }
         pair.write_for_sync_all(&bytes)?;
         report.metadata_repaired += u64::from(degraded);
-        stream.consumers.insert(body.name.clone(), Consumer { body, pair: Some(pair), pending: None });
+        stream.consumers.insert(
+            body.name.clone(),
+            Consumer {
+                body,
+                pair: Some(pair),
+                pending: None,
+            },
+        );
     }
     Ok(())
 }
 
 /// The first `len` bytes of a file; zeros where it cannot be read.
 fn read_all(file: &impl FsFile, len: u64) -> Vec<u8> {
-    let mut data = vec![0; len as usize];
-    if file.read_at(&mut data, 0).is_ok() {
-        return data;
+    let mut data = Vec::new();
+    read_into(&mut data, file, len);
+    data
+}
+
+/// Fills `data` with the first `len` bytes of a file, and zeros where it cannot be read.
+fn read_into(data: &mut Vec<u8>, file: &impl FsFile, len: u64) {
+    let len = len as usize;
+    if data.len() < len {
+        *data = vec![0; len];
+    }
+    data.truncate(len);
+    if file.read_at(data, 0).is_ok_and(|count| count == len) {
+        return;
     }
     for (number, part) in data.chunks_mut(SALVAGE_BYTES).enumerate() {
         let offset = (number * SALVAGE_BYTES) as u64;
+        part.fill(0);
         if let Err(err) = file.read_at(part, offset) {
             tracing::warn!(offset, error = %err, "a part of a segment cannot be read");
             part.fill(0);
         }
     }
-    data
 }
 
 /// Removes the directory of a stream that was deleted or never completed. Its metadata goes last: segments without it
@@ -369,15 +470,18 @@ pub(super) fn remove_stream<F: Fs>(fs: &F, dir: &Path) -> Result<(), StoreError>
         if entry.is_dir {
             remove_tree(fs, &path)?;
         } else {
-            fs.remove(&path).map_err(|err| StoreError::io("remove", &path, err))?;
+            fs.remove(&path)
+                .map_err(|err| StoreError::io("remove", &path, err))?;
         }
     }
     fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
     for entry in meta {
         let path = dir.join(&entry.name);
-        fs.remove(&path).map_err(|err| StoreError::io("remove", &path, err))?;
+        fs.remove(&path)
+            .map_err(|err| StoreError::io("remove", &path, err))?;
     }
-    fs.remove_dir(dir).map_err(|err| StoreError::io("remove", dir, err))
+    fs.remove_dir(dir)
+        .map_err(|err| StoreError::io("remove", dir, err))
 }
 
 /// Removes a directory with all that is in it.
@@ -387,10 +491,12 @@ fn remove_tree<F: Fs>(fs: &F, dir: &Path) -> Result<(), StoreError> {
         if entry.is_dir {
             remove_tree(fs, &path)?;
         } else {
-            fs.remove(&path).map_err(|err| StoreError::io("remove", &path, err))?;
+            fs.remove(&path)
+                .map_err(|err| StoreError::io("remove", &path, err))?;
         }
     }
-    fs.remove_dir(dir).map_err(|err| StoreError::io("remove", dir, err))
+    fs.remove_dir(dir)
+        .map_err(|err| StoreError::io("remove", dir, err))
 }
 
 #[cfg(test)]
@@ -398,7 +504,14 @@ mod tests {
     use super::*;
 
     fn good(frames: &[(usize, usize, bool)]) -> Vec<Good> {
-        frames.iter().map(|&(offset, end, batch_start)| Good { offset, end, batch_start }).collect()
+        frames
+            .iter()
+            .map(|&(offset, end, batch_start)| Good {
+                offset,
+                end,
+                batch_start,
+            })
+            .collect()
     }
 
     #[test]

@@ -45,13 +45,25 @@ pub(super) fn create<F: Fs>(
     header: &SegmentHeader,
 ) -> Result<Segment<F>, StoreError> {
     let path = dir.join(file_name(header.id));
-    let written = spare.file.write_at(&header.encode(), 0).and_then(|()| spare.file.sync_data());
+    let written = spare
+        .file
+        .write_at(&header.encode(), 0)
+        .and_then(|()| spare.file.sync_data());
     if let Err(err) = written {
         super::prepare::remove_quietly(fs, &spare.path);
         return Err(StoreError::io("write", &path, err));
     }
-    fs.rename(&spare.path, &path).map_err(|err| StoreError::io("create", &path, err))?;
+    fs.rename(&spare.path, &path)
+        .map_err(|err| StoreError::io("create", &path, err))?;
     fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
-    let data = Data::File { file: spare.file, path };
-    Ok(Segment { id: header.id, seed: header.salt, end: u64::from(spare.bytes), data })
+    let data = Data::File {
+        file: spare.file,
+        path,
+    };
+    Ok(Segment {
+        id: header.id,
+        seed: header.salt,
+        end: u64::from(spare.bytes),
+        data,
+    })
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::StoreError;
 use super::cache::{ReadCache, Wanted};
 use super::consumers::Consumer;
 use super::format::{DATA_START, SegmentHeader};
@@ -18,7 +19,6 @@ use super::ranges::Ranges;
 use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, Head, Kind, padded};
 use super::segment::{self, Data, Segment};
 use super::state::{Backing, NewRecord, Record, StoreOptions, StreamMeta, StreamState};
-use super::StoreError;
 use crate::env::sim::SplitMix;
 use crate::env::{Fs, Rng};
 use crate::types::{StreamId, StreamSeq, UnixNanos};
@@ -102,8 +102,14 @@ impl<F: Fs> Log<F> {
 /// How nats-server counts sizes, by backing.
 pub(super) fn overhead(backing: Backing) -> Overhead {
     match backing {
-        Backing::File => Overhead { record: 30, headers: 4 },
-        Backing::Memory => Overhead { record: 16, headers: 0 },
+        Backing::File => Overhead {
+            record: 30,
+            headers: 4,
+        },
+        Backing::Memory => Overhead {
+            record: 16,
+            headers: 0,
+        },
     }
 }
 
@@ -132,13 +138,18 @@ impl<F: Fs> Stream<F> {
     /// An error if nothing may be written any more.
     pub(super) fn check_writable(&self) -> Result<(), StoreError> {
         match self.failed {
-            Some(_) => Err(StoreError::ReadOnly { stream: Arc::clone(&self.meta.name) }),
+            Some(_) => Err(StoreError::ReadOnly {
+                stream: Arc::clone(&self.meta.name),
+            }),
             None => Ok(()),
         }
     }
 
     pub(super) fn query(&self) -> Query<'_> {
-        Query { index: &self.index, stream: self.id }
+        Query {
+            index: &self.index,
+            stream: self.id,
+        }
     }
 
     /// What the metadata file is to say.
@@ -172,7 +183,9 @@ impl<F: Fs> Stream<F> {
         let len = len as usize;
         let seq = self.index.last + 1;
         self.make_room(shared, padded(len), shared.options.reserve_bytes)?;
-        let Some(segment) = self.segments.back_mut() else { return Err(StoreError::NoSuchStream) };
+        let Some(segment) = self.segments.back_mut() else {
+            return Err(StoreError::NoSuchStream);
+        };
         let (buf, start, flags) = match (&mut self.log, &mut segment.data) {
             (Some(log), _) => {
                 let flags = log.flags();
@@ -182,8 +195,20 @@ impl<F: Fs> Stream<F> {
             (None, Data::File { .. }) => return Err(StoreError::NoSuchStream),
         };
         let offset = start + buf.len() as u64;
-        let head = Head { kind: Kind::Message, flags, seq, time: record.time.0 };
-        record::encode(buf, segment.seed, head, record.subject.as_bytes(), record.headers, record.payload);
+        let head = Head {
+            kind: Kind::Message,
+            flags,
+            seq,
+            time: record.time.0,
+        };
+        record::encode(
+            buf,
+            segment.seed,
+            head,
+            record.subject.as_bytes(),
+            record.headers,
+            record.payload,
+        );
         self.index.push(&NewEntry {
             seq,
             time: record.time.0,
@@ -235,7 +260,12 @@ impl<F: Fs> Stream<F> {
         if self.log.is_none() {
             let data = Data::Memory(Vec::new());
             let id = self.segments.back().map_or(1, |segment| segment.id + 1);
-            self.segments.push_back(Segment { id, seed: 0, end: u64::from(bytes), data });
+            self.segments.push_back(Segment {
+                id,
+                seed: 0,
+                end: u64::from(bytes),
+                data,
+            });
             self.index.add_segment(base);
             return Ok(());
         }
@@ -266,7 +296,9 @@ impl<F: Fs> Stream<F> {
     ) -> Result<(), StoreError> {
         let Some(log) = &mut self.log else { return Ok(()) };
         if self.refused {
-            return Err(StoreError::NoSpace { path: log.dir.clone() });
+            return Err(StoreError::NoSpace {
+                path: log.dir.clone(),
+            });
         }
         let spare = shared.spares.take(bytes, least, reserve)?;
         let header = SegmentHeader {
@@ -282,7 +314,12 @@ impl<F: Fs> Stream<F> {
         {
             let bytes = std::mem::take(&mut log.buf);
             let last_seq = self.index.last;
-            log.full.push(Chunk { segment: last.id, offset: log.tail, bytes, last_seq });
+            log.full.push(Chunk {
+                segment: last.id,
+                offset: log.tail,
+                bytes,
+                last_seq,
+            });
         }
         log.tail = DATA_START;
         self.segments.push_back(segment);
@@ -343,7 +380,9 @@ impl<F: Fs> Stream<F> {
     /// Gives up segments at the front that have no record left.
     pub(super) fn drop_dead(&mut self) {
         while self.index.pop_dead_front() {
-            let Some(segment) = self.segments.pop_front() else { return };
+            let Some(segment) = self.segments.pop_front() else {
+                return;
+            };
             if let Some(log) = &mut self.log {
                 log.floor = log.floor.max(self.index.first);
                 log.meta_dirty = true;
@@ -352,13 +391,13 @@ impl<F: Fs> Stream<F> {
         }
     }
 
-    pub(super) fn read(
-        &self,
-        cache: &RefCell<ReadCache>,
-        seq: u64,
-    ) -> Result<Option<Record>, StoreError> {
-        let Some(at) = self.index.locate(seq) else { return Ok(None) };
-        let Some(segment) = self.segments.get(at.segment) else { return Ok(None) };
+    pub(super) fn read(&self, cache: &RefCell<ReadCache>, seq: u64) -> Result<Option<Record>, StoreError> {
+        let Some(at) = self.index.locate(seq) else {
+            return Ok(None);
+        };
+        let Some(segment) = self.segments.get(at.segment) else {
+            return Ok(None);
+        };
         let bytes = self.frame_bytes(cache, segment, at, seq)?;
         let found = record::decode(&bytes, segment.seed)
             .filter(|frame| frame.head.kind == Kind::Message && frame.head.seq == seq);
@@ -368,7 +407,10 @@ impl<F: Fs> Stream<F> {
                 tracing::warn!(stream = %self.meta.name, seq, segment = segment.id, offset = at.offset,
                     "record is damaged and counts as lost");
             }
-            return Err(StoreError::Damaged { stream: Arc::clone(&self.meta.name), seq: StreamSeq(seq) });
+            return Err(StoreError::Damaged {
+                stream: Arc::clone(&self.meta.name),
+                seq: StreamSeq(seq),
+            });
         };
         let headers_at = HEADER_BYTES + frame.subject.len();
         let payload_at = headers_at + frame.headers.len();
@@ -390,14 +432,21 @@ impl<F: Fs> Stream<F> {
     ) -> Result<Bytes, StoreError> {
         let len = at.len as usize;
         let cut = |bytes: &[u8], start: u64| {
-            let from = at.offset.checked_sub(start).map_or(usize::MAX, |from| from as usize);
-            bytes.get(from..from.saturating_add(len)).map(Bytes::copy_from_slice)
+            let from = at
+                .offset
+                .checked_sub(start)
+                .map_or(usize::MAX, |from| from as usize);
+            bytes
+                .get(from..from.saturating_add(len))
+                .map(Bytes::copy_from_slice)
         };
         let (file, path) = match &segment.data {
             Data::Memory(bytes) => return Ok(cut(bytes, 0).unwrap_or_default()),
             Data::File { file, path } => (file, path),
         };
-        let Some(log) = &self.log else { return Ok(Bytes::new()) };
+        let Some(log) = &self.log else {
+            return Ok(Bytes::new());
+        };
         let is_last = self.segments.back().is_some_and(|last| last.id == segment.id);
         if is_last && let Some(bytes) = cut(&log.buf, log.tail) {
             return Ok(bytes);
@@ -407,10 +456,28 @@ impl<F: Fs> Stream<F> {
                 return Ok(bytes);
             }
         }
-        let unwritten = log.full.iter().find(|chunk| chunk.segment == segment.id).map(|chunk| chunk.offset);
-        let end = if is_last { log.tail } else { unwritten.unwrap_or(segment.end) };
-        let wanted = Wanted { stream: self.id, segment: segment.id, seq, offset: at.offset, len, end };
-        cache.borrow_mut().read(file, wanted).map_err(|err| StoreError::io("read", path, err))
+        let unwritten = log
+            .full
+            .iter()
+            .find(|chunk| chunk.segment == segment.id)
+            .map(|chunk| chunk.offset);
+        let end = if is_last {
+            log.tail
+        } else {
+            unwritten.unwrap_or(segment.end)
+        };
+        let wanted = Wanted {
+            stream: self.id,
+            segment: segment.id,
+            seq,
+            offset: at.offset,
+            len,
+            end,
+        };
+        cache
+            .borrow_mut()
+            .read(file, wanted)
+            .map_err(|err| StoreError::io("read", path, err))
     }
 
     pub(super) fn state(&self) -> StreamState {
@@ -424,7 +491,11 @@ impl<F: Fs> Stream<F> {
             messages: index.messages,
             bytes: index.bytes,
             num_subjects: index.subjects.len() as u64,
-            num_deleted: if index.messages == 0 { 0 } else { span - index.messages },
+            num_deleted: if index.messages == 0 {
+                0
+            } else {
+                span - index.messages
+            },
             lost: self.lost.count(),
         }
     }

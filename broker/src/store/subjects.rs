@@ -57,7 +57,13 @@ impl Subjects {
                 index
             }
             None => {
-                let slot = Slot { name: Arc::clone(&name), generation: 1, count: 0, first_from: seq, last: seq };
+                let slot = Slot {
+                    name: Arc::clone(&name),
+                    generation: 1,
+                    count: 0,
+                    first_from: seq,
+                    last: seq,
+                };
                 self.slots.push(slot);
                 (self.slots.len() - 1) as u32
             }
@@ -97,7 +103,11 @@ impl Subjects {
 
     /// Subjects that have a record, in the order of their slots.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Slot)> {
-        self.slots.iter().enumerate().filter(|(_, slot)| slot.count > 0).map(|(index, slot)| (index as u32, slot))
+        self.slots
+            .iter()
+            .enumerate()
+            .filter(|(_, slot)| slot.count > 0)
+            .map(|(index, slot)| (index as u32, slot))
     }
 }
 
@@ -107,7 +117,11 @@ pub(super) enum SubjectLists {
     /// Of the segment that is written to.
     Open(HashMap<u32, Vec<u32>, BuildHasherDefault<SlotHasher>>),
     /// Of a full segment: slots in order, where each one's entries begin, and the entries of all one after the other.
-    Sealed { slots: Box<[u32]>, starts: Box<[u32]>, entries: Box<[u32]> },
+    Sealed {
+        slots: Box<[u32]>,
+        starts: Box<[u32]>,
+        entries: Box<[u32]>,
+    },
 }
 
 impl Default for SubjectLists {
@@ -137,14 +151,22 @@ impl SubjectLists {
             entries.extend_from_slice(lists.get(slot).map_or(&[], Vec::as_slice));
         }
         starts.push(entries.len() as u32);
-        *self = Self::Sealed { slots: slots.into(), starts: starts.into(), entries: entries.into() };
+        *self = Self::Sealed {
+            slots: slots.into(),
+            starts: starts.into(),
+            entries: entries.into(),
+        };
     }
 
     /// Entries of the subject in `slot`, ascending.
     pub(super) fn get(&self, slot: u32) -> &[u32] {
         match self {
             Self::Open(lists) => lists.get(&slot).map_or(&[], Vec::as_slice),
-            Self::Sealed { slots, starts, entries } => match slots.binary_search(&slot) {
+            Self::Sealed {
+                slots,
+                starts,
+                entries,
+            } => match slots.binary_search(&slot) {
                 Ok(at) => &entries[starts[at] as usize..starts[at + 1] as usize],
                 Err(_) => &[],
             },
@@ -185,6 +207,8 @@ impl Hasher for SlotHasher {
     }
 
     fn write_u32(&mut self, slot: u32) {
-        self.0 = (self.0 ^ u64::from(slot)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+        self.0 = (self.0 ^ u64::from(slot))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(32);
     }
 }

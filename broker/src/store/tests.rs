@@ -18,7 +18,12 @@ const DIR: &str = "/data/store";
 
 /// Segments from 4 to 16 KiB, nothing in reserve.
 fn small(salt_seed: u64) -> StoreOptions {
-    StoreOptions { segment_bytes_min: 4096, segment_bytes_max: 16384, reserve_bytes: 0, salt_seed }
+    StoreOptions {
+        segment_bytes_min: 4096,
+        segment_bytes_max: 16384,
+        reserve_bytes: 0,
+        salt_seed,
+    }
 }
 
 fn open(fs: &SimFs, salt_seed: u64) -> (Store<SimFs>, RecoveryReport) {
@@ -40,7 +45,15 @@ fn try_append<F: Fs>(
     payload: &[u8],
 ) -> Result<StreamSeq, StoreError> {
     let time = UnixNanos(1_000 + store.state(id).last_seq.0 as i64);
-    store.append(id, &NewRecord { time, subject, headers: b"", payload })
+    store.append(
+        id,
+        &NewRecord {
+            time,
+            subject,
+            headers: b"",
+            payload,
+        },
+    )
 }
 
 fn commit<F: Fs>(store: &mut Store<F>) {
@@ -49,5 +62,8 @@ fn commit<F: Fs>(store: &mut Store<F>) {
 }
 
 fn id_of<F: Fs>(store: &Store<F>, name: &str) -> Option<StreamId> {
-    store.streams().find(|(_, meta)| *meta.name == *name).map(|(id, _)| id)
+    store
+        .streams()
+        .find(|(_, meta)| *meta.name == *name)
+        .map(|(id, _)| id)
 }

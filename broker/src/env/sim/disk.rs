@@ -19,31 +19,31 @@ pub struct SimFs {
 }
 
 #[derive(Clone, Debug)]
-struct Disk {
-    rng: SplitMix,
-    nodes: BTreeMap<u64, Node>,
-    live: BTreeMap<PathBuf, Entry>,
+pub(super) struct Disk {
+    pub(super) rng: SplitMix,
+    pub(super) nodes: BTreeMap<u64, Node>,
+    pub(super) live: BTreeMap<PathBuf, Entry>,
     /// By directory and name: a new directory is another one than an old one of the same name.
-    durable: BTreeMap<(u64, String), Entry>,
+    pub(super) durable: BTreeMap<(u64, String), Entry>,
     /// Changes of names that are not durable, oldest first.
-    name_changes: Vec<NameChange>,
-    next_node: u64,
+    pub(super) name_changes: Vec<NameChange>,
+    pub(super) next_node: u64,
     /// Rises with each crash; files of an earlier one fail.
-    life: u64,
-    locks: BTreeSet<PathBuf>,
-    capacity: Option<u64>,
-    used: u64,
-    writes: u64,
-    syncs: u64,
-    fail_write_at: Option<u64>,
-    fill_write_at: Option<u64>,
-    fail_sync_at: Option<u64>,
+    pub(super) life: u64,
+    pub(super) locks: BTreeSet<PathBuf>,
+    pub(super) capacity: Option<u64>,
+    pub(super) used: u64,
+    pub(super) writes: u64,
+    pub(super) syncs: u64,
+    pub(super) fail_write_at: Option<u64>,
+    pub(super) fill_write_at: Option<u64>,
+    pub(super) fail_sync_at: Option<u64>,
     /// Changes (of names, lengths, bytes, durability) that the power still lasts for.
-    power: Option<u64>,
+    pub(super) power: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entry {
+pub(super) enum Entry {
     Dir(u64),
     File(u64),
 }
@@ -52,7 +52,7 @@ enum Entry {
 const ROOT: u64 = 0;
 
 #[derive(Clone, Debug)]
-struct NameChange {
+pub(super) struct NameChange {
     remove: Option<(u64, String)>,
     add: Option<((u64, String), Entry)>,
 }
@@ -61,7 +61,10 @@ impl NameChange {
     /// Whether a sync of the directory makes it durable.
     fn is_in(&self, dir: u64) -> bool {
         let added = self.add.as_ref().map(|(place, _)| place);
-        [self.remove.as_ref(), added].into_iter().flatten().any(|place| place.0 == dir)
+        [self.remove.as_ref(), added]
+            .into_iter()
+            .flatten()
+            .any(|place| place.0 == dir)
     }
 }
 
@@ -140,7 +143,7 @@ impl Disk {
         }
     }
 
-    fn node(&mut self, id: u64) -> io::Result<&mut Node> {
+    pub(super) fn node(&mut self, id: u64) -> io::Result<&mut Node> {
         self.nodes.get_mut(&id).ok_or_else(|| ErrorKind::NotFound.into())
     }
 
@@ -156,10 +159,14 @@ impl Disk {
     /// Counts a sync; an error if it is the one that is to fail.
     fn count_sync(&mut self) -> io::Result<()> {
         self.syncs += 1;
-        if self.fail_sync_at == Some(self.syncs) { Err(io::Error::other("simulated sync failure")) } else { Ok(()) }
+        if self.fail_sync_at == Some(self.syncs) {
+            Err(io::Error::other("simulated sync failure"))
+        } else {
+            Ok(())
+        }
     }
 
-    fn crash(&mut self, seed: u64) {
+    pub(super) fn crash(&mut self, seed: u64) {
         let mut rng = SplitMix::new(seed);
         let percent = [0, 20, 50, 80, 100][rng.below(5) as usize];
         for change in std::mem::take(&mut self.name_changes) {
@@ -176,14 +183,20 @@ impl Disk {
         let linked: BTreeSet<u64> = self
             .live
             .values()
-            .filter_map(|entry| if let Entry::File(id) = entry { Some(*id) } else { None })
+            .filter_map(|entry| {
+                if let Entry::File(id) = entry {
+                    Some(*id)
+                } else {
+                    None
+                }
+            })
             .collect();
         self.nodes.retain(|id, _| linked.contains(id));
         self.used = self.nodes.values().map(|node| node.live.len() as u64).sum();
         self.end_life();
     }
 
-    fn end_life(&mut self) {
+    pub(super) fn end_life(&mut self) {
         self.locks.clear();
         self.life += 1;
         self.fail_write_at = None;
@@ -215,129 +228,13 @@ impl SimFs {
             fail_sync_at: None,
             power: None,
         };
-        Self { disk: Arc::new(Mutex::new(disk)) }
+        Self {
+            disk: Arc::new(Mutex::new(disk)),
+        }
     }
 
-    fn disk(&self) -> MutexGuard<'_, Disk> {
+    pub(super) fn disk(&self) -> MutexGuard<'_, Disk> {
         self.disk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Cuts the power: of everything that is not durable a subset chosen by `seed` survives, and open files fail from
-    /// now on. Faults that were set and have not happened are forgotten.
-    pub fn crash(&self, seed: u64) {
-        self.disk().crash(seed);
-    }
-
-    /// Kills the program: nothing is lost, but open files fail from now on and locks are free. Faults that were set and
-    /// have not happened are forgotten.
-    pub fn kill(&self) {
-        self.disk().end_life();
-    }
-
-    /// A copy of the disk that goes its own way.
-    #[must_use]
-    pub fn fork(&self) -> Self {
-        Self { disk: Arc::new(Mutex::new(self.disk().clone())) }
-    }
-
-    /// The `nth` write from now on fails with an I/O error after writing an arbitrary part.
-    pub fn fail_nth_write(&self, nth: u64) {
-        let mut disk = self.disk();
-        disk.fail_write_at = Some(disk.writes + nth);
-    }
-
-    /// The `nth` write from now on finds the disk full after writing an arbitrary part.
-    pub fn fill_at_nth_write(&self, nth: u64) {
-        let mut disk = self.disk();
-        disk.fill_write_at = Some(disk.writes + nth);
-    }
-
-    /// The `nth` sync (of a file or directory) from now on fails with an I/O error. Of the writes that it should have
-    /// made durable an arbitrary part is lost for good, even if a later sync says otherwise.
-    pub fn fail_nth_sync(&self, nth: u64) {
-        let mut disk = self.disk();
-        disk.fail_sync_at = Some(disk.syncs + nth);
-    }
-
-    /// Every change after the next `changes` fails without effect, until [`SimFs::crash`].
-    pub fn cut_power_after(&self, changes: u64) {
-        self.disk().power = Some(changes);
-    }
-
-    /// Limits the sum of all file lengths; `None` lifts the limit.
-    pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.disk().capacity = bytes;
-    }
-
-    /// The sum of all file lengths.
-    #[must_use]
-    pub fn used_bytes(&self) -> u64 {
-        self.disk().used
-    }
-
-    /// Writes and syncs so far.
-    #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
-        let disk = self.disk();
-        (disk.writes, disk.syncs)
-    }
-
-    /// Flips one bit of a file, durably.
-    pub fn flip_bit(&self, path: &Path, bit: u64) {
-        self.edit(path, |bytes| {
-            if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
-                *byte ^= 1 << (bit % 8);
-            }
-        });
-    }
-
-    /// Changes a file's content behind the program's back, durably.
-    pub fn edit(&self, path: &Path, change: impl Fn(&mut Vec<u8>)) {
-        let mut disk = self.disk();
-        let Some(Entry::File(id)) = disk.live.get(path).copied() else { return };
-        if let Ok(node) = disk.node(id) {
-            node.sync();
-            change(&mut node.live);
-            node.durable.clone_from(&node.live);
-        }
-    }
-
-    /// A file's content as programs see it.
-    #[must_use]
-    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
-        let disk = self.disk();
-        match disk.live.get(path)? {
-            Entry::File(id) => disk.nodes.get(id).map(|node| node.live.clone()),
-            Entry::Dir(_) => None,
-        }
-    }
-
-    /// All files with their lengths, sorted by path.
-    #[must_use]
-    pub fn files(&self) -> Vec<(PathBuf, u64)> {
-        let disk = self.disk();
-        let len = |id: &u64| disk.nodes.get(id).map_or(0, |node| node.live.len() as u64);
-        let files = disk.live.iter().filter_map(|(path, entry)| match entry {
-            Entry::File(id) => Some((path.clone(), len(id))),
-            Entry::Dir(_) => None,
-        });
-        files.collect()
-    }
-
-    /// A checksum over all names and contents that programs see.
-    #[must_use]
-    pub fn fingerprint(&self) -> u32 {
-        let disk = self.disk();
-        let mut hasher = crc32fast::Hasher::new();
-        for (path, entry) in &disk.live {
-            hasher.update(path.as_os_str().as_encoded_bytes());
-            if let Entry::File(id) = entry
-                && let Some(node) = disk.nodes.get(id)
-            {
-                hasher.update(&node.live);
-            }
-        }
-        hasher.finalize()
     }
 }
 
@@ -355,13 +252,21 @@ impl Fs for SimFs {
         let node = disk.new_number();
         disk.nodes.insert(node, Node::default());
         disk.add_name(path, Entry::File(node))?;
-        Ok(SimFile { fs: self.clone(), node, life: disk.life })
+        Ok(SimFile {
+            fs: self.clone(),
+            node,
+            life: disk.life,
+        })
     }
 
     fn open(&self, path: &Path) -> io::Result<SimFile> {
         let disk = self.disk();
         match disk.live.get(path) {
-            Some(Entry::File(node)) => Ok(SimFile { fs: self.clone(), node: *node, life: disk.life }),
+            Some(Entry::File(node)) => Ok(SimFile {
+                fs: self.clone(),
+                node: *node,
+                life: disk.life,
+            }),
             Some(Entry::Dir(_)) => Err(ErrorKind::IsADirectory.into()),
             None => Err(ErrorKind::NotFound.into()),
         }
@@ -370,8 +275,13 @@ impl Fs for SimFs {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk();
         disk.use_power()?;
-        let Some(entry) = disk.live.get(from).copied() else { return Err(ErrorKind::NotFound.into()) };
-        let change = NameChange { remove: Some(disk.place(from)?), add: Some((disk.place(to)?, entry)) };
+        let Some(entry) = disk.live.get(from).copied() else {
+            return Err(ErrorKind::NotFound.into());
+        };
+        let change = NameChange {
+            remove: Some(disk.place(from)?),
+            add: Some((disk.place(to)?, entry)),
+        };
         disk.live.remove(from);
         disk.live.insert(to.to_owned(), entry);
         disk.name_changes.push(change);
@@ -403,14 +313,21 @@ impl Fs for SimFs {
         let disk = self.disk();
         disk.dir(dir)?;
         let mut entries = Vec::new();
-        for (path, entry) in disk.live.range(dir.to_owned()..).skip_while(|(path, _)| *path == dir) {
+        for (path, entry) in disk
+            .live
+            .range(dir.to_owned()..)
+            .skip_while(|(path, _)| *path == dir)
+        {
             if !path.starts_with(dir) {
                 break;
             }
             if path.parent() == Some(dir)
                 && let Some(name) = path.file_name().and_then(|name| name.to_str())
             {
-                entries.push(DirEntry { name: name.to_owned(), is_dir: matches!(entry, Entry::Dir(_)) });
+                entries.push(DirEntry {
+                    name: name.to_owned(),
+                    is_dir: matches!(entry, Entry::Dir(_)),
+                });
             }
         }
         entries.sort_unstable();
@@ -462,7 +379,9 @@ impl Fs for SimFs {
 
     fn free_bytes(&self, _dir: &Path) -> io::Result<u64> {
         let disk = self.disk();
-        Ok(disk.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(disk.used)))
+        Ok(disk
+            .capacity
+            .map_or(u64::MAX, |capacity| capacity.saturating_sub(disk.used)))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<SimLock>> {
@@ -470,7 +389,11 @@ impl Fs for SimFs {
         if !disk.locks.insert(path.to_owned()) {
             return Ok(None);
         }
-        Ok(Some(SimLock { fs: self.clone(), path: path.to_owned(), life: disk.life }))
+        Ok(Some(SimLock {
+            fs: self.clone(),
+            path: path.to_owned(),
+            life: disk.life,
+        }))
     }
 
     fn background(&self) -> bool {
@@ -504,7 +427,11 @@ pub struct SimFile {
 impl SimFile {
     fn disk(&self) -> io::Result<MutexGuard<'_, Disk>> {
         let disk = self.fs.disk();
-        if disk.life == self.life { Ok(disk) } else { Err(io::Error::other("simulated crash")) }
+        if disk.life == self.life {
+            Ok(disk)
+        } else {
+            Err(io::Error::other("simulated crash"))
+        }
     }
 }
 
@@ -524,10 +451,15 @@ impl FsFile for SimFile {
         disk.writes += 1;
         let full = disk.fill_write_at == Some(disk.writes);
         let failing = full || disk.fail_write_at == Some(disk.writes);
-        let kept = if failing { disk.rng.below(bytes.len() as u64 + 1) as usize } else { bytes.len() };
+        let kept = if failing {
+            disk.rng.below(bytes.len() as u64 + 1) as usize
+        } else {
+            bytes.len()
+        };
         let len = disk.node(self.node)?.live.len() as u64;
         disk.take_room((offset + bytes.len() as u64).saturating_sub(len))?;
-        disk.node(self.node)?.change(Pending::Write(offset, bytes[..kept].to_vec()));
+        disk.node(self.node)?
+            .change(Pending::Write(offset, bytes[..kept].to_vec()));
         match failing {
             true if full => Err(ErrorKind::StorageFull.into()),
             true => Err(io::Error::other("simulated write failure")),

@@ -21,7 +21,10 @@ fn synced_things_survive_and_others_may_not() {
         kept.write_at(&[b'x'; 1024], 0).unwrap();
         write(&fs, "/d/loose", b"loose").sync_data().unwrap();
         fs.crash(seed);
-        assert!(kept.write_at(b"late", 0).is_err(), "files from before the crash fail");
+        assert!(
+            kept.write_at(b"late", 0).is_err(),
+            "files from before the crash fail"
+        );
         let content = fs.contents(Path::new("/d/kept")).unwrap();
         let first = content.starts_with(b"xxxx");
         assert!(first || content.starts_with(b"kept"));
@@ -64,7 +67,10 @@ fn capacity_and_locks() {
     let fs = SimFs::new(0);
     fs.set_capacity(Some(10));
     let file = write(&fs, "/f", b"12345678");
-    assert_eq!(file.write_at(b"123", 8).unwrap_err().kind(), ErrorKind::StorageFull);
+    assert_eq!(
+        file.write_at(b"123", 8).unwrap_err().kind(),
+        ErrorKind::StorageFull
+    );
     file.write_at(b"123", 0).unwrap();
     assert_eq!(fs.free_bytes(Path::new("/")).unwrap(), 2);
     fs.remove(Path::new("/f")).unwrap();

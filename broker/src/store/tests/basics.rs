@@ -4,17 +4,22 @@ use std::path::Path;
 
 use super::super::{Backing, SeqRange, Store, StoreError, StoreOptions, SubjectFilter};
 use super::{DIR, append, commit, id_of, open, small, try_append, try_open};
+use crate::env::Fs;
 use crate::env::real::RealFs;
 use crate::env::sim::SimFs;
-use crate::env::Fs;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
 fn create(store: &mut Store<SimFs>, name: &str) -> StreamId {
-    store.create_stream(name, b"config", Backing::File, StreamSeq(1), UnixNanos(5)).unwrap()
+    store
+        .create_stream(name, b"config", Backing::File, StreamSeq(1), UnixNanos(5))
+        .unwrap()
 }
 
 fn payload(store: &Store<SimFs>, id: StreamId, seq: u64) -> Option<Vec<u8>> {
-    store.read(id, StreamSeq(seq)).unwrap().map(|record| record.payload.to_vec())
+    store
+        .read(id, StreamSeq(seq))
+        .unwrap()
+        .map(|record| record.payload.to_vec())
 }
 
 #[test]
@@ -33,7 +38,10 @@ fn records_are_read_before_and_after_commit_and_reopening() {
     let (store, report) = open(&fs, 2);
     assert_eq!((report.streams, report.records, report.torn_bytes), (1, 1, 0));
     let (id, meta) = store.streams().next().unwrap();
-    assert_eq!((&*meta.name, &meta.config[..], meta.created), ("S", &b"config"[..], UnixNanos(5)));
+    assert_eq!(
+        (&*meta.name, &meta.config[..], meta.created),
+        ("S", &b"config"[..], UnixNanos(5))
+    );
     let record = store.read(id, StreamSeq(1)).unwrap().unwrap();
     assert_eq!((record.time, &*record.subject), (UnixNanos(1_000), "a"));
     assert_eq!(store.seq_at_or_after(id, UnixNanos(1_000)), Some(StreamSeq(1)));
@@ -54,7 +62,11 @@ fn an_idle_commit_touches_nothing() {
     append(&mut store, id, "a", b"2");
     append(&mut store, id, "a", b"3");
     assert_eq!(store.commit().committed, [id]);
-    assert_eq!(fs.counts(), (before.0 + 1, before.1 + 1), "one write and one sync");
+    assert_eq!(
+        fs.counts(),
+        (before.0 + 1, before.1 + 1),
+        "one write and one sync"
+    );
     store.settle();
     store.settle();
     assert_eq!(fs.counts(), (before.0 + 2, before.1 + 1), "one write, no sync");
@@ -66,7 +78,10 @@ fn the_directory_belongs_to_one_process() {
     let (store, _) = open(&fs, 1);
     let err = try_open(&fs, 2).map(drop).unwrap_err();
     assert!(matches!(err, StoreError::Locked { .. }));
-    assert_eq!(err.to_string(), "store directory /data/store is in use by another process");
+    assert_eq!(
+        err.to_string(),
+        "store directory /data/store is in use by another process"
+    );
     drop(store);
     open(&fs, 2);
 }
@@ -75,7 +90,9 @@ fn the_directory_belongs_to_one_process() {
 fn streams_in_memory_work_alike_and_end_with_the_process() {
     let fs = SimFs::new(1);
     let (mut store, _) = open(&fs, 1);
-    let id = store.create_stream("M", b"", Backing::Memory, StreamSeq(10), UnixNanos(0)).unwrap();
+    let id = store
+        .create_stream("M", b"", Backing::Memory, StreamSeq(10), UnixNanos(0))
+        .unwrap();
     let before = fs.counts();
     for n in 0..2_000u32 {
         append(&mut store, id, "a", &n.to_le_bytes());
@@ -119,14 +136,26 @@ fn what_does_not_fit_leaves_no_trace() {
     let too_large = try_append(&mut store, id, "a", &[0; 16384]);
     assert!(matches!(too_large, Err(StoreError::TooLarge { .. })));
     let long = "x".repeat(70_000);
-    assert!(matches!(try_append(&mut store, id, &long, b""), Err(StoreError::TooLarge { .. })));
+    assert!(matches!(
+        try_append(&mut store, id, &long, b""),
+        Err(StoreError::TooLarge { .. })
+    ));
     assert_eq!(append(&mut store, id, "a", &[7; 15_000]), StreamSeq(1));
     commit(&mut store);
     assert_eq!(payload(&store, id, 1).unwrap(), [7; 15_000]);
     let nowhere = StreamId(99);
-    assert!(matches!(try_append(&mut store, nowhere, "a", b""), Err(StoreError::NoSuchStream)));
-    assert!(matches!(store.put_consumer_state(id, "no", b""), Err(StoreError::NoSuchConsumer { .. })));
-    assert!(matches!(store.put_consumer(id, "", b""), Err(StoreError::BadName { .. })));
+    assert!(matches!(
+        try_append(&mut store, nowhere, "a", b""),
+        Err(StoreError::NoSuchStream)
+    ));
+    assert!(matches!(
+        store.put_consumer_state(id, "no", b""),
+        Err(StoreError::NoSuchConsumer { .. })
+    ));
+    assert!(matches!(
+        store.put_consumer(id, "", b""),
+        Err(StoreError::BadName { .. })
+    ));
 }
 
 #[test]
@@ -142,7 +171,11 @@ fn dropped_segments_give_their_room_back() {
         most = most.max(fs.used_bytes());
     }
     assert!(most < 8 * 16384, "{most} bytes for 51 records");
-    let segments = fs.files().iter().filter(|(path, _)| path.extension().is_some_and(|ext| ext == "seg")).count();
+    let segments = fs
+        .files()
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|ext| ext == "seg"))
+        .count();
     assert!(segments <= 2, "{segments} segments for 51 records");
 }
 
@@ -157,7 +190,11 @@ fn a_queue_that_is_worked_off_gives_its_room_back() {
         assert!(store.remove(id, StreamSeq(n)).unwrap());
     }
     commit(&mut store);
-    assert!(fs.used_bytes() < 8 * 16384, "{} bytes for nothing", fs.used_bytes());
+    assert!(
+        fs.used_bytes() < 8 * 16384,
+        "{} bytes for nothing",
+        fs.used_bytes()
+    );
     drop(store);
     fs.kill();
     let (store, report) = open(&fs, 2);
@@ -180,9 +217,15 @@ fn positions_that_are_skipped_are_not_lost() {
     let id = id_of(&store, "S").unwrap();
     assert_eq!(report.lost, []);
     assert_eq!(store.state(id).num_deleted, (1 << 40) - 1);
-    let hole = SeqRange { first: StreamSeq(2), last: StreamSeq(1 << 40) };
+    let hole = SeqRange {
+        first: StreamSeq(2),
+        last: StreamSeq(1 << 40),
+    };
     assert_eq!(store.deleted(id), [hole]);
-    assert_eq!(store.next_match(id, &SubjectFilter::all(), StreamSeq(2)), Some(StreamSeq((1 << 40) + 1)));
+    assert_eq!(
+        store.next_match(id, &SubjectFilter::all(), StreamSeq(2)),
+        Some(StreamSeq((1 << 40) + 1))
+    );
 }
 
 #[test]
@@ -194,7 +237,10 @@ fn a_stream_created_again_is_a_new_one() {
     store.put_consumer(id, "c", b"old").unwrap();
     commit(&mut store);
     store.delete_stream(id).unwrap();
-    assert!(matches!(store.read(id, StreamSeq(1)), Err(StoreError::NoSuchStream)));
+    assert!(matches!(
+        store.read(id, StreamSeq(1)),
+        Err(StoreError::NoSuchStream)
+    ));
     let again = create(&mut store, "S");
     assert_ne!(id, again);
     append(&mut store, again, "a", b"new");
@@ -224,7 +270,10 @@ fn consumers_keep_config_and_state() {
     let (store, _) = open(&fs, 2);
     let id = id_of(&store, "S").unwrap();
     let found: Vec<_> = store.consumers(id).collect();
-    assert_eq!(found, [("a", &b"config 2"[..], &b"state"[..]), ("b", b"config b", b"")]);
+    assert_eq!(
+        found,
+        [("a", &b"config 2"[..], &b"state"[..]), ("b", b"config b", b"")]
+    );
 }
 
 /// The same on the system's disk, with the thread that prepares segments, over many segments.
@@ -239,10 +288,20 @@ fn the_systems_disk_does_as_well() {
         ..small(1)
     };
     let (mut store, _) = Store::open(RealFs, &path, options.clone()).unwrap();
-    assert!(matches!(Store::open(RealFs, &path, options.clone()), Err(StoreError::Locked { .. })));
-    let id = store.create_stream("$S", b"", Backing::File, StreamSeq(1), UnixNanos(0)).unwrap();
+    assert!(matches!(
+        Store::open(RealFs, &path, options.clone()),
+        Err(StoreError::Locked { .. })
+    ));
+    let id = store
+        .create_stream("$S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+        .unwrap();
     for n in 0..6_000u32 {
-        append(&mut store, id, if n % 3 == 0 { "a" } else { "b" }, &vec![n as u8; 2_000]);
+        append(
+            &mut store,
+            id,
+            if n % 3 == 0 { "a" } else { "b" },
+            &vec![n as u8; 2_000],
+        );
         if n % 500 == 0 {
             commit(&mut store);
             store.settle();
@@ -257,7 +316,10 @@ fn the_systems_disk_does_as_well() {
     assert_eq!(report.lost, []);
     let id = id_of(&store, "$S").unwrap();
     let state = store.state(id);
-    assert_eq!((state.first_seq.0, state.last_seq.0, state.messages), (3_000, 6_000, 3_001));
+    assert_eq!(
+        (state.first_seq.0, state.last_seq.0, state.messages),
+        (3_000, 6_000, 3_001)
+    );
     for seq in 3_000..=6_000u64 {
         let record = store.read(id, StreamSeq(seq)).unwrap().unwrap();
         assert_eq!(record.payload, vec![(seq - 1) as u8; 2_000]);
@@ -270,7 +332,9 @@ fn a_directory_that_cannot_be_made_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, b"").unwrap();
-    let err = Store::open(RealFs, &file.join("store"), small(1)).map(drop).unwrap_err();
+    let err = Store::open(RealFs, &file.join("store"), small(1))
+        .map(drop)
+        .unwrap_err();
     assert!(matches!(err, StoreError::Unwritable { .. }), "{err}");
     assert!(Path::new(&file).exists());
 }

@@ -30,7 +30,12 @@ struct PowerCut;
 
 impl Run {
     fn new(seed: u64) -> Self {
-        Self { rng: SplitMix::new(seed), fs: SimFs::new(seed), model: Model::default(), time: 1_000 }
+        Self {
+            rng: SplitMix::new(seed),
+            fs: SimFs::new(seed),
+            model: Model::default(),
+            time: 1_000,
+        }
     }
 
     /// Lives of the program on the same disk, each ended by a power cut, a failed write or sync, a kill, or a
@@ -83,7 +88,9 @@ impl Run {
 
     fn step(&mut self, store: &mut Store<SimFs>) -> Result<(), PowerCut> {
         let name = STREAMS[self.rng.below(3) as usize];
-        let Some(id) = id_of(store, name) else { return self.create(store, name) };
+        let Some(id) = id_of(store, name) else {
+            return self.create(store, name);
+        };
         match self.rng.below(100) {
             0..55 => self.append(store, name, id),
             55..70 => self.commit(store),
@@ -103,7 +110,11 @@ impl Run {
     }
 
     fn create(&mut self, store: &mut Store<SimFs>, name: &str) -> Result<(), PowerCut> {
-        let first = if self.rng.chance(20) { 1 + self.rng.below(1000) } else { 1 };
+        let first = if self.rng.chance(20) {
+            1 + self.rng.below(1000)
+        } else {
+            1
+        };
         let config = self.rng.next_u64().to_le_bytes();
         let time = UnixNanos(self.time);
         let created = store.create_stream(name, &config, Backing::File, StreamSeq(first), time);
@@ -120,16 +131,28 @@ impl Run {
     }
 
     fn append(&mut self, store: &mut Store<SimFs>, name: &str, id: StreamId) -> Result<(), PowerCut> {
-        let count = if self.rng.chance(20) { 1 + self.rng.below(12) } else { 1 };
+        let count = if self.rng.chance(20) {
+            1 + self.rng.below(12)
+        } else {
+            1
+        };
         for _ in 0..count {
             self.time += self.rng.below(5) as i64;
-            let len = if self.rng.chance(5) { self.rng.below(3000) } else { self.rng.below(200) };
+            let len = if self.rng.chance(5) {
+                self.rng.below(3000)
+            } else {
+                self.rng.below(200)
+            };
             let mut payload = self.rng.next_u64().to_le_bytes().repeat(len as usize / 8 + 1);
             payload.truncate(len as usize);
             let sent = Sent {
                 time: self.time,
                 subject: SUBJECTS[self.rng.below(5) as usize].to_owned(),
-                headers: if self.rng.chance(20) { b"NATS/1.0\r\nA: b\r\n\r\n".to_vec() } else { Vec::new() },
+                headers: if self.rng.chance(20) {
+                    b"NATS/1.0\r\nA: b\r\n\r\n".to_vec()
+                } else {
+                    Vec::new()
+                },
                 payload,
             };
             let record = NewRecord {
@@ -140,7 +163,11 @@ impl Run {
             };
             let seq = store.append(id, &record).map_err(|_| PowerCut)?.0;
             let model = self.model.streams.get_mut(name).unwrap();
-            assert_eq!(seq, model.last + 1, "positions have no gaps and are never given twice");
+            assert_eq!(
+                seq,
+                model.last + 1,
+                "positions have no gaps and are never given twice"
+            );
             model.last = seq;
             model.records.insert(seq, sent);
         }
@@ -161,7 +188,11 @@ impl Run {
                 model.committed();
             }
         }
-        if report.failed.is_empty() { Ok(()) } else { Err(PowerCut) }
+        if report.failed.is_empty() {
+            Ok(())
+        } else {
+            Err(PowerCut)
+        }
     }
 
     fn remove(&mut self, store: &mut Store<SimFs>, name: &str, id: StreamId) -> Result<(), PowerCut> {
@@ -193,12 +224,18 @@ impl Run {
     fn purge(&mut self, store: &mut Store<SimFs>, name: &str, id: StreamId) -> Result<(), PowerCut> {
         let model = self.model.streams.get_mut(name).unwrap();
         let all = self.rng.chance(40);
-        let up_to = if all { model.last + 1 } else { model.first + self.rng.below(model.last + 2 - model.first) };
+        let up_to = if all {
+            model.last + 1
+        } else {
+            model.first + self.rng.below(model.last + 2 - model.first)
+        };
         let gone: Vec<u64> = model.live().filter(|&seq| seq < up_to).collect();
         let count = store.purge(id, StreamSeq(up_to)).map_err(|_| PowerCut)?;
         assert_eq!(count, gone.len() as u64);
         let limited: Vec<u64> = model.maybe_gone.range(..up_to).copied().collect();
-        gone.into_iter().chain(limited).for_each(|seq| model.remove(seq, true));
+        gone.into_iter()
+            .chain(limited)
+            .for_each(|seq| model.remove(seq, true));
         Ok(())
     }
 
@@ -217,7 +254,11 @@ impl Run {
         let Some(known) = model.consumers.get_mut(consumer).filter(|_| kind > 0) else {
             let config = self.rng.next_u64().to_le_bytes();
             let done = store.put_consumer(id, consumer, &config);
-            let fresh = ModelConsumer { configs: Either(vec![]), states: Either(vec![vec![]]), in_doubt: done.is_err() };
+            let fresh = ModelConsumer {
+                configs: Either(vec![]),
+                states: Either(vec![vec![]]),
+                in_doubt: done.is_err(),
+            };
             let known = model.consumers.entry(consumer.to_owned()).or_insert(fresh);
             known.configs.0.push(config.to_vec());
             if done.is_ok() {
@@ -235,7 +276,9 @@ impl Run {
             return done.map_err(|_| PowerCut);
         }
         let state = model.last.to_le_bytes();
-        store.put_consumer_state(id, consumer, &state).map_err(|_| PowerCut)?;
+        store
+            .put_consumer_state(id, consumer, &state)
+            .map_err(|_| PowerCut)?;
         known.states.0.push(state.to_vec());
         Ok(())
     }
@@ -269,7 +312,9 @@ impl Drop for Replay {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let seed = self.0;
-            eprintln!("replay: TARN_SEED={seed} cargo test -p tarn-broker --lib store::tests::crash -- --nocapture");
+            eprintln!(
+                "replay: TARN_SEED={seed} cargo test -p tarn-broker --lib store::tests::crash -- --nocapture"
+            );
         }
     }
 }

@@ -12,7 +12,9 @@ use crate::types::{StreamId, StreamSeq, UnixNanos};
 const FLIPS: u64 = 3_000;
 
 fn create(store: &mut Store<SimFs>) -> StreamId {
-    store.create_stream("S", b"config", Backing::File, StreamSeq(1), UnixNanos(5)).unwrap()
+    store
+        .create_stream("S", b"config", Backing::File, StreamSeq(1), UnixNanos(5))
+        .unwrap()
 }
 
 fn payload_of(seq: u64) -> Vec<u8> {
@@ -21,7 +23,9 @@ fn payload_of(seq: u64) -> Vec<u8> {
 
 fn segments(fs: &SimFs) -> Vec<PathBuf> {
     let files = fs.files().into_iter().map(|(path, _)| path);
-    files.filter(|path| path.extension().is_some_and(|ext| ext == "seg")).collect()
+    files
+        .filter(|path| path.extension().is_some_and(|ext| ext == "seg"))
+        .collect()
 }
 
 #[test]
@@ -46,7 +50,10 @@ fn a_torn_write_leaves_exactly_the_confirmed_prefix() {
     for at in start..=end {
         let prefix: Vec<u8> = [&after[..at], &before[at..]].concat();
         let (last, _) = check_torn(&fs, &path, &prefix);
-        assert!((4..=8).contains(&last) && (at < end || last == 8), "cut at {at}: {last}");
+        assert!(
+            (4..=8).contains(&last) && (at < end || last == 8),
+            "cut at {at}: {last}"
+        );
         if at > start {
             let suffix: Vec<u8> = [&before[..at], &after[at..]].concat();
             let (last, torn) = check_torn(&fs, &path, &suffix);
@@ -74,9 +81,15 @@ fn check_torn(fs: &SimFs, path: &Path, content: &[u8]) -> (u64, u64) {
     let id = id_of(&store, "S").unwrap();
     assert_eq!(store.state(id).last_seq.0, last + 1);
     for seq in 1..=last {
-        assert_eq!(store.read(id, StreamSeq(seq)).unwrap().unwrap().payload, payload_of(seq));
+        assert_eq!(
+            store.read(id, StreamSeq(seq)).unwrap().unwrap().payload,
+            payload_of(seq)
+        );
     }
-    assert_eq!(&store.read(id, StreamSeq(last + 1)).unwrap().unwrap().payload[..], b"next");
+    assert_eq!(
+        &store.read(id, StreamSeq(last + 1)).unwrap().unwrap().payload[..],
+        b"next"
+    );
     (last, report.torn_bytes)
 }
 
@@ -86,7 +99,12 @@ fn rich_store(clean: bool) -> SimFs {
     let (mut store, _) = open(&fs, 1);
     let id = create(&mut store);
     for seq in 1..=120u64 {
-        append(&mut store, id, if seq % 3 == 0 { "a" } else { "b.c" }, &payload_of(seq));
+        append(
+            &mut store,
+            id,
+            if seq % 3 == 0 { "a" } else { "b.c" },
+            &payload_of(seq),
+        );
         if seq % 7 == 0 {
             commit(&mut store);
         }
@@ -118,7 +136,9 @@ fn is_removed(seq: u64) -> bool {
 
 #[test]
 fn a_flipped_bit_costs_at_most_one_record_and_is_counted() {
-    let flips = std::env::var("TARN_FLIPS").ok().map_or(FLIPS, |text| text.parse().unwrap());
+    let flips = std::env::var("TARN_FLIPS")
+        .ok()
+        .map_or(FLIPS, |text| text.parse().unwrap());
     let stores = [rich_store(true), rich_store(false)];
     let mut rng = SplitMix::new(7);
     let mut losses = 0;
@@ -146,7 +166,10 @@ fn check_flipped(fs: &SimFs, what: &str) -> u64 {
             Some(record) => {
                 assert!(!is_removed(seq), "{what}: removed record {seq} came back");
                 assert_eq!(record.payload, payload_of(seq), "{what}: record {seq} changed");
-                assert_eq!(&*record.subject, if seq % 3 == 0 || seq > 120 { "a" } else { "b.c" });
+                assert_eq!(
+                    &*record.subject,
+                    if seq % 3 == 0 || seq > 120 { "a" } else { "b.c" }
+                );
             }
             None if is_removed(seq) => {}
             None => missing.push(seq),
@@ -156,14 +179,23 @@ fn check_flipped(fs: &SimFs, what: &str) -> u64 {
     let counted: Vec<u64> = report.lost.iter().map(|lost| lost.range.first.0).collect();
     assert_eq!(counted, missing, "{what}: each loss is counted, and nothing else");
     let state = store.state(id);
-    assert_eq!((state.lost, store.health().lost), (missing.len() as u64, missing.len() as u64));
+    assert_eq!(
+        (state.lost, store.health().lost),
+        (missing.len() as u64, missing.len() as u64)
+    );
     assert_eq!(state.last_seq, StreamSeq(122), "{what}: positions never go back");
     let (_, meta) = store.streams().next().unwrap();
     assert_eq!(&meta.config[..], b"config", "{what}");
-    let (name, config, state) = store.consumers(id).next().unwrap_or_else(|| panic!("{what}: no consumer"));
+    let (name, config, state) = store
+        .consumers(id)
+        .next()
+        .unwrap_or_else(|| panic!("{what}: no consumer"));
     assert_eq!((name, config), ("c", &b"config"[..]), "{what}");
     let repaired = report.metadata_repaired > 0;
-    assert!(state == b"newer" || (state == b"older" && repaired), "{what}: state {state:?}");
+    assert!(
+        state == b"newer" || (state == b"older" && repaired),
+        "{what}: state {state:?}"
+    );
     missing.len() as u64
 }
 
@@ -177,18 +209,35 @@ fn damage_found_when_reading_is_counted_and_costs_one_record() {
     }
     commit(&mut store);
     let path = segments(&fs).remove(0);
-    let at = fs.contents(&path).unwrap().windows(40).position(|bytes| bytes == [3; 40]).unwrap();
+    let at = fs
+        .contents(&path)
+        .unwrap()
+        .windows(40)
+        .position(|bytes| bytes == [3; 40])
+        .unwrap();
     fs.flip_bit(&path, at as u64 * 8);
     for _ in 0..2 {
         let damaged = store.read(id, StreamSeq(3));
-        assert!(matches!(damaged, Err(StoreError::Damaged { seq: StreamSeq(3), .. })));
+        assert!(matches!(
+            damaged,
+            Err(StoreError::Damaged {
+                seq: StreamSeq(3),
+                ..
+            })
+        ));
     }
     append(&mut store, id, "a", &payload_of(6));
     commit(&mut store);
     assert_eq!((store.state(id).lost, store.state(id).messages), (1, 5));
     assert!(store.read(id, StreamSeq(3)).unwrap().is_none());
-    assert_eq!(store.next_match(id, &SubjectFilter::all(), StreamSeq(3)), Some(StreamSeq(4)));
-    assert_eq!(store.read(id, StreamSeq(4)).unwrap().unwrap().payload, payload_of(4));
+    assert_eq!(
+        store.next_match(id, &SubjectFilter::all(), StreamSeq(3)),
+        Some(StreamSeq(4))
+    );
+    assert_eq!(
+        store.read(id, StreamSeq(4)).unwrap().unwrap().payload,
+        payload_of(4)
+    );
 }
 
 #[test]
@@ -200,22 +249,40 @@ fn a_lost_sector_costs_the_records_in_it() {
     let id = id_of(&store, "S").unwrap();
     let lost = store.state(id).lost;
     assert!((1..12).contains(&lost), "{lost}");
-    assert_eq!(report.lost.iter().map(|lost| lost.range.count()).sum::<u64>(), lost);
+    assert_eq!(
+        report.lost.iter().map(|lost| lost.range.count()).sum::<u64>(),
+        lost
+    );
     assert_eq!(store.state(id).last_seq, StreamSeq(122));
-    let there = (1..=122).filter(|&seq| store.read(id, StreamSeq(seq)).unwrap().is_some()).count() as u64;
-    assert_eq!(there + lost, (1..=122).filter(|&seq| !is_removed(seq)).count() as u64);
+    let there = (1..=122)
+        .filter(|&seq| store.read(id, StreamSeq(seq)).unwrap().is_some())
+        .count() as u64;
+    assert_eq!(
+        there + lost,
+        (1..=122).filter(|&seq| !is_removed(seq)).count() as u64
+    );
 }
 
 #[test]
 fn files_of_a_newer_version_are_refused_and_named() {
-    let metas = ["store.0", "store.1", "streams/S/meta.0", "streams/S/consumers/c.1"];
+    let metas = [
+        "store.0",
+        "store.1",
+        "streams/S/meta.0",
+        "streams/S/consumers/c.1",
+    ];
     let metas = metas.map(|name| (Path::new(super::DIR).join(name), META_MAGIC));
     let segment = (segments(&rich_store(true)).remove(0), SEGMENT_MAGIC);
     for (path, magic) in metas.into_iter().chain([segment]) {
         let fs = rich_store(true);
-        fs.edit(&path, |bytes| bytes[..16].copy_from_slice(&prefix(magic, VERSION + 1)));
+        fs.edit(&path, |bytes| {
+            bytes[..16].copy_from_slice(&prefix(magic, VERSION + 1))
+        });
         let err = try_open(&fs, 2).map(drop).unwrap_err();
-        let expected = format!("{} has format version 2, this program reads up to 1", path.display());
+        let expected = format!(
+            "{} has format version 2, this program reads up to 1",
+            path.display()
+        );
         assert!(err.to_string().starts_with(&expected), "{err}");
     }
 }
@@ -224,10 +291,16 @@ fn files_of_a_newer_version_are_refused_and_named() {
 fn a_stream_whose_metadata_is_gone_is_not_thrown_away() {
     let fs = rich_store(true);
     for name in ["meta.0", "meta.1"] {
-        fs.edit(&Path::new(super::DIR).join("streams/S").join(name), |bytes| bytes.fill(0));
+        fs.edit(&Path::new(super::DIR).join("streams/S").join(name), |bytes| {
+            bytes.fill(0)
+        });
     }
     let err = try_open(&fs, 2).map(drop).unwrap_err();
     assert!(matches!(err, StoreError::Broken { .. }));
-    assert!(err.to_string().starts_with("/data/store/streams/S/meta.0 is broken: neither copy"), "{err}");
+    assert!(
+        err.to_string()
+            .starts_with("/data/store/streams/S/meta.0 is broken: neither copy"),
+        "{err}"
+    );
     assert!(!segments(&fs).is_empty());
 }

@@ -50,8 +50,14 @@ fn nothing_is_confirmed_after(fault: fn(&SimFs, u64), nth: u64) -> bool {
         let health = store.health();
         assert_eq!(health.read_only.len(), 1, "failure {nth} is in health");
         let refused = try_append(&mut store, id, "a", b"late");
-        assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "failure {nth}: {refused:?}");
-        assert!(store.commit().committed.is_empty(), "failure {nth}: confirmed after it");
+        assert!(
+            matches!(refused, Err(StoreError::ReadOnly { .. })),
+            "failure {nth}: {refused:?}"
+        );
+        assert!(
+            store.commit().committed.is_empty(),
+            "failure {nth}: confirmed after it"
+        );
         assert!(store.durable_seq(id).0 <= store.state(id).last_seq.0);
     }
     drop(store);
@@ -64,7 +70,11 @@ fn nothing_is_confirmed_after(fault: fn(&SimFs, u64), nth: u64) -> bool {
         return stopped;
     };
     let state = store.state(id);
-    assert!(state.last_seq.0 >= confirmed, "failure {nth}: {confirmed} confirmed, {} there", state.last_seq);
+    assert!(
+        state.last_seq.0 >= confirmed,
+        "failure {nth}: {confirmed} confirmed, {} there",
+        state.last_seq
+    );
     for seq in state.first_seq.0..=state.last_seq.0 {
         let record = store.read(id, StreamSeq(seq)).unwrap().unwrap();
         assert_eq!(record.payload, vec![((seq - 1) / 3) as u8; 150]);
@@ -88,7 +98,9 @@ fn no_sync_that_fails_is_confirmed() {
 fn a_full_disk_refuses_and_reads_and_heals() {
     let fs = SimFs::new(1);
     let (mut store, _) = open(&fs, 1);
-    let id = store.create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0)).unwrap();
+    let id = store
+        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+        .unwrap();
     fs.set_capacity(Some(60_000));
     let mut count = 0;
     let err = loop {
@@ -99,14 +111,22 @@ fn a_full_disk_refuses_and_reads_and_heals() {
         commit(&mut store);
     };
     assert!(err.is_no_space(), "{err}");
-    assert_eq!(store.state(id).last_seq, StreamSeq(count), "a refusal leaves no trace");
+    assert_eq!(
+        store.state(id).last_seq,
+        StreamSeq(count),
+        "a refusal leaves no trace"
+    );
     assert_eq!(store.health().no_space.len(), 1);
     assert!(store.read(id, StreamSeq(1)).unwrap().is_some(), "reads go on");
     assert!(try_append(&mut store, id, "a", &[9; 300]).is_err());
     commit(&mut store);
     assert_eq!(store.purge(id, StreamSeq(count)).unwrap(), count - 1);
     commit(&mut store);
-    assert_eq!(append(&mut store, id, "a", &[9; 300]), StreamSeq(count + 1), "room was made");
+    assert_eq!(
+        append(&mut store, id, "a", &[9; 300]),
+        StreamSeq(count + 1),
+        "room was made"
+    );
     commit(&mut store);
     fs.set_capacity(None);
     for _ in 0..200 {
@@ -126,7 +146,9 @@ fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
     for seed in 0..50 {
         let fs = SimFs::new(seed);
         let (mut store, _) = open(&fs, 1);
-        let id = store.create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0)).unwrap();
+        let id = store
+            .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+            .unwrap();
         append(&mut store, id, "a", b"kept");
         commit(&mut store);
         append(&mut store, id, "b", &[1; 700]);
@@ -135,7 +157,10 @@ fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
         let report = store.commit();
         assert!(report.failed[0].1.is_no_space() && report.committed.is_empty());
         let state = store.state(id);
-        assert_eq!((state.last_seq, state.messages, state.num_subjects), (StreamSeq(1), 1, 1));
+        assert_eq!(
+            (state.last_seq, state.messages, state.num_subjects),
+            (StreamSeq(1), 1, 1)
+        );
         assert!(store.read(id, StreamSeq(2)).unwrap().is_none());
         assert_eq!(append(&mut store, id, "c", b"again"), StreamSeq(2));
         commit(&mut store);
@@ -145,7 +170,10 @@ fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
         assert_eq!(report.lost, []);
         let id = id_of(&store, "S").unwrap();
         assert_eq!(store.state(id).last_seq, StreamSeq(2));
-        assert_eq!(&store.read(id, StreamSeq(2)).unwrap().unwrap().payload[..], b"again");
+        assert_eq!(
+            &store.read(id, StreamSeq(2)).unwrap().unwrap().payload[..],
+            b"again"
+        );
     }
 }
 
@@ -156,7 +184,9 @@ fn removals_have_room_that_records_leave() {
     options.reserve_bytes = 8192;
     let path = std::path::Path::new(super::DIR);
     let (mut store, _) = Store::open(fs.clone(), path, options).unwrap();
-    let id = store.create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0)).unwrap();
+    let id = store
+        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+        .unwrap();
     fs.set_capacity(Some(60_000));
     while try_append(&mut store, id, "a", &[9; 300]).is_ok() {
         commit(&mut store);

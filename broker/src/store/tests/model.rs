@@ -104,7 +104,11 @@ impl Model {
     /// Compares what was recovered with what must and may be there, and takes over what is.
     pub(super) fn check_recovered(&mut self, store: &Store<SimFs>) {
         for (_, meta) in store.streams() {
-            assert!(self.streams.contains_key(&*meta.name), "stream {} came from nowhere", meta.name);
+            assert!(
+                self.streams.contains_key(&*meta.name),
+                "stream {} came from nowhere",
+                meta.name
+            );
         }
         let names: Vec<String> = self.streams.keys().cloned().collect();
         for name in names {
@@ -116,8 +120,17 @@ impl Model {
             let model = self.streams.get_mut(&name).unwrap();
             check_records(model, store, id);
             check_consumers(model, store, id);
-            let config = store.streams().find(|(other, _)| *other == id).unwrap().1.config.to_vec();
-            assert!(model.configs.0.contains(&config), "stream {name} has a config it never had");
+            let config = store
+                .streams()
+                .find(|(other, _)| *other == id)
+                .unwrap()
+                .1
+                .config
+                .to_vec();
+            assert!(
+                model.configs.0.contains(&config),
+                "stream {name} has a config it never had"
+            );
             model.configs = Either(vec![config]);
             model.in_doubt = false;
             check_answers(model, store, id);
@@ -127,15 +140,27 @@ impl Model {
 
 fn check_records(model: &mut ModelStream, store: &Store<SimFs>, id: StreamId) {
     let last = store.state(id).last_seq.0;
-    assert!(last >= model.acked, "last is {last}, {} was confirmed", model.acked);
-    assert!(last <= model.last, "last is {last}, only {} was given", model.last);
+    assert!(
+        last >= model.acked,
+        "last is {last}, {} was confirmed",
+        model.acked
+    );
+    assert!(
+        last <= model.last,
+        "last is {last}, only {} was given",
+        model.last
+    );
     assert_eq!(store.durable_seq(id).0, last);
     let mut records = BTreeMap::new();
     for (&seq, sent) in &model.records {
         let found = store.read(id, StreamSeq(seq)).unwrap();
         let Some(found) = found else {
             let excused = seq > last || model.gone.contains(&seq) || model.maybe_gone.contains(&seq);
-            assert!(excused, "record {seq} is lost: confirmed {}, last {last}", model.acked);
+            assert!(
+                excused,
+                "record {seq} is lost: confirmed {}, last {last}",
+                model.acked
+            );
             continue;
         };
         assert!(seq <= last);
@@ -149,7 +174,11 @@ fn check_records(model: &mut ModelStream, store: &Store<SimFs>, id: StreamId) {
         assert_eq!(found, *sent, "record {seq} changed");
         records.insert(seq, found);
     }
-    assert_eq!(store.state(id).lost, 0, "nothing was damaged, so nothing counts as lost");
+    assert_eq!(
+        store.state(id).lost,
+        0,
+        "nothing was damaged, so nothing counts as lost"
+    );
     model.records = records;
     model.last = last;
     model.acked = last;
@@ -161,19 +190,42 @@ fn check_records(model: &mut ModelStream, store: &Store<SimFs>, id: StreamId) {
 fn check_consumers(model: &mut ModelStream, store: &Store<SimFs>, id: StreamId) {
     let mut found = BTreeMap::new();
     for (name, config, state) in store.consumers(id) {
-        let Some(expected) = model.consumers.get(name) else { panic!("consumer {name} came from nowhere") };
-        assert!(expected.configs.0.contains(&config.to_vec()), "consumer {name}: config");
+        let Some(expected) = model.consumers.get(name) else {
+            panic!("consumer {name} came from nowhere")
+        };
+        assert!(
+            expected.configs.0.contains(&config.to_vec()),
+            "consumer {name}: config"
+        );
         let known = expected.states.0.contains(&state.to_vec());
-        assert!(known, "consumer {name}: state {state:?} is none of {:?}", expected.states);
+        assert!(
+            known,
+            "consumer {name}: state {state:?} is none of {:?}",
+            expected.states
+        );
         if let Ok(position) = state.try_into() {
             let position = u64::from_le_bytes(position);
-            assert!(position <= model.last, "consumer {name} is at {position}, its stream at {}", model.last);
+            assert!(
+                position <= model.last,
+                "consumer {name} is at {position}, its stream at {}",
+                model.last
+            );
         }
         let (configs, states) = (Either(vec![config.to_vec()]), Either(vec![state.to_vec()]));
-        found.insert(name.to_owned(), ModelConsumer { configs, states, in_doubt: false });
+        found.insert(
+            name.to_owned(),
+            ModelConsumer {
+                configs,
+                states,
+                in_doubt: false,
+            },
+        );
     }
     for (name, expected) in &model.consumers {
-        assert!(expected.in_doubt || found.contains_key(name), "consumer {name} is lost");
+        assert!(
+            expected.in_doubt || found.contains_key(name),
+            "consumer {name} is lost"
+        );
     }
     model.consumers = found;
 }
@@ -186,7 +238,11 @@ pub(super) fn check_answers(model: &ModelStream, store: &Store<SimFs>, id: Strea
     assert_eq!((state.first_seq.0, state.last_seq.0), (first, model.last));
     assert_eq!(state.messages, live.len() as u64);
     let size = |sent: &Sent| {
-        let headers = if sent.headers.is_empty() { 0 } else { 4 + sent.headers.len() };
+        let headers = if sent.headers.is_empty() {
+            0
+        } else {
+            4 + sent.headers.len()
+        };
         (30 + sent.subject.len() + headers + sent.payload.len()) as u64
     };
     assert_eq!(state.bytes, live.iter().map(|(_, sent)| size(sent)).sum::<u64>());
@@ -197,23 +253,44 @@ pub(super) fn check_answers(model: &ModelStream, store: &Store<SimFs>, id: Strea
     assert_eq!(state.num_deleted, if live.is_empty() { 0 } else { holes });
     for patterns in [&[][..], &["a"], &["b.*"], &["b.>", "a"], &["b.y", "c"]] {
         let filter = SubjectFilter::new(patterns);
-        let wanted: Vec<u64> =
-            live.iter().filter(|(_, sent)| filter.matches(&sent.subject)).map(|(seq, _)| *seq).collect();
-        assert_eq!(store.last_match(id, &filter).map(|seq| seq.0), wanted.last().copied());
+        let wanted: Vec<u64> = live
+            .iter()
+            .filter(|(_, sent)| filter.matches(&sent.subject))
+            .map(|(seq, _)| *seq)
+            .collect();
+        assert_eq!(
+            store.last_match(id, &filter).map(|seq| seq.0),
+            wanted.last().copied()
+        );
         let middle = live.get(live.len() / 2).map_or(1, |(seq, _)| *seq);
         for from in [0, middle, middle + 1, model.last, model.last + 1] {
             let expected = wanted.iter().copied().find(|&seq| seq >= from);
             let found = store.next_match(id, &filter, StreamSeq(from));
             assert_eq!(found.map(|seq| seq.0), expected, "{patterns:?} from {from}");
             let expected = wanted.iter().filter(|&&seq| seq >= from).count() as u64;
-            assert_eq!(store.count_matching(id, &filter, StreamSeq(from)), expected, "{patterns:?} from {from}");
+            assert_eq!(
+                store.count_matching(id, &filter, StreamSeq(from)),
+                expected,
+                "{patterns:?} from {from}"
+            );
         }
-        let counted: u64 = store.subjects(id, &filter).iter().map(|subject| subject.messages).sum();
+        let counted: u64 = store
+            .subjects(id, &filter)
+            .iter()
+            .map(|subject| subject.messages)
+            .sum();
         assert_eq!(counted, wanted.len() as u64);
     }
     for subject in subjects {
-        let of: Vec<u64> = live.iter().filter(|(_, sent)| sent.subject == subject).map(|(seq, _)| *seq).collect();
+        let of: Vec<u64> = live
+            .iter()
+            .filter(|(_, sent)| sent.subject == subject)
+            .map(|(seq, _)| *seq)
+            .collect();
         let found = store.subject(id, subject).unwrap();
-        assert_eq!((found.messages, found.first.0, found.last.0), (of.len() as u64, of[0], of[of.len() - 1]));
+        assert_eq!(
+            (found.messages, found.first.0, found.last.0),
+            (of.len() as u64, of[0], of[of.len() - 1])
+        );
     }
 }
