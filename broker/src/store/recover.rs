@@ -193,7 +193,7 @@ fn read_segments<F: Fs>(
     for full in found {
         read_into(&mut spare, &full.file, full.len);
         let data = &spare;
-        let good = scan(&data, &full.header);
+        let good = scan(data, &full.header);
         adopt(stream, full, data, &good, covered, report);
     }
     let cut = cut_at(&good);

@@ -15,7 +15,7 @@ use crate::env::{DirEntry, Fs, FsFile};
 /// subset of everything that is not: of writes by sector, of lengths, of names. Files opened before a crash fail.
 #[derive(Clone)]
 pub struct SimFs {
-    disk: Arc<Mutex<Disk>>,
+    pub(super) disk: Arc<Mutex<Disk>>,
 }
 
 #[derive(Clone, Debug)]
