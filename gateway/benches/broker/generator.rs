@@ -88,7 +88,7 @@ async fn publish_async(port: u16, window: usize, duration: Duration) -> anyhow::
         }
         pending.pop_front().context("the window is empty")?.await?;
         count += 1;
-        if count % 64 == 0 {
+        if count.is_multiple_of(64) {
             let at = now();
             match counted_from {
                 None if at - began > duration / 5 => counted_from = Some((at, count)),

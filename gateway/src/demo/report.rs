@@ -1,65 +1,14 @@
 //! What a demo prints at its end.
 
 use super::Outcome;
-use crate::present::{plain_table, say, thousands};
+use crate::audit::WindowRow;
+use crate::present::{plain_table, say, thousands, utc_us};
 
 /// Prints the figures, a sample of the windows, and whether every promise held.
 pub(super) fn print(outcome: &Outcome) {
-    let lake = &outcome.lake;
-    let verdict = &outcome.verdict;
-    let row = |name: &str, value: String| vec![name.to_owned(), value];
-    let mut rows = vec![
-        row("acknowledged messages", thousands(verdict.acked)),
-        row("rows in readings", thousands(lake.readings)),
-        row("devices", thousands(lake.devices)),
-        row("malformed messages sent", thousands(verdict.dead_expected)),
-        row("dead letters", thousands(lake.dead_letters.values().sum())),
-    ];
-    rows.extend(
-        lake.dead_letters
-            .iter()
-            .map(|(reason, count)| row(&format!("  {reason}"), thousands(*count))),
-    );
-    let latency = &lake.publish_to_commit;
-    let per_row = if lake.readings == 0 {
-        0.0
-    } else {
-        lake.file_bytes as f64 / lake.readings as f64
-    };
-    rows.extend([
-        row("lost", thousands(verdict.lost + verdict.dead_lost)),
-        row("duplicated", thousands(verdict.doubled + verdict.dead_doubled)),
-        row(
-            "publish → commit, p50",
-            format!("{:.2} s", latency.p50_ms as f64 / 1000.0),
-        ),
-        row(
-            "publish → commit, p99",
-            format!("{:.2} s", latency.p99_ms as f64 / 1000.0),
-        ),
-        row("bytes a row", format!("{per_row:.1}")),
-        row(
-            "windows equal to GROUP BY",
-            thousands(outcome.windows.windows - outcome.windows.differences.min(outcome.windows.windows)),
-        ),
-    ]);
     say!("\nRead back from the Iceberg tables");
-    say!("{}", plain_table(&["", ""], 1, rows));
+    say!("{}", plain_table(&["", ""], 1, figures(outcome)));
     say!("\nreadings_1m, a sample");
-    let sample = lake.sample.iter().map(|window| {
-        let number = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2}"));
-        vec![
-            crate::present::utc_us(window.window_start),
-            window.device_id.clone(),
-            window.sensor.clone(),
-            window.metric.clone(),
-            thousands(window.count.try_into().unwrap_or_default()),
-            number(window.min),
-            number(window.mean),
-            number(window.max),
-            number(window.stddev),
-        ]
-    });
     let header = [
         "window_start",
         "device",
@@ -71,7 +20,10 @@ pub(super) fn print(outcome: &Outcome) {
         "max",
         "stddev",
     ];
-    say!("{}", plain_table(&header, 4, sample.collect()));
+    say!(
+        "{}",
+        plain_table(&header, 4, outcome.lake.sample.iter().map(window).collect())
+    );
     say!("");
     let problems = outcome.problems();
     if problems.is_empty() {
@@ -82,6 +34,49 @@ pub(super) fn print(outcome: &Outcome) {
     for problem in problems {
         say!("DOES NOT HOLD: {problem}");
     }
+}
+
+fn figures(outcome: &Outcome) -> Vec<Vec<String>> {
+    let (lake, verdict, windows) = (&outcome.lake, &outcome.verdict, &outcome.windows);
+    let row = |name: &str, value: String| vec![name.to_owned(), value];
+    let mut rows = vec![
+        row("acknowledged messages", thousands(verdict.acked)),
+        row("rows in readings", thousands(lake.readings)),
+        row("devices", thousands(lake.devices)),
+        row("malformed messages sent", thousands(verdict.dead_expected)),
+        row("dead letters", thousands(lake.dead_letters.values().sum())),
+    ];
+    let reasons = lake.dead_letters.iter();
+    rows.extend(reasons.map(|(reason, count)| row(&format!("  {reason}"), thousands(*count))));
+    let seconds = |ms: u64| format!("{:.2} s", ms as f64 / 1e3);
+    let per_row = lake.file_bytes as f64 / lake.readings.max(1) as f64;
+    rows.extend([
+        row("lost", thousands(verdict.lost + verdict.dead_lost)),
+        row("duplicated", thousands(verdict.doubled + verdict.dead_doubled)),
+        row("publish → commit, p50", seconds(lake.publish_to_commit.p50_ms)),
+        row("publish → commit, p99", seconds(lake.publish_to_commit.p99_ms)),
+        row("bytes a row", format!("{per_row:.1}")),
+        row(
+            "windows equal to GROUP BY",
+            thousands(windows.windows.saturating_sub(windows.differences)),
+        ),
+    ]);
+    rows
+}
+
+fn window(row: &WindowRow) -> Vec<String> {
+    let number = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.2}"));
+    vec![
+        utc_us(row.window_start),
+        row.device_id.clone(),
+        row.sensor.clone(),
+        row.metric.clone(),
+        row.count.to_string(),
+        number(row.min),
+        number(row.mean),
+        number(row.max),
+        number(row.stddev),
+    ]
 }
 
 impl Outcome {
