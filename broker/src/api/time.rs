@@ -95,15 +95,9 @@ fn fraction(bytes: &[u8]) -> Option<(i64, &[u8])> {
     if len == 0 {
         return None;
     }
-    let mut nanos = 0_i64;
-    for index in 0..9 {
-        let digit = if index < len {
-            i64::from(rest[index] - b'0')
-        } else {
-            0
-        };
-        nanos = nanos * 10 + digit;
-    }
+    let digits = rest[..len].iter().map(|byte| i64::from(byte - b'0'));
+    let padded = digits.chain(std::iter::repeat(0)).take(9);
+    let nanos = padded.fold(0_i64, |nanos, digit| nanos * 10 + digit);
     Some((nanos, &rest[len..]))
 }
 

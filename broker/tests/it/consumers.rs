@@ -533,7 +533,7 @@ async fn local_publishes_reach_the_stream() {
     let local = server.broker.local_client("test");
     assert!(local.captured("s.a") && !local.captured("t.a"));
     let message = |subject: &str| LocalMessage {
-        subject: subject.to_owned().into(),
+        subject: subject.to_owned(),
         payload: "x".into(),
         ..LocalMessage::default()
     };
