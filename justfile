@@ -39,3 +39,16 @@ deny:
 bench-broker *arguments:
     e2e/setup.sh nats-server
     cargo bench --locked --bench broker -- --nats-server {{ cache }}/nats-server {{ arguments }}
+
+# Power cuts by seed on the simulated disk: N lives of a store, each cut at a random moment and held against a model
+simulate seeds="100000":
+    TARN_SEEDS={{ seeds }} cargo test --release --locked -p tarn-broker --lib store::tests::crash -- --nocapture
+
+# Every pair of deaths within a lake commit (minutes)
+crash-pairs:
+    cargo test --release --locked -p tarn-processor --lib commit::tests::crashes -- --include-ignored
+
+# A simulated fleet against the real nats-server, killed three times
+fleet-nats:
+    e2e/setup.sh nats-server
+    PATH="{{ cache }}:$PATH" cargo test --locked -p tarn-simulators --test fleet -- --ignored
