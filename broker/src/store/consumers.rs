@@ -11,6 +11,10 @@ use crate::env::Fs;
 /// Directory of consumers inside a stream's.
 pub(super) const DIR: &str = "consumers";
 
+/// When a stream has more consumers than this, opening it syncs their files together with all else on the file system,
+/// otherwise one by one.
+pub(super) const SYNCED_ALONE_MAX: usize = 256;
+
 /// A consumer.
 pub(super) struct Consumer<F: Fs> {
     pub(super) body: ConsumerBody,

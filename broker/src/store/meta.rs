@@ -93,11 +93,6 @@ impl<F: Fs> Pair<F> {
         }))
     }
 
-    /// The file system that the files are on.
-    pub(super) fn fs(&self) -> &F {
-        &self.fs
-    }
-
     /// Replaces the older copy. Durable on return, once the directory is synced after the first two writes.
     pub(super) fn write(&mut self, body: &[u8]) -> Result<(), StoreError> {
         let (file, slot) = self.write_unsynced(body)?;

@@ -87,11 +87,6 @@ impl<F: Fs> Store<F> {
             store.queue.push(id);
             store.streams.insert(id, stream);
         }
-        store
-            .shared
-            .fs
-            .sync_all(dir)
-            .map_err(|err| StoreError::io("sync", dir, err))?;
         Ok((store, report))
     }
 
@@ -252,8 +247,19 @@ fn open_marker<F: Fs>(fs: &F, dir: &Path, report: &mut RecoveryReport) -> Result
     };
     create(&streams)?;
     create(&dir.join(SPARES))?;
-    // What a killed program wrote can be seen without being durable. Nothing may be built on that.
-    fs.sync_all(dir).map_err(|err| StoreError::io("sync", dir, err))?;
+    // What a killed program created can be seen without being durable. Nothing may be built on that.
+    for made in [streams.as_path()].into_iter().chain(dir.ancestors()) {
+        let made = if made.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            made
+        };
+        match fs.sync_dir(made) {
+            // A parent that may not even be read was not created here.
+            Err(err) if err.kind() == ErrorKind::PermissionDenied && made != dir => {}
+            synced => synced.map_err(|err| StoreError::io("sync", made, err))?,
+        }
+    }
     let mut pair = match Pair::load(fs, dir, "store", MetaKind::Store)? {
         Some(loaded) if !loaded.degraded => return Ok(()),
         Some(loaded) => {

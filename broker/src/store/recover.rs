@@ -50,6 +50,11 @@ pub(super) fn open_stream<F: Fs>(
     dir: &Path,
     report: &mut RecoveryReport,
 ) -> Result<Option<Stream<F>>, StoreError> {
+    // What a killed program created can be seen without being durable.
+    shared
+        .fs
+        .sync_dir(dir)
+        .map_err(|err| StoreError::io("sync", dir, err))?;
     let entries = shared
         .fs
         .list(dir)
@@ -80,12 +85,13 @@ pub(super) fn open_stream<F: Fs>(
             reason: "the stream's metadata does not decode",
         });
     };
+    // Written again even if it looks whole: after a failed sync it may look so without being on disk.
+    pair.write(&bytes)?;
     if body.deleted {
+        // Both copies say so by now: either file may outlive the other.
         remove_stream(&shared.fs, dir)?;
         return Ok(None);
     }
-    // Written again even if it looks whole: after a failed sync it may look so without being on disk.
-    pair.write(&bytes)?;
     if degraded {
         shared
             .fs
@@ -105,7 +111,7 @@ pub(super) fn open_stream<F: Fs>(
     stream.index.last_time = body.last_time;
     let found = open_segments(shared, dir, &ids, &body, report)?;
     let mut covered = Ranges::default();
-    read_segments(&mut stream, found, &mut covered, report)?;
+    read_segments(&shared.fs, &mut stream, found, &mut covered, report)?;
     stream.index.raise_last(body.last_seq);
     stream.durable = stream.index.last;
     note_lost(&mut stream, &covered, body.floor, report);
@@ -168,6 +174,7 @@ fn open_segments<F: Fs>(
 
 /// Puts the records of all segments into the index, and finds where the log goes on.
 fn read_segments<F: Fs>(
+    fs: &F,
     stream: &mut Stream<F>,
     mut found: Vec<Found<F>>,
     covered: &mut Ranges,
@@ -182,9 +189,11 @@ fn read_segments<F: Fs>(
             end = Some((last, data, good));
             break;
         }
-        if let Some(log) = &stream.log {
-            remove_quietly(log.pair.fs(), &last.path);
-        }
+        fs.remove(&last.path)
+            .map_err(|err| StoreError::io("remove", &last.path, err))?;
+        // It must not come back: its base is of records that were given up, and would mislead.
+        let dir = last.path.parent().unwrap_or(&last.path);
+        fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
     }
     let Some((last, mut data, mut good)) = end else {
         return Ok(());
@@ -194,6 +203,11 @@ fn read_segments<F: Fs>(
         read_into(&mut spare, &full.file, full.len);
         let data = &spare;
         let good = scan(data, &full.header);
+        if good.is_empty() {
+            // Its records are lost, which the gap shows.
+            remove_quietly(fs, &full.path);
+            continue;
+        }
         adopt(stream, full, data, &good, covered, report);
     }
     let cut = cut_at(&good);
@@ -382,6 +396,8 @@ fn open_consumers<F: Fs>(
         fs.sync_dir(&log.dir)
             .map_err(|err| StoreError::io("sync", &log.dir, err))?;
     }
+    fs.sync_dir(&dir)
+        .map_err(|err| StoreError::io("sync", &dir, err))?;
     let entries = fs.list(&dir).map_err(|err| StoreError::io("list", &dir, err))?;
     let mut stems: Vec<&str> = entries
         .iter()
@@ -393,6 +409,8 @@ fn open_consumers<F: Fs>(
         })
         .collect();
     stems.dedup();
+    let alone = stems.len() <= consumers::SYNCED_ALONE_MAX;
+    let repaired_before = report.metadata_repaired;
     for stem in stems {
         let loaded = Pair::load(fs, &dir, stem, MetaKind::Consumer)?;
         let Some(Loaded {
@@ -415,11 +433,17 @@ fn open_consumers<F: Fs>(
             });
         };
         if body.deleted {
+            // First both copies have to say so: either file may outlive the other.
+            pair.write(&bytes)?;
             pair.remove()
                 .map_err(|err| StoreError::io("remove", &dir.join(stem), err))?;
             continue;
         }
-        pair.write_for_sync_all(&bytes)?;
+        if alone {
+            pair.write(&bytes)?;
+        } else {
+            pair.write_for_sync_all(&bytes)?;
+        }
         report.metadata_repaired += u64::from(degraded);
         stream.consumers.insert(
             body.name.clone(),
@@ -429,6 +453,14 @@ fn open_consumers<F: Fs>(
                 pending: None,
             },
         );
+    }
+    if report.metadata_repaired > repaired_before {
+        fs.sync_dir(&dir)
+            .map_err(|err| StoreError::io("sync", &dir, err))?;
+    }
+    if !alone {
+        fs.sync_all(&dir)
+            .map_err(|err| StoreError::io("sync", &dir, err))?;
     }
     Ok(())
 }

@@ -276,6 +276,32 @@ fn consumers_keep_config_and_state() {
     );
 }
 
+#[test]
+fn many_consumers_survive_a_kill_and_a_crash() {
+    let fs = SimFs::new(1);
+    let (mut store, _) = open(&fs, 1);
+    let id = create(&mut store, "S");
+    for n in 0..300u32 {
+        store.put_consumer(id, &format!("c{n}"), b"").unwrap();
+        store
+            .put_consumer_state(id, &format!("c{n}"), &n.to_le_bytes())
+            .unwrap();
+    }
+    commit(&mut store);
+    drop(store);
+    fs.kill();
+    drop(open(&fs, 2));
+    fs.crash(1);
+    let (store, _) = open(&fs, 3);
+    let id = id_of(&store, "S").unwrap();
+    assert_eq!(store.consumers(id).count(), 300);
+    assert!(
+        store
+            .consumers(id)
+            .all(|(name, _, state)| name[1..].parse::<u32>().unwrap().to_le_bytes() == state)
+    );
+}
+
 /// The same on the system's disk, with the thread that prepares segments, over many segments.
 #[test]
 fn the_systems_disk_does_as_well() {
