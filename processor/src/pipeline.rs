@@ -109,3 +109,32 @@ impl Processor {
         self.stats.snapshot()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::catalog::LakeOptions;
+    use crate::config::{NatsAuth, NatsTarget};
+    use crate::storage::Warehouse;
+
+    #[tokio::test]
+    async fn it_stops_while_the_server_can_not_be_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let lake = Lake::open(LakeOptions {
+            warehouse: Warehouse::Memory,
+            catalog: dir.path().join("catalog.db"),
+        });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let nats = NatsTarget {
+            url: format!("nats://{}", listener.local_addr().unwrap()),
+            auth: NatsAuth::None,
+        };
+        drop(listener);
+        let config = ProcessorConfig::new(nats, vec!["SENSORS".to_owned()]);
+        let processor = Processor::start(config, lake.await.unwrap()).await.unwrap();
+        let stopped = tokio::time::timeout(Duration::from_secs(10), processor.shutdown());
+        stopped.await.expect("the processor stops");
+    }
+}

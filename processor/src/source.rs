@@ -54,7 +54,15 @@ pub(crate) struct Delivered {
 impl Delivered {
     /// About what it takes in memory.
     pub(crate) fn bytes(&self) -> usize {
-        self.payload.len() + self.subject.len()
+        let headers = self
+            .headers
+            .iter()
+            .flat_map(HeaderMap::iter)
+            .map(|(name, values)| {
+                let values = values.iter().map(|value| value.as_str().len());
+                AsRef::<str>::as_ref(name).len() + values.sum::<usize>()
+            });
+        self.payload.len() + self.subject.len() + headers.sum::<usize>()
     }
 }
 
@@ -239,7 +247,10 @@ impl Source {
             } else {
                 tracing::warn!(stream = self.stream, %error, "reading the stream again");
             }
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.events.closed() => return,
+            }
             wait = (wait * 2).min(RETRY_MAX);
             let kind = SourceEventKind::Ended { error };
             if self

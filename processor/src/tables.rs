@@ -27,6 +27,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// The table property that holds [`FORMAT_VERSION`].
 pub const FORMAT_VERSION_PROPERTY: &str = "tarn.format-version";
 
+/// The property of a window table that holds the length of its windows in microseconds.
+pub const WINDOW_MICROS_PROPERTY: &str = "tarn.window-micros";
+
 /// What a table must look like.
 #[derive(Clone, Debug)]
 pub struct TableSpec {

@@ -176,3 +176,25 @@ fn publish_times_are_runs_of_milliseconds() {
         "a clock that went back gives no negative age"
     );
 }
+
+#[test]
+fn headers_count_toward_the_bytes_of_a_batch() {
+    let mut batch = batch(100_000, 64 << 10, 10);
+    let decoder = tarn_schemas::Decoder::default();
+    let mut decoder = crate::decode::MessageDecoder::new(decoder, SeriesTable::default());
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Note", "x".repeat(8 << 10).as_str());
+    for seq in 1..=8 {
+        assert!(!batch.is_full(), "before message {seq}");
+        let message = crate::source::Delivered {
+            seq: crate::watermark::StreamSeq(seq),
+            published: UnixMicros(0),
+            subject: "sensors.s.d".into(),
+            headers: Some(headers.clone()),
+            payload: bytes::Bytes::new(),
+            ack: "".into(),
+        };
+        decoder.decode_into("S", &message, &mut batch);
+    }
+    assert!(batch.is_full(), "{:?}", batch.figures());
+}

@@ -75,6 +75,19 @@ pub enum LakeError {
         /// The newest format version that is understood.
         supported: u32,
     },
+    /// The window table was made with windows of another length, which can't stand beside each other.
+    #[error(
+        "window table {table} has windows of {found} µs, {expected} µs are configured: give the new length a table of \
+         its own"
+    )]
+    WindowLength {
+        /// The table.
+        table: String,
+        /// The length that the table was made with, in microseconds.
+        found: String,
+        /// The configured length, in microseconds.
+        expected: String,
+    },
     /// The table exists with other columns than Tarn writes.
     #[error(
         "table {table} has no column {column} of type {expected} where tarn expects it: \

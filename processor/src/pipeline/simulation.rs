@@ -17,7 +17,7 @@ use crate::catalog::Lake;
 use crate::catalog::sqlite::SqliteCatalog;
 use crate::commit::tests::fault::failing;
 use crate::commit::{CommitError, TableChange};
-use crate::config::{NatsAuth, NatsTarget, ProcessorConfig};
+use crate::config::{NatsAuth, NatsTarget, ProcessorConfig, WindowSpec};
 use crate::decode::MessageDecoder;
 use crate::file::{self, FileFormat};
 use crate::source::{Delivered, SessionId};
@@ -485,5 +485,39 @@ async fn a_taken_over_writer_changes_nothing() {
     assert_eq!(
         stale.world.oracle.check(&stale.lake, STREAM, WINDOW_TABLE).await,
         StreamSeq(0)
+    );
+}
+
+#[tokio::test]
+async fn a_window_table_keeps_its_length_and_is_not_added_late() {
+    let mut world = World::new(3);
+    world.publish(10);
+    let trouble = Troubles {
+        crash_at: None,
+        fault_every: None,
+    };
+    assert_eq!(Life::begin(&mut world, trouble).await.live().await, End::Finished);
+    let (lake, hasher) = (world.lake().await, SeriesHasher::default());
+
+    let mut longer = config();
+    longer.windows[0].every = Duration::from_secs(300);
+    let error = LakeWriter::claim(lake.clone(), &longer, &hasher)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("has windows of 60000000 µs"),
+        "{error}"
+    );
+
+    let mut more = config();
+    more.windows.push(WindowSpec {
+        table: "readings_5m".to_owned(),
+        every: Duration::from_secs(300),
+    });
+    let writer = LakeWriter::claim(lake, &more, &hasher).await.unwrap();
+    let error = writer.watermarks(&more.streams).await.unwrap_err();
+    assert!(
+        error.to_string().starts_with("window table readings_5m is new"),
+        "{error}"
     );
 }

@@ -8,10 +8,10 @@ use iceberg::spec::DataFile;
 use crate::batch::{Schemas, SealedBatch};
 use crate::catalog::{Lake, LakeError, WriterEpoch};
 use crate::commit::{CommitError, TableChange};
-use crate::config::ProcessorConfig;
+use crate::config::{ProcessorConfig, WindowSpec};
 use crate::file::{FileError, FileFormat};
 use crate::stats::WindowStats;
-use crate::tables::{READINGS, TableSpec};
+use crate::tables::{READINGS, TableSpec, WINDOW_MICROS_PROPERTY};
 use crate::watermark::{Watermark, WatermarkError};
 use crate::window::SeriesHasher;
 use crate::window::state::Limits;
@@ -44,6 +44,19 @@ pub enum WatermarksError {
         table: String,
         /// What was wrong.
         source: WatermarkError,
+    },
+    /// A window table was added to a lake that holds readings already.
+    #[error(
+        "window table {table} is new and readings holds stream {stream} up to {expected} already: a window table can \
+         only be added to an empty lake, take it out of the configuration"
+    )]
+    LateWindow {
+        /// The table.
+        table: String,
+        /// The stream.
+        stream: String,
+        /// Its watermark in `readings`.
+        expected: String,
     },
     /// Tables that move together don't stand together.
     #[error(
@@ -106,8 +119,7 @@ impl LakeWriter {
         lake.ensure_table(&dead_letters).await?;
         let mut windows = Vec::new();
         for window in &config.windows {
-            let spec = TableSpec::window(&window.table);
-            lake.ensure_table(&spec).await?;
+            let spec = window_spec(&lake, window).await?;
             windows.push(WindowTable::new(
                 FileFormat::new(spec),
                 window.every_micros(),
@@ -152,6 +164,14 @@ impl LakeWriter {
                     };
                     let (found, expected) = (text(found.as_ref()), text(expected.as_ref()));
                     let (table, stream) = (table.to_owned(), stream.clone());
+                    let is_new = self.lake.load(&table).await?.metadata.last_sequence_number() == 0;
+                    if is_new && table != *self.dead_letters.table {
+                        return Err(WatermarksError::LateWindow {
+                            table,
+                            stream,
+                            expected,
+                        });
+                    }
                     return Err(WatermarksError::Apart {
                         table,
                         stream,
@@ -288,6 +308,24 @@ impl LakeWriter {
                 tracing::warn!(%error, location, "can't delete a file that is not part of any table");
             }
         }
+    }
+}
+
+/// Creates the window table when it is missing; otherwise checks that its windows have the configured length.
+async fn window_spec(lake: &Lake, window: &WindowSpec) -> Result<TableSpec, LakeError> {
+    let mut spec = TableSpec::window(&window.table);
+    let expected = window.every_micros().to_string();
+    spec.properties
+        .insert(WINDOW_MICROS_PROPERTY.to_owned(), expected.clone());
+    lake.ensure_table(&spec).await?;
+    let loaded = lake.load(&spec.name).await?;
+    match loaded.metadata.properties().get(WINDOW_MICROS_PROPERTY) {
+        Some(found) if *found != expected => Err(LakeError::WindowLength {
+            table: spec.name,
+            found: found.clone(),
+            expected,
+        }),
+        _ => Ok(spec),
     }
 }
 

@@ -141,10 +141,10 @@ impl Source {
     /// Returns whether messages came, and why the session ended; no error: the pipeline is gone.
     pub(super) async fn session(&self, order: &Order) -> (bool, Option<SourceError>) {
         let mut state = self.connection.state.clone();
-        let connected = state
-            .wait_for(|state| state.connected)
-            .await
-            .map(|state| state.breaks);
+        let connected = tokio::select! {
+            connected = state.wait_for(|state| state.connected) => connected.map(|state| state.breaks),
+            () = self.events.closed() => return (false, None),
+        };
         let Ok(breaks) = connected else {
             return (false, Some(SourceError::Broken));
         };

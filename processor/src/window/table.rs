@@ -1,5 +1,6 @@
 //! The files of one window table: read, corrected and written for a commit.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -131,13 +132,13 @@ impl WindowTable {
             state.open(day, location, rows);
         }
         let mut corrections = state.apply(delta);
-        for (key, aggregate, locations) in std::mem::take(&mut corrections.ambiguous) {
-            let location = self.find(lake, &key, &locations).await?;
+        let ambiguous = std::mem::take(&mut corrections.ambiguous);
+        for ((key, aggregate, _), location) in ambiguous.iter().zip(self.find(lake, &ambiguous).await?) {
             corrections
                 .certain
                 .entry((key.day(), location))
                 .or_default()
-                .push((key, aggregate));
+                .push((key.clone(), aggregate.clone()));
         }
         let mut change = WindowChange::default();
         for ((day, location), rows) in corrections.certain {
@@ -222,19 +223,29 @@ impl WindowTable {
         Ok(rows.into_iter().collect())
     }
 
-    /// Which of the files has the row; the first where none has.
-    async fn find(&self, lake: &Lake, key: &Key, locations: &[String]) -> Result<String, WindowError> {
-        for location in locations {
-            if self
-                .load(lake, location)
-                .await?
-                .iter()
-                .any(|(found, _)| found == key)
-            {
-                return Ok(location.clone());
+    /// For each row, which of its files has it; the first where none has. Reads each file once, whatever the number of
+    /// rows.
+    async fn find(
+        &self,
+        lake: &Lake,
+        rows: &[(Key, Aggregate, Vec<String>)],
+    ) -> Result<Vec<String>, WindowError> {
+        let mut wanted: BTreeMap<&str, HashMap<&Key, usize>> = BTreeMap::new();
+        for (index, (key, _, locations)) in rows.iter().enumerate() {
+            for location in locations {
+                wanted.entry(location).or_default().insert(key, index);
             }
         }
-        Ok(locations.first().cloned().unwrap_or_default())
+        let first = |(_, _, locations): &(Key, Aggregate, Vec<String>)| locations.first().cloned();
+        let mut found: Vec<String> = rows.iter().map(|row| first(row).unwrap_or_default()).collect();
+        for (location, keys) in wanted {
+            for (key, _) in self.load(lake, location).await? {
+                if let Some(slot) = keys.get(&key).and_then(|index| found.get_mut(*index)) {
+                    location.clone_into(slot);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The table's files as the catalog has them now, by day.
@@ -277,3 +288,6 @@ fn text(datum: &Datum) -> Option<Box<str>> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,10 +38,25 @@ pub(super) fn failing_when(
     left: Arc<AtomicI64>,
     after_it_was_done: bool,
 ) -> LakeStorage {
+    over(storage, left, after_it_was_done, Arc::default())
+}
+
+/// The same warehouse through a store that never fails; `data_reads` counts the reads of Parquet files.
+pub(crate) fn counting(storage: &LakeStorage, data_reads: Arc<AtomicI64>) -> LakeStorage {
+    over(storage, Arc::new(AtomicI64::new(i64::MAX)), false, data_reads)
+}
+
+fn over(
+    storage: &LakeStorage,
+    left: Arc<AtomicI64>,
+    after_it_was_done: bool,
+    data_reads: Arc<AtomicI64>,
+) -> LakeStorage {
     let store = Failing {
         inner: storage.store().clone(),
         left,
         after_it_was_done,
+        data_reads,
     };
     LakeStorage::over(Warehouse::Memory, storage.root(), Arc::new(store))
 }
@@ -51,6 +66,7 @@ struct Failing {
     inner: Arc<dyn ObjectStore>,
     left: Arc<AtomicI64>,
     after_it_was_done: bool,
+    data_reads: Arc<AtomicI64>,
 }
 
 impl fmt::Display for Failing {
@@ -108,6 +124,9 @@ impl ObjectStore for Failing {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if location.as_ref().ends_with(".parquet") {
+            self.data_reads.fetch_add(1, Ordering::SeqCst);
+        }
         self.inner.get_opts(location, options).await
     }
 
