@@ -27,6 +27,9 @@ use pull::{Notice, PullRequest};
 use push::PushState;
 use state::{ConsumerState, PendingState};
 
+/// Messages that wait for their acknowledgement at the same time, whatever the configuration says.
+const PENDING_MAX: usize = 4 << 20;
+
 /// What a consumer would deliver next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -274,8 +277,11 @@ impl Consumer {
             }
             self.redeliver.pop_front();
         }
-        let max = usize::try_from(self.config.max_ack_pending).unwrap_or(0);
-        if self.config.ack_policy != AckPolicy::None && max > 0 && self.pending.len() >= max {
+        let configured = usize::try_from(self.config.max_ack_pending)
+            .ok()
+            .filter(|max| *max > 0);
+        let max = configured.map_or(PENDING_MAX, |max| max.min(PENDING_MAX));
+        if self.config.ack_policy != AckPolicy::None && self.pending.len() >= max {
             return Next::Stalled;
         }
         match self.skip_list.front() {

@@ -33,8 +33,7 @@ impl Consumer {
     }
 
     /// Takes an acknowledgement. `done` gets the messages that need no more delivery. Returns
-    /// whether it was about something that was pending (or, with policy `all`, already covered):
-    /// then a reply is due.
+    /// whether a reply is due: not for what was never delivered or needs no acknowledgement.
     pub(crate) fn ack(&mut self, now: Now, verb: AckVerb, at: SeqPair, done: &mut Vec<u64>) -> bool {
         self.last_used = now.mono;
         if at.stream == 0 || at.stream >= self.next_stream_seq {
@@ -42,10 +41,11 @@ impl Consumer {
         }
         self.last_acked = now.wall;
         match verb {
-            AckVerb::Ack | AckVerb::Term => self.settle(at, done),
+            AckVerb::Ack | AckVerb::Term => return self.settle(at, done),
             AckVerb::Nak { delay_ns } => self.nak(now.mono, at.stream, delay_ns),
             AckVerb::Progress => self.progress(now.mono, at.stream),
         }
+        true
     }
 
     pub(super) fn settle(&mut self, at: SeqPair, done: &mut Vec<u64>) -> bool {
@@ -66,9 +66,9 @@ impl Consumer {
         true
     }
 
-    pub(super) fn nak(&mut self, now: Mono, stream_seq: u64, delay_ns: i64) -> bool {
+    pub(super) fn nak(&mut self, now: Mono, stream_seq: u64, delay_ns: i64) {
         let Some(entry) = self.pending.get_mut(stream_seq) else {
-            return false;
+            return;
         };
         if delay_ns > 0 {
             entry.deadline = now.after(delay_ns);
@@ -79,17 +79,15 @@ impl Consumer {
             entry.deadline = now;
             self.queue_redelivery(now, stream_seq);
         }
-        true
     }
 
-    pub(super) fn progress(&mut self, now: Mono, stream_seq: u64) -> bool {
+    pub(super) fn progress(&mut self, now: Mono, stream_seq: u64) {
         let Some(entry) = self.pending.get_mut(stream_seq) else {
-            return false;
+            return;
         };
         entry.deadline = now.after(self.config.ack_wait_ns(entry.deliveries));
         let deadline = entry.deadline;
         self.check_pending_at(deadline);
-        true
     }
 
     /// Puts a pending message on the redelivery queue, or gives it up after its last delivery.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::api::error::ApiError;
 use crate::api::time::JsonTime;
 use crate::stream::config::{
-    DESCRIPTION_BYTES_MAX, METADATA_BYTES_MAX, Retention, StreamConfig, is_false, is_valid_name, is_zero,
-    is_zero_u64,
+    DESCRIPTION_BYTES_MAX, METADATA_BYTES_MAX, Retention, SUBJECTS_MAX, StreamConfig, is_false,
+    is_valid_name, is_zero, is_zero_u64,
 };
 use crate::subject;
 
@@ -375,6 +375,11 @@ impl ConsumerConfig {
             return Err(ApiError::EMPTY_FILTER);
         }
         let filters = self.filters();
+        if filters.len() > SUBJECTS_MAX {
+            return Err(ApiError::invalid_config(format!(
+                "more than {SUBJECTS_MAX} filter subjects"
+            )));
+        }
         for (index, filter) in filters.iter().enumerate() {
             if !subject::is_valid_filter(filter) {
                 return Err(ApiError::invalid_config("invalid subject"));

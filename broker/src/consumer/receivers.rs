@@ -9,6 +9,9 @@ use super::push::PushState;
 use super::{Consumer, Delivery, Picked, Receiver};
 use crate::engine::time::{Mono, Now, earliest};
 
+/// Pull requests that wait at the same time, whatever the configuration says.
+const WAITING_MAX: usize = 64 << 10;
+
 impl Consumer {
     /// How many pull requests wait.
     pub(crate) fn waiting_count(&self) -> usize {
@@ -58,7 +61,8 @@ impl Consumer {
     }
 
     fn is_full(&self) -> bool {
-        self.waiting.len() >= usize::try_from(self.config.max_waiting).unwrap_or(0)
+        let max = usize::try_from(self.config.max_waiting).unwrap_or(0);
+        self.waiting.len() >= max.min(WAITING_MAX)
     }
 
     /// Whether somebody waits for messages.
@@ -256,6 +260,11 @@ impl Consumer {
         self.inactive_ns()
             .is_some_and(|nanos| self.last_used.after(nanos) <= now)
             && !self.is_wanted()
+    }
+
+    /// How long nobody has used the consumer, in nanoseconds.
+    pub(crate) fn unused_ns(&self, now: Mono) -> u64 {
+        now.since(self.last_used)
     }
 
     /// Counts as use, for instance because a push consumer's subject has a listener.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::observer::Observer;
 use super::time::Now;
-use super::{ConsumerId, Engine, Timer, arm};
+use super::{ConsumerId, Engine, arm};
 use crate::consumer::pull::{Notice, Status};
 use crate::consumer::{Next, Picked, Receiver};
 use crate::env::Fs;
@@ -92,7 +92,6 @@ impl Engine {
                 id,
                 Some(now.mono.after(BUSY_RETRY_NS)),
             );
-            debug_assert!(self.timers.iter().any(|(_, timer)| *timer == Timer::Consumer(id)));
         }
     }
 }

@@ -7,8 +7,9 @@ use crate::env::Fs;
 use crate::store::{Store, StreamState, SubjectFilter};
 use crate::types::{StreamId, StreamSeq};
 
-/// How often a push consumer without a listener looks for one.
-const BIND_POLL_NS: i64 = 20_000_000;
+/// How often a push consumer without a listener looks for one: the longer it has had none, the rarer.
+const BIND_POLL_NS_MIN: i64 = 20_000_000;
+const BIND_POLL_NS_MAX: i64 = 500_000_000;
 
 /// A consumer in the engine.
 #[derive(Debug)]
@@ -125,7 +126,9 @@ impl Observer {
     /// When the consumer wants to be looked at, if nothing else happens to it.
     pub(crate) fn next_deadline(&self, now: Mono) -> Option<Mono> {
         let unbound = self.consumer.config.is_push() && !self.consumer.is_push_bound();
-        let poll = unbound.then(|| now.after(BIND_POLL_NS));
+        let unused_ns = i64::try_from(self.consumer.unused_ns(now)).unwrap_or(i64::MAX);
+        let pause = (unused_ns / 8).clamp(BIND_POLL_NS_MIN, BIND_POLL_NS_MAX);
+        let poll = unbound.then(|| now.after(pause));
         earliest(self.consumer.next_deadline(now), poll)
     }
 }

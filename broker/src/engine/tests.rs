@@ -191,6 +191,29 @@ fn roll_ups_replace_what_was_before() {
 }
 
 #[test]
+fn a_purge_keeps_as_many_as_told_over_gaps() {
+    for keep in 0..8 {
+        let mut world = World::new(keep);
+        stream(&mut world, r#"{"name":"S","subjects":["s.*"]}"#);
+        for _ in 0..8 {
+            world.publish("s.a", "", "x");
+        }
+        for gone in [2, 5, 8] {
+            world.ask("$JS.API.STREAM.MSG.DELETE.S", &format!(r#"{{"seq":{gone}}}"#));
+        }
+        let request = if keep == 0 {
+            "{}".to_owned()
+        } else {
+            format!(r#"{{"keep":{keep}}}"#)
+        };
+        let answer = world.ask("$JS.API.STREAM.PURGE.S", &request);
+        assert_eq!(world.messages("S"), keep.min(5), "{answer}");
+        let purged = format!(r#""purged":{}}}"#, 5_u64.saturating_sub(keep));
+        assert!(answer.ends_with(&purged), "{answer}");
+    }
+}
+
+#[test]
 fn unused_ephemerals_go() {
     let mut world = World::new(8);
     stream(&mut world, r#"{"name":"S"}"#);

@@ -15,6 +15,9 @@ pub(crate) const DESCRIPTION_BYTES_MAX: usize = 4 * 1024;
 /// Keys and values of the metadata of a stream or consumer together, in bytes.
 pub(crate) const METADATA_BYTES_MAX: usize = 128 * 1024;
 
+/// Subjects of a stream or filters of a consumer: each is compared with each other.
+pub(crate) const SUBJECTS_MAX: usize = 2048;
+
 const REQUIRED_LEVEL_KEY: &str = "_nats.req.level";
 const SERVER_VERSION_KEY: &str = "_nats.ver";
 const SERVER_LEVEL_KEY: &str = "_nats.level";
@@ -333,6 +336,11 @@ impl StreamConfig {
     }
 
     fn check_subjects(&mut self) -> Result<(), ApiError> {
+        if self.subjects.len() > SUBJECTS_MAX {
+            return Err(ApiError::invalid_config(format!(
+                "more than {SUBJECTS_MAX} subjects"
+            )));
+        }
         if self.subjects.is_empty() {
             self.subjects.push(self.name.clone());
         }

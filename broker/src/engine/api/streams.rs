@@ -395,20 +395,20 @@ fn positions(ranges: &[SeqRange]) -> Vec<u64> {
         .collect()
 }
 
-/// The position of the first of the last `keep` messages.
+/// The position that exactly the last `keep` messages are at or above.
 fn nth_from_end<F: Fs>(id: StreamId, keep: u64, store: &Store<F>) -> StreamSeq {
     let state = store.state(id);
-    let mut surplus = state.messages.saturating_sub(keep);
     let all = SubjectFilter::all();
-    let mut next = store.next_match(id, &all, StreamSeq(1));
-    while let Some(seq) = next {
-        if surplus == 0 {
-            return seq;
+    let (mut low, mut high) = (state.first_seq.0, state.last_seq.0 + 1);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if store.count_matching(id, &all, StreamSeq(middle)) > keep {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
-        surplus -= 1;
-        next = store.next_match(id, &all, seq.next());
     }
-    state.last_seq.next()
+    StreamSeq(low)
 }
 
 /// Nothing, or an empty object.
