@@ -36,10 +36,19 @@ async fn main() -> Result<(), Failure> {
         catalog: dir.join("catalog.db"),
     })
     .await?;
-    let nats = NatsTarget { url, auth: NatsAuth::None };
+    let nats = NatsTarget {
+        url,
+        auth: NatsAuth::None,
+    };
     let began = Instant::now();
-    let processor = Processor::start(ProcessorConfig::new(nats, vec![STREAM.to_owned()]), lake.clone()).await?;
-    while processor.stats().streams.first().is_none_or(|stream| stream.watermark.0 < count) {
+    let processor =
+        Processor::start(ProcessorConfig::new(nats, vec![STREAM.to_owned()]), lake.clone()).await?;
+    while processor
+        .stats()
+        .streams
+        .first()
+        .is_none_or(|stream| stream.watermark.0 < count)
+    {
         if began.elapsed() > Duration::from_secs(600) {
             return Err(format!("not done: {:#?}", processor.stats()).into());
         }
@@ -47,9 +56,18 @@ async fn main() -> Result<(), Failure> {
     }
     let took = began.elapsed();
     let stats = processor.shutdown().await;
-    println!("{count} messages in {took:?}: {:.0} rows/s", count as f64 / took.as_secs_f64());
-    println!("{} commits, {} files, {} bytes, {:?}", stats.commits, stats.files, stats.file_bytes, stats.windows);
-    println!("commit p50 {} ms, p99 {} ms", stats.commit_latency.p50_ms, stats.commit_latency.p99_ms);
+    println!(
+        "{count} messages in {took:?}: {:.0} rows/s",
+        count as f64 / took.as_secs_f64()
+    );
+    println!(
+        "{} commits, {} files, {} bytes, {:?}",
+        stats.commits, stats.files, stats.file_bytes, stats.windows
+    );
+    println!(
+        "commit p50 {} ms, p99 {} ms",
+        stats.commit_latency.p50_ms, stats.commit_latency.p99_ms
+    );
     compare(&lake, count).await
 }
 
@@ -61,15 +79,22 @@ async fn fill(url: &str, count: u64) -> Result<(), Failure> {
         subjects: vec!["sensors.>".to_owned()],
         ..Default::default()
     };
-    let _ = context.delete_stream(STREAM).await.is_ok();
+    if context.delete_stream(STREAM).await.is_ok() {
+        println!("the stream of an earlier run is gone");
+    }
     context.create_stream(config).await?;
     let mut unacknowledged = VecDeque::new();
     for number in 0..count {
         let (device, ts) = (number % DEVICES, BEGIN_MS + number);
         let value = (number * 7919 % 4001) as f64 / 100.0;
-        let payload = format!(r#"{{"value":{value},"unit":"C","timestamp":{ts},"location":"hall-{}"}}"#, device % 20);
+        let payload = format!(
+            r#"{{"value":{value},"unit":"C","timestamp":{ts},"location":"hall-{}"}}"#,
+            device % 20
+        );
         unacknowledged.push_back(
-            context.publish(format!("sensors.temperature.device{device:04}"), payload.into()).await?,
+            context
+                .publish(format!("sensors.temperature.device{device:04}"), payload.into())
+                .await?,
         );
         if unacknowledged.len() >= PUBLISH_WINDOW
             && let Some(acknowledgement) = unacknowledged.pop_front()
@@ -98,7 +123,12 @@ async fn compare(lake: &Lake, count: u64) -> Result<(), Failure> {
     let mut rows = lake.read_table("readings_1m").await?.scan(&["count"]).await?;
     while let Some(batch) = rows.try_next().await? {
         windows += batch.num_rows();
-        in_windows += batch.column(0).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+        in_windows += batch
+            .column(0)
+            .as_primitive::<Int64Type>()
+            .values()
+            .iter()
+            .sum::<i64>();
     }
     println!("{} readings, {windows} windows over {in_windows}", seen.len());
     match seen.len() as u64 == count && in_windows as u64 == count {
