@@ -104,6 +104,13 @@ impl World {
         }
     }
 
+    /// The same, a thousand at a time.
+    async fn publish_many(&mut self, to: u64) {
+        for from in (0..to).step_by(1000) {
+            self.publish(from, from + 1000).await;
+        }
+    }
+
     fn config(&self) -> ProcessorConfig {
         let nats = NatsTarget {
             url: format!("nats://{}", self.address),
@@ -289,7 +296,7 @@ async fn messages_that_someone_else_pulls_are_read_all_the_same() {
         .messages()
         .await
         .unwrap();
-    world.publish(0, 9_000).await;
+    world.publish_many(9_000).await;
     until(&processor, "all", |stats| watermark(stats) == 9_900).await;
     drop(stolen);
     assert!(processor.shutdown().await.streams[0].gaps >= 1);
