@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType};
 use async_nats::jetstream;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tarn_broker::server::{Broker, BrokerConfig};
 use tarn_processor::stats::ProcessorState;
 use tarn_processor::storage::Warehouse;
@@ -290,15 +290,17 @@ async fn messages_that_someone_else_pulls_are_read_all_the_same() {
     let stream = context.get_stream(STREAM).await.unwrap();
     let consumer: jetstream::consumer::PullConsumer = stream.get_consumer("tarn-lake").await.unwrap();
     // The processor's pulls are served first, so the thief waits beside them and gets the messages in between.
-    let stolen = consumer
-        .stream()
-        .max_messages_per_batch(7)
+    let wait = Duration::from_secs(30);
+    let mut stolen = consumer
+        .batch()
+        .max_messages(50)
+        .expires(wait)
         .messages()
         .await
         .unwrap();
     world.publish_many(9_000).await;
     until(&processor, "all", |stats| watermark(stats) == 9_900).await;
-    drop(stolen);
+    assert!(stolen.next().await.is_some());
     assert!(processor.shutdown().await.streams[0].gaps >= 1);
     world.check().await;
 }
