@@ -14,6 +14,9 @@ use crate::window::{Point, SeriesTable, WindowDelta, day_of};
 /// Bytes that a row takes beside its strings.
 const ROW_BYTES: usize = 64;
 
+/// Bytes at which a batch is full, whatever the limits say: an Arrow column of strings ends at 2 GiB.
+const BYTES_MAX: usize = 1 << 30;
+
 /// When a batch is full. The last message may go beyond.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BatchLimits {
@@ -108,7 +111,7 @@ impl Batch {
     /// Whether it is time to commit.
     pub(crate) fn is_full(&self) -> bool {
         self.figures.rows() >= self.limits.rows_max as u64
-            || self.figures.bytes >= self.limits.bytes_max
+            || self.figures.bytes >= self.limits.bytes_max.min(BYTES_MAX)
             || self.readings.len() >= self.limits.partitions_max
             || self.dead_letters.len() >= self.limits.partitions_max
     }
@@ -147,6 +150,7 @@ impl Batch {
         let rows = self.dead_letters.entry(day_of(message.published));
         let rows = rows.or_insert_with(|| DeadLetterRows::new(&self.schemas.dead_letters));
         rows.push(letter, &message);
+        self.figures.bytes += ROW_BYTES + letter.reason.len() + letter.detail.len();
         self.figures.dead_letters += 1;
     }
 
@@ -232,16 +236,16 @@ impl ReadingRows {
     /// Empty, for the table's columns.
     pub(crate) fn new(schema: &SchemaRef) -> Self {
         Self {
-            device_id: StringBuilder::new(),
-            sensor: StringBuilder::new(),
-            metric: StringBuilder::new(),
+            device_id: text_builder(),
+            sensor: text_builder(),
+            metric: text_builder(),
             ts: Vec::new(),
-            value: Float64Builder::new(),
-            text: StringBuilder::new(),
-            unit: StringBuilder::new(),
-            location: StringBuilder::new(),
+            value: Float64Builder::with_capacity(0),
+            text: text_builder(),
+            unit: text_builder(),
+            location: text_builder(),
             attributes: map_builder(schema, "attributes"),
-            subject: StringBuilder::new(),
+            subject: text_builder(),
             stream_seq: Vec::new(),
         }
     }
@@ -312,12 +316,12 @@ struct DeadLetterRows {
 impl DeadLetterRows {
     fn new(schema: &SchemaRef) -> Self {
         Self {
-            reason: StringBuilder::new(),
-            detail: StringBuilder::new(),
-            subject: StringBuilder::new(),
-            stream: StringBuilder::new(),
+            reason: text_builder(),
+            detail: text_builder(),
+            subject: text_builder(),
+            stream: text_builder(),
             stream_seq: Vec::new(),
-            payload: LargeBinaryBuilder::new(),
+            payload: LargeBinaryBuilder::with_capacity(0, 0),
             headers: map_builder(schema, "headers"),
             received_at: Vec::new(),
         }
@@ -375,28 +379,33 @@ fn sequence(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)
 }
 
+/// Takes no memory in advance, as all builders here: one message may have a row in each of ten thousand days.
+fn text_builder() -> StringBuilder {
+    StringBuilder::with_capacity(0, 0)
+}
+
 /// A builder whose map has the field names and ids of the schema's column.
 fn map_builder(schema: &SchemaRef, column: &str) -> MapBuilder<StringBuilder, StringBuilder> {
-    let (keys, values) = (StringBuilder::new(), StringBuilder::new());
+    let (keys, values) = (text_builder(), text_builder());
     let field = schema
         .field_with_name(column)
         .ok()
         .map(arrow_schema::Field::data_type);
     let Some(DataType::Map(entries, _)) = field else {
-        return MapBuilder::new(None, keys, values);
+        return MapBuilder::with_capacity(None, keys, values, 0);
     };
     let DataType::Struct(fields) = entries.data_type() else {
-        return MapBuilder::new(None, keys, values);
+        return MapBuilder::with_capacity(None, keys, values, 0);
     };
     let [key, value] = fields.as_ref() else {
-        return MapBuilder::new(None, keys, values);
+        return MapBuilder::with_capacity(None, keys, values, 0);
     };
     let names = MapFieldNames {
         entry: entries.name().clone(),
         key: key.name().clone(),
         value: value.name().clone(),
     };
-    MapBuilder::new(Some(names), keys, values)
+    MapBuilder::with_capacity(Some(names), keys, values, 0)
         .with_keys_field(key.clone())
         .with_values_field(value.clone())
 }

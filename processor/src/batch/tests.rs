@@ -198,3 +198,34 @@ fn headers_count_toward_the_bytes_of_a_batch() {
     }
     assert!(batch.is_full(), "{:?}", batch.figures());
 }
+
+#[test]
+fn a_day_with_one_row_takes_little_memory() {
+    let mut batch = batch(100_000, 64 << 20, 10);
+    let rows: Vec<_> = (0..10_000)
+        .map(|day| reading(day * DAY_MICROS, Some(1.0)))
+        .collect();
+    batch.push_readings(&rows, origin(1), &mut SeriesTable::default());
+    let sealed = batch.seal(UnixMicros(9)).unwrap();
+    assert_eq!(sealed.readings.len(), 10_000);
+    let bytes = sealed
+        .readings
+        .iter()
+        .map(|(_, rows)| rows.get_array_memory_size());
+    let bytes: usize = bytes.sum();
+    assert!(bytes < 64 << 20, "one message takes {bytes} bytes");
+}
+
+#[test]
+fn a_batch_is_full_before_its_columns_overflow() {
+    let mut batch = batch(usize::MAX, usize::MAX, 10);
+    let large = MessageOrigin {
+        bytes: 1 << 29,
+        ..origin(1)
+    };
+    let mut series = SeriesTable::default();
+    batch.push_readings(&[reading(0, None)], large, &mut series);
+    assert!(!batch.is_full());
+    batch.push_readings(&[reading(0, None)], large, &mut series);
+    assert!(batch.is_full());
+}
