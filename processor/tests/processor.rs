@@ -1,5 +1,7 @@
 //! The processor against Tarn's own broker, over its socket: what was published is in the tables once, whatever breaks.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
