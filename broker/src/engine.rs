@@ -76,6 +76,7 @@ impl EngineOptions {
 enum Timer {
     Consumer(ConsumerId),
     Age(StreamId),
+    Expiry(StreamId),
     Persist,
 }
 
@@ -150,6 +151,7 @@ impl Engine {
             match timer {
                 Timer::Consumer(id) => self.consumer_due(now, id, store, effects),
                 Timer::Age(id) => self.age_due(now, id, store),
+                Timer::Expiry(id) => self.expiry_due(now, id, store),
                 Timer::Persist => {
                     self.is_persist_armed = false;
                     self.urgent.append(&mut self.dirty);
@@ -216,6 +218,7 @@ impl Engine {
             };
             tracing::error!(stream = %stream.name, error = %err, "commit failed");
             stream.duplicates.roll_back(store.durable_seq(*id).0);
+            stream.expiries.roll_back(store.durable_seq(*id).0);
             let last_seq = store.state(*id).last_seq.0;
             for consumer in stream.consumers.values() {
                 if let Some(observer) = self.consumers.get_mut(consumer) {

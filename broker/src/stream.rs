@@ -3,6 +3,7 @@
 pub(crate) mod config;
 pub(crate) mod dedupe;
 pub(crate) mod headers;
+pub(crate) mod ttl;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::types::{StreamId, UnixNanos};
 use config::{Discard, StreamConfig};
 use dedupe::{DuplicateWindow, IdKind};
 use headers::PublishHeaders;
+use ttl::Expiries;
 
 /// Largest header block, in bytes.
 const HEADER_BYTES_MAX: usize = u16::MAX as usize;
@@ -27,6 +29,8 @@ pub(crate) struct Stream {
     pub(crate) config: Arc<StreamConfig>,
     pub(crate) created: UnixNanos,
     pub(crate) duplicates: DuplicateWindow,
+    /// When messages expire that say so themselves.
+    pub(crate) expiries: Expiries,
     /// Id of the last message, empty if it had none.
     pub(crate) last_msg_id: String,
     /// The consumers by name.
@@ -80,6 +84,7 @@ impl Stream {
             name: config.name.as_str().into(),
             created,
             duplicates: DuplicateWindow::new(config.duplicate_window),
+            expiries: Expiries::default(),
             last_msg_id: String::new(),
             consumers: BTreeMap::new(),
             ack_prefix: format!("{{\"stream\":{name},\"seq\":").into(),
@@ -140,6 +145,7 @@ impl Stream {
         records: &impl Records,
     ) -> Result<(), ApiError> {
         headers.check_unsupported()?;
+        self.check_ttl(headers)?;
         if headers.expected_stream.is_some_and(|name| name != &*self.name) {
             return Err(ApiError::STREAM_NOT_MATCH);
         }
@@ -165,6 +171,27 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    fn check_ttl(&self, headers: &PublishHeaders<'_>) -> Result<(), ApiError> {
+        let Some(text) = headers.ttl else { return Ok(()) };
+        let asks_for_one = ttl::parse(text)?.is_some() || text.eq_ignore_ascii_case("never");
+        if asks_for_one && !self.config.allow_msg_ttl {
+            return Err(ApiError::TTL_DISABLED);
+        }
+        if self.expiries.is_full() {
+            Err(ApiError::TOO_MANY_REQUESTS)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Notes when the message just stored as `seq` at `at` expires. Returns the time if it is the
+    /// first to expire.
+    pub(crate) fn note_expiry(&mut self, at: Mono, seq: u64, headers: &PublishHeaders<'_>) -> Option<Mono> {
+        let nanos = ttl::parse(headers.ttl?).ok().flatten()?;
+        let expires = at.after(nanos);
+        (self.config.allow_msg_ttl && self.expiries.insert(expires, seq)).then_some(expires)
     }
 
     fn rollup(&self, headers: &PublishHeaders<'_>) -> Result<Rollup, ApiError> {

@@ -207,6 +207,8 @@ impl ApiError {
     pub(crate) const CONSUMER_EXISTS: Self = fixed(400, 10148, "consumer already exists");
     /// `JSConsumerDoesNotExist`
     pub(crate) const CONSUMER_DOES_NOT_EXIST: Self = fixed(400, 10149, "consumer does not exist");
+    /// `JSMessageTTLInvalidErr`
+    pub(crate) const TTL_INVALID: Self = fixed(400, 10165, "invalid per-message TTL");
     /// `JSMessageTTLDisabledErr`
     pub(crate) const TTL_DISABLED: Self = fixed(400, 10166, "per-message TTL is disabled");
     /// `JSStreamTooManyRequests`

@@ -141,6 +141,31 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (year, month, day)
 }
 
+/// Reads a duration as Go writes it, `1h2m3.5s`, in nanoseconds. `None` if malformed.
+pub(crate) fn go_duration_ns(mut text: &str) -> Option<i64> {
+    let mut total = 0.0;
+    while !text.is_empty() {
+        let number_len = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, rest) = text.split_at(number_len);
+        let unit_len = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
+        let (unit, rest) = rest.split_at(unit_len);
+        let unit_ns = match unit {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        total += number.parse::<f64>().ok()? * unit_ns;
+        text = rest;
+    }
+    Some(total as i64)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

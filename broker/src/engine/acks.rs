@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::effect::{Effect, Outgoing};
 use super::time::Now;
 use super::{Engine, push_notices};
+use crate::api::time::go_duration_ns;
 use crate::consumer::pull::{Notice, Status};
 use crate::consumer::{AckVerb, SeqPair};
 use crate::env::Fs;
@@ -88,31 +89,6 @@ fn nak_delay_ns(text: &[u8]) -> Option<i64> {
             .map(|options| options.delay);
     }
     go_duration_ns(std::str::from_utf8(text).ok()?)
-}
-
-/// Reads `1h2m3.5s`.
-fn go_duration_ns(mut text: &str) -> Option<i64> {
-    let mut total = 0.0;
-    while !text.is_empty() {
-        let number_len = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, rest) = text.split_at(number_len);
-        let unit_len = rest
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(rest.len());
-        let (unit, rest) = rest.split_at(unit_len);
-        let unit_ns = match unit {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        total += number.parse::<f64>().ok()? * unit_ns;
-        text = rest;
-    }
-    Some(total as i64)
 }
 
 impl Engine {

@@ -144,6 +144,20 @@ impl Engine {
         }
     }
 
+    /// Removes the messages whose own time to live has ended, and sets the timer for the next.
+    pub(super) fn expiry_due<F: Fs>(&mut self, now: Now, id: StreamId, store: &mut Store<F>) {
+        while let Some(seq) = self
+            .streams
+            .get_mut(&id)
+            .and_then(|stream| stream.expiries.pop_due(now.mono))
+        {
+            self.remove_message(id, StreamSeq(seq), store);
+        }
+        if let Some(next) = self.streams.get(&id).and_then(|stream| stream.expiries.next()) {
+            self.timers.insert((next, Timer::Expiry(id)));
+        }
+    }
+
     /// Takes messages that a consumer is done with out of a stream that keeps no more than needed.
     pub(super) fn retire<F: Fs>(&mut self, id: StreamId, done: &[u64], store: &mut Store<F>) {
         let Some(stream) = self.streams.get(&id) else {

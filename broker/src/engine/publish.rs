@@ -157,6 +157,9 @@ impl Engine {
         };
         let seq = append(stream, &record, store, &self.consumers)?;
         remember(stream, now, seq, &parsed, resend);
+        if let Some(expires) = stream.note_expiry(now.mono, seq.0, &parsed) {
+            self.timers.insert((expires, Timer::Expiry(id)));
+        }
         if self.appended.last() != Some(&id) {
             self.appended.push(id);
         }

@@ -67,7 +67,10 @@ impl Engine {
                     reason,
                 })?;
             let mut stream = Stream::new(id, config, meta.created);
-            fill_duplicates(&mut stream, store, now);
+            read_back(&mut stream, store, now);
+            if let Some(next) = stream.expiries.next() {
+                engine.timers.insert((next, Timer::Expiry(id)));
+            }
             engine.recover_consumers(&mut stream, store, now)?;
             if stream.config.max_age > 0 {
                 engine.age_armed.insert(id);
@@ -204,14 +207,17 @@ pub(super) fn starting_state<F: Fs>(
     start
 }
 
-/// Remembers the ids of the messages that are younger than the duplicate window.
-fn fill_duplicates<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
+/// Remembers the ids of the messages that are younger than the duplicate window, and, where messages
+/// may have a time to live, when each of the stream's ends.
+fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
     let window_start = now.wall.saturating_add(-stream.config.duplicate_window);
-    let Some(first) = store.seq_at_or_after(stream.id, window_start) else {
-        return;
+    let first = if stream.config.allow_msg_ttl {
+        Some(StreamSeq(1))
+    } else {
+        store.seq_at_or_after(stream.id, window_start)
     };
     let all = SubjectFilter::all();
-    let mut next = Some(first);
+    let mut next = first;
     while let Some(seq) = next.and_then(|from| store.next_match(stream.id, &all, from)) {
         next = Some(seq.next());
         let Ok(Some(record)) = store.read(stream.id, seq) else {
@@ -220,12 +226,19 @@ fn fill_duplicates<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
         let headers = PublishHeaders::parse(&record.headers);
         let age_ns = u64::try_from(now.wall.since(record.time)).unwrap_or(0);
         let at = Mono(now.mono.0.saturating_sub(age_ns));
+        stream.note_expiry(at, seq.0, &headers);
+        if record.time < window_start {
+            continue;
+        }
         if let Some(id) = headers.msg_id {
             stream.duplicates.remember(at, IdKind::Message, id, seq.0);
         }
         if let Some(id) = headers.resend_id {
             stream.duplicates.remember(at, IdKind::Resend, id, seq.0);
         }
-        stream.last_msg_id = headers.msg_id.unwrap_or_default().to_owned();
+        headers
+            .msg_id
+            .unwrap_or_default()
+            .clone_into(&mut stream.last_msg_id);
     }
 }

@@ -172,6 +172,28 @@ fn old_messages_go_and_the_last_sequence_stays() {
 }
 
 #[test]
+fn messages_with_a_time_to_live_go_when_it_ends() {
+    let mut world = World::new(12);
+    stream(&mut world, r#"{"name":"S","allow_msg_ttl":true}"#);
+    stream(&mut world, r#"{"name":"PLAIN"}"#);
+    assert!(world.publish("PLAIN", "Nats-TTL: 5\r\n", "x").contains("10166"));
+    assert!(world.publish("S", "Nats-TTL: soon\r\n", "x").contains("10165"));
+    for ttl in ["5s", "2", "never", "8"] {
+        world.publish("S", &format!("Nats-TTL: {ttl}\r\n"), ttl);
+    }
+    world.publish("S", "", "plain");
+    world.wait(3 * SECOND);
+    assert_eq!(world.messages("S"), 4);
+    world.restart();
+    world.wait(3 * SECOND);
+    assert_eq!(world.messages("S"), 3);
+    world.jump(-3_600_000_000_000);
+    world.wait(3 * SECOND);
+    assert_eq!(world.messages("S"), 2);
+    assert_eq!(world.last_seq("S"), 5);
+}
+
+#[test]
 fn roll_ups_replace_what_was_before() {
     let mut world = World::new(7);
     stream(

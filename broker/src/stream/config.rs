@@ -175,10 +175,10 @@ pub(crate) fn is_valid_name(name: &str) -> bool {
 }
 
 /// Takes off what only responses carry, and notes the API level that the asset needs.
-pub(crate) fn set_static_metadata(metadata: &mut BTreeMap<String, String>) {
+pub(crate) fn set_static_metadata(metadata: &mut BTreeMap<String, String>, level: u32) {
     metadata.remove(SERVER_VERSION_KEY);
     metadata.remove(SERVER_LEVEL_KEY);
-    metadata.insert(REQUIRED_LEVEL_KEY.to_owned(), "0".to_owned());
+    metadata.insert(REQUIRED_LEVEL_KEY.to_owned(), level.to_string());
 }
 
 /// Adds what only responses carry: the server's version and API level.
@@ -196,7 +196,7 @@ impl StreamConfig {
     /// are refused with 10052, or 10074 for replicas.
     pub(crate) fn normalize(mut self) -> Result<Self, ApiError> {
         self.check_name()?;
-        set_static_metadata(&mut self.metadata);
+        set_static_metadata(&mut self.metadata, u32::from(self.allow_msg_ttl));
         self.check_unsupported()?;
         for limit in [
             &mut self.max_msgs,
@@ -265,10 +265,7 @@ impl StreamConfig {
             (!self.sources.is_empty(), "sources"),
             (self.subject_transform.is_some(), "subject transforms"),
             (self.republish.is_some(), "republish"),
-            (
-                self.allow_msg_ttl || self.subject_delete_marker_ttl != 0,
-                "message TTLs",
-            ),
+            (self.subject_delete_marker_ttl != 0, "subject delete markers"),
             (self.allow_msg_counter, "message counters"),
             (self.allow_atomic, "atomic publish"),
             (self.allow_batched, "batch publish"),
@@ -399,6 +396,10 @@ impl StreamConfig {
             (
                 self.deny_purge && !new.deny_purge,
                 "stream configuration update can not cancel deny purge",
+            ),
+            (
+                self.allow_msg_ttl && !new.allow_msg_ttl,
+                "message TTL status can not be disabled",
             ),
         ];
         if let Some((_, text)) = refused.iter().find(|(found, _)| *found) {

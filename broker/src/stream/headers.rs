@@ -22,7 +22,7 @@ pub(crate) struct PublishHeaders<'a> {
     pub(crate) expected_last_subject: Option<&'a str>,
     pub(crate) rollup: Option<&'a str>,
     pub(crate) required_api_level: Option<&'a str>,
-    ttl: Option<&'a str>,
+    pub(crate) ttl: Option<&'a str>,
     increment: Option<&'a str>,
     batch: Option<&'a str>,
     schedule: Option<&'a str>,
@@ -65,7 +65,6 @@ impl<'a> PublishHeaders<'a> {
         let refusals = [
             (self.batch, ApiError::ATOMIC_PUBLISH_DISABLED),
             (self.increment, ApiError::COUNTER_DISABLED),
-            (self.ttl, ApiError::TTL_DISABLED),
             (self.schedule, ApiError::SCHEDULES_DISABLED),
         ];
         match refusals.into_iter().find(|(value, _)| value.is_some()) {
@@ -125,8 +124,8 @@ mod tests {
         assert_eq!(headers.msg_id, Some("a b"));
         assert_eq!(headers.rollup, Some("sub"));
         assert_eq!(headers.check_unsupported(), Ok(()));
-        let ttl = PublishHeaders::parse(b"NATS/1.0\r\nNats-TTL: 1s\r\n\r\n");
-        assert_eq!(ttl.check_unsupported().unwrap_err().err_code, 10166);
+        let batch = PublishHeaders::parse(b"NATS/1.0\r\nNats-Batch-Id: b\r\n\r\n");
+        assert_eq!(batch.check_unsupported().unwrap_err().err_code, 10174);
     }
 
     #[test]

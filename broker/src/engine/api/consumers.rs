@@ -102,7 +102,7 @@ impl Engine {
             .stream_by_name(&stream_name)
             .ok_or(ApiError::STREAM_NOT_FOUND)?;
         let (stream_id, stream_config) = (stream.id, Arc::clone(&stream.config));
-        set_static_metadata(&mut config.metadata);
+        set_static_metadata(&mut config.metadata, 0);
         let mut config = config.normalize(&stream_config)?;
         if config.name.is_empty() {
             config.name = if config.is_durable() {
