@@ -26,6 +26,10 @@ e2e *parts:
 kills n="20":
     TARN_E2E_KILLS={{ n }} e2e/run.sh kills
 
+# Faults on the real broker, small sizes: --servers tarn,nats,nats-always --kills N --syncs 1-N --flips N --cuts N
+faults *arguments:
+    TARN_E2E_FAULTS="{{ arguments }}" e2e/run.sh faults
+
 # The real Trino 476 on a running Tarn, with a query prompt
 trino catalog="http://127.0.0.1:8181/catalog":
     e2e/setup.sh python trino

@@ -1,0 +1,1 @@
+"""Faults on the real server process: what was acknowledged is compared with what is read back."""
