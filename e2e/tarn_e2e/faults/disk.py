@@ -24,7 +24,7 @@ def until_refused(server, log, first):
     load = publisher(server, log, first=first, size=1024, window=64, seconds=15, stop_on_error=True)
     load.wait()
     _, _, refused = judge.read_log(log)
-    return refused[-1][1] if refused else "none"
+    return refused[-1][1] if refused else "silence"
 
 
 def heals(server, log, first):
@@ -65,8 +65,8 @@ def full(kind, work, size="64m"):
         fill(mount / "filler", 1 << 20)
         again = until_refused(server, log, 3 * 10**6)
         info = wire.request("$JS.API.STREAM.INFO.F")
-        below = info["state"]["last_seq"] + 1
         purged = wire.request("$JS.API.STREAM.PURGE.F")
+        below = info["state"]["last_seq"] + 1 if purged.get("success") else 1
         after = heals(server, log, 4 * 10**6)
         wire.close()
         server.kill()

@@ -4,8 +4,19 @@ import random
 import re
 import time
 
+from ..server import wait_until
 from . import judge
 from .servers import Server, publisher
+
+
+def acknowledged_from(log, first):
+    """Whether the end of the log has an acknowledgement of a number from `first` on."""
+    if not log.exists():
+        return False
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 16384))
+        words = (line.split() for line in file.read().splitlines()[1:])
+        return any(len(w) == 4 and w[0] == b"A" and int(w[1]) >= first for w in words)
 
 
 def kills(kind, work, count, seed):
@@ -17,7 +28,9 @@ def kills(kind, work, count, seed):
     for _ in range(count):
         wire.close()
         load = publisher(server, log, first=first, count=100_000)
-        time.sleep(pick.uniform(0.15, 0.45))
+        # The load has begun when something was acknowledged.
+        wait_until("an acknowledgement", lambda first=first: acknowledged_from(log, first), timeout=10)
+        time.sleep(pick.uniform(0.0, 0.3))
         server.kill()
         load.wait()
         first += 100_000
@@ -34,7 +47,7 @@ def kills(kind, work, count, seed):
 def failing_syncs(kind, work, numbers):
     """A server of its own for each N; strace counts the calls of each thread."""
     total = judge.Verdict(cases=len(numbers))
-    hit = late = unhealthy = refused_to_start = 0
+    hit = late = asked = unhealthy = refused_to_start = 0
     for number in numbers:
         folder = work / f"sync{number}"
         folder.mkdir()
@@ -53,7 +66,7 @@ def failing_syncs(kind, work, numbers):
             health = server.healthy()
         except (RuntimeError, OSError):
             refused_to_start += 1
-            health = False
+            health = None
         server.kill()
         _, acked, _ = judge.read_log(log)
         failed = [float(m[1]) for m in re.finditer(r"^\d+ +([\d.]+) .*\(INJECTED\)", trace.read_text(), re.M)]
@@ -61,15 +74,17 @@ def failing_syncs(kind, work, numbers):
             hit += 1
             # Answers already on their way are given a tenth of a second.
             late += sum(at > failed[0] + 0.1 for _, _, at in acked)
-            unhealthy += health is False
+            # A server that would not start, or refused the stream, has said so.
+            asked += load is not None
+            unhealthy += load is not None and health is False
         if load is not None:
             wire = server.start()
             total.add(judge.hold(wire, log))
             server.kill()
     total.remarks.append(f"failed in {hit} of {len(numbers)}; {late} acks after the failure; "
-                         f"unhealthy in {unhealthy} of {hit}")
+                         f"unhealthy in {unhealthy} of {asked}")
     if refused_to_start:
-        total.remarks.append(f"failed while starting or creating the stream: {refused_to_start}")
+        total.remarks.append(f"refused to start or to create the stream: {refused_to_start}")
     total.late = late
-    total.silent = hit - unhealthy
+    total.silent = asked - unhealthy
     return total
