@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use writer::WatermarksError;
+pub use writer::{RebuildError, WatermarksError};
 
 use crate::catalog::{Lake, LakeError};
 use crate::config::{ConfigError, ProcessorConfig};
@@ -34,6 +34,9 @@ pub enum StartError {
     /// The tables don't say how far they are, or not the same.
     #[error(transparent)]
     Watermarks(#[from] WatermarksError),
+    /// A window table could not be made from the readings.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
     /// The NATS address can't be one.
     #[error("nats url {url}: {detail}")]
     Nats {
@@ -55,12 +58,13 @@ pub struct Processor {
 
 impl Processor {
     /// Takes the lake over from any earlier processor, creates missing tables and starts to read. Returns as soon as
-    /// that is done, whether the NATS server is there or not: it is waited for in the background, see
+    /// that is done (and window tables that are new have been made from the readings), whether the NATS server is there or not: it is waited for in the background, see
     /// [`ProcessorStats`].
     pub async fn start(config: ProcessorConfig, lake: Lake) -> Result<Self, StartError> {
         config.validate()?;
         let hasher = SeriesHasher::default();
-        let writer = LakeWriter::claim(lake, &config, &hasher).await?;
+        let mut writer = LakeWriter::claim(lake, &config, &hasher).await?;
+        writer.rebuild_windows(&hasher).await?;
         let watermarks = writer.watermarks(&config.streams).await?;
         let connection = source::connect(&config.nats)
             .await

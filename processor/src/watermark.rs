@@ -29,10 +29,13 @@ pub struct WatermarkError {
     source: serde_json::Error,
 }
 
+/// What the names of all watermark properties begin with.
+pub const WATERMARK_PREFIX: &str = "tarn.watermark.";
+
 impl Watermark {
     /// Name of the table property and of the snapshot summary's entry that holds the watermark of `stream`.
     pub fn property(stream: &str) -> String {
-        format!("tarn.watermark.{stream}")
+        format!("{WATERMARK_PREFIX}{stream}")
     }
 
     /// The watermark of `stream` among a table's properties; `None` where it was never written.

@@ -4,6 +4,7 @@
 //! one by one and merging parts give the same, up to rounding. [`WindowDelta`] holds what one batch of readings adds;
 //! [`state`] decides which file of the table each of its rows goes to; [`table`] reads and writes the files.
 
+mod rebuild;
 pub(crate) mod rows;
 pub(crate) mod state;
 pub(crate) mod table;

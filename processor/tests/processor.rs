@@ -12,7 +12,9 @@ use futures::{StreamExt, TryStreamExt};
 use tarn_broker::server::{Broker, BrokerConfig};
 use tarn_processor::stats::ProcessorState;
 use tarn_processor::storage::Warehouse;
-use tarn_processor::{Lake, LakeOptions, NatsAuth, NatsTarget, Processor, ProcessorConfig, ProcessorStats};
+use tarn_processor::{
+    Lake, LakeOptions, NatsAuth, NatsTarget, Processor, ProcessorConfig, ProcessorStats, WindowSpec,
+};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -160,18 +162,18 @@ impl World {
         }
         assert_eq!(payloads.len(), self.refused.len());
         assert_eq!(payloads.into_iter().collect::<BTreeSet<_>>(), self.refused);
-        self.check_windows().await;
+        self.check_windows("readings_1m", 60).await;
     }
 
-    async fn check_windows(&self) {
+    async fn check_windows(&self, table: &str, seconds: i64) {
         let mut expected: BTreeMap<(i64, String), (i64, f64)> = BTreeMap::new();
         for number in &self.published {
             let ts = i64::try_from(BEGIN_MS + number * 500).unwrap() * 1000;
-            let start = ts.div_euclid(60_000_000) * 60_000_000;
+            let start = ts.div_euclid(seconds * 1_000_000) * seconds * 1_000_000;
             let row = expected.entry((start, format!("d{}", number % 5))).or_default();
             (row.0, row.1) = (row.0 + 1, row.1 + *number as f64);
         }
-        let table = self.lake.read_table("readings_1m").await.unwrap();
+        let table = self.lake.read_table(table).await.unwrap();
         let mut batches = table
             .scan(&["window_start", "device_id", "count", "sum"])
             .await
@@ -323,5 +325,40 @@ async fn of_two_processors_one_goes_on() {
     second.shutdown().await;
     let first = first.shutdown().await;
     assert_eq!(first.streams[0].watermark.0, 110, "{first:#?}");
+    world.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_table_that_is_added_later_is_made_from_the_readings() {
+    let mut world = World::new().await;
+    world.publish(0, 400).await;
+    let processor = world.processor().await;
+    until(&processor, "the first messages", |stats| watermark(stats) == 440).await;
+    processor.shutdown().await;
+
+    let mut config = world.config();
+    let window = |table: &str, seconds| WindowSpec {
+        table: table.to_owned(),
+        every: Duration::from_secs(seconds),
+    };
+    // The second round leaves `readings_2d` out, the third has it again.
+    for two_days in [true, false, true] {
+        config.windows = vec![window("readings_1m", 60), window("readings_30s", 30)];
+        if two_days {
+            config.windows.push(window("readings_2d", 172_800));
+        }
+        let processor = Processor::start(config.clone(), world.lake.clone())
+            .await
+            .unwrap();
+        let next = world.published.len() as u64;
+        world.publish(next, next + 30).await;
+        let last = (next + 30) * 11 / 10;
+        until(&processor, "the next ones", |stats| watermark(stats) == last).await;
+        processor.shutdown().await;
+        world.check_windows("readings_30s", 30).await;
+        if two_days {
+            world.check_windows("readings_2d", 172_800).await;
+        }
+    }
     world.check().await;
 }

@@ -12,7 +12,7 @@ use crate::config::{ProcessorConfig, WindowSpec};
 use crate::file::{FileError, FileFormat};
 use crate::stats::WindowStats;
 use crate::tables::{READINGS, TableSpec, WINDOW_MICROS_PROPERTY};
-use crate::watermark::{Watermark, WatermarkError};
+use crate::watermark::{WATERMARK_PREFIX, Watermark, WatermarkError};
 use crate::window::SeriesHasher;
 use crate::window::state::Limits;
 use crate::window::table::{WindowError, WindowTable};
@@ -45,19 +45,6 @@ pub enum WatermarksError {
         /// What was wrong.
         source: WatermarkError,
     },
-    /// A window table was added to a lake that holds readings already.
-    #[error(
-        "window table {table} is new and readings holds stream {stream} up to {expected} already: a window table can \
-         only be added to an empty lake, take it out of the configuration"
-    )]
-    LateWindow {
-        /// The table.
-        table: String,
-        /// The stream.
-        stream: String,
-        /// Its watermark in `readings`.
-        expected: String,
-    },
     /// Tables that move together don't stand together.
     #[error(
         "table {table} holds stream {stream} up to {found}, and readings up to {expected}: restore the tables from one backup"
@@ -72,6 +59,25 @@ pub enum WatermarksError {
         /// Its watermark in `readings`.
         expected: String,
     },
+}
+
+/// Why a window table could not be made from the readings.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// A table could not be loaded.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    /// The readings could not be read, or the windows not written.
+    #[error("making table {table} from the readings: {detail}")]
+    Rows {
+        /// The table.
+        table: String,
+        /// What was wrong.
+        detail: String,
+    },
+    /// The catalog did not take it.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
 }
 
 /// What a commit did.
@@ -139,6 +145,39 @@ impl LakeWriter {
         })
     }
 
+    /// Makes window tables anew from `readings` that don't stand where `readings` does: those that were added to the
+    /// configuration, or left out of it for a while.
+    pub(crate) async fn rebuild_windows(&mut self, hasher: &SeriesHasher) -> Result<(), RebuildError> {
+        let readings = self.lake.load(READINGS).await?;
+        let marks = readings.metadata.properties().iter();
+        let expected: BTreeMap<String, String> = marks
+            .filter(|(name, _)| name.starts_with(WATERMARK_PREFIX))
+            .map(|(name, text)| (name.clone(), text.clone()))
+            .collect();
+        for window in &mut self.windows {
+            let loaded = self.lake.load(window.name()).await?;
+            let found = loaded.metadata.properties();
+            if expected.iter().all(|(name, text)| found.get(name) == Some(text)) {
+                continue;
+            }
+            tracing::info!(table = %window.name(), "making the window table from the readings");
+            let mut written = Vec::new();
+            let result = rebuild(&self.lake, self.epoch, window, hasher, &expected, &mut written).await;
+            if let Err(error) = result {
+                let may_stand = matches!(error, RebuildError::Commit(CommitError::Unknown(_)));
+                if !may_stand {
+                    self.discard(Prepared {
+                        written,
+                        ..Prepared::default()
+                    })
+                    .await;
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// What batches for this writer look like.
     pub(crate) fn schemas(&self) -> Schemas {
         Schemas {
@@ -164,14 +203,6 @@ impl LakeWriter {
                     };
                     let (found, expected) = (text(found.as_ref()), text(expected.as_ref()));
                     let (table, stream) = (table.to_owned(), stream.clone());
-                    let is_new = self.lake.load(&table).await?.metadata.last_sequence_number() == 0;
-                    if is_new && table != *self.dead_letters.table {
-                        return Err(WatermarksError::LateWindow {
-                            table,
-                            stream,
-                            expected,
-                        });
-                    }
                     return Err(WatermarksError::Apart {
                         table,
                         stream,
@@ -327,6 +358,32 @@ async fn window_spec(lake: &Lake, window: &WindowSpec) -> Result<TableSpec, Lake
         }),
         _ => Ok(spec),
     }
+}
+
+async fn rebuild(
+    lake: &Lake,
+    epoch: WriterEpoch,
+    window: &mut WindowTable,
+    hasher: &SeriesHasher,
+    properties: &BTreeMap<String, String>,
+    written: &mut Vec<String>,
+) -> Result<(), RebuildError> {
+    let rebuilt = window
+        .rebuild(lake, hasher, written)
+        .await
+        .map_err(|error| RebuildError::Rows {
+            table: window.name().to_string(),
+            detail: error.to_string(),
+        })?;
+    let change = TableChange {
+        table: window.name().to_string(),
+        add: rebuilt.add,
+        remove: rebuilt.remove,
+        set_properties: properties.clone(),
+        summary: properties.clone(),
+    };
+    lake.commit(epoch, vec![change]).await?;
+    Ok(())
 }
 
 async fn write_days(

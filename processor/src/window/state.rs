@@ -336,7 +336,7 @@ fn take_oldest(rows: &mut Rows, limits: Limits) -> Vec<Vec<(Key, Aggregate)>> {
 }
 
 /// Files of at most `rows_max` rows, each a stretch of time (and of devices, where one window start fills several).
-fn chunks(mut rows: Vec<(Key, Aggregate)>, rows_max: usize) -> Vec<Vec<(Key, Aggregate)>> {
+pub(super) fn chunks(mut rows: Vec<(Key, Aggregate)>, rows_max: usize) -> Vec<Vec<(Key, Aggregate)>> {
     rows.sort_unstable_by(|(a, _), (b, _)| (a.start, a.series.names()).cmp(&(b.start, b.series.names())));
     let mut files = Vec::with_capacity(rows.len().div_ceil(rows_max));
     let mut rows = rows.into_iter().peekable();

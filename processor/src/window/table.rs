@@ -8,7 +8,7 @@ use iceberg::spec::{DataFile, Datum, Literal, PrimitiveLiteral};
 use tarn_schemas::UnixMicros;
 
 use super::rows::{RowsError, from_batch, to_batch};
-use super::state::{ClosedFile, Limits, Rewrite, WindowState};
+use super::state::{ClosedFile, Limits, Rewrite, WindowState, chunks};
 use super::{Aggregate, Key, Rows, SeriesHasher, WindowDelta, merge_into};
 use crate::catalog::Lake;
 use crate::file::{self, FileError, FileFormat};
@@ -41,6 +41,12 @@ pub(crate) enum WindowError {
         table: String,
         /// What Arrow said.
         source: arrow_schema::ArrowError,
+    },
+    /// The columns of `readings` aren't those that are known.
+    #[error("the readings of day {day} can't be read")]
+    Readings {
+        /// The day, counted from 1970-01-01.
+        day: i32,
     },
     /// A file lies in no day partition.
     #[error("file {location} of table {table} isn't in a day partition")]
@@ -171,6 +177,28 @@ impl WindowTable {
         }
         self.state = Some(state);
         Ok(change)
+    }
+
+    /// Writes rows of one day as closed files of a bounded size.
+    pub(super) async fn write_closed(
+        &self,
+        lake: &Lake,
+        day: i32,
+        rows: Vec<(Key, Aggregate)>,
+        change: &mut WindowChange,
+        written: &mut Vec<String>,
+    ) -> Result<(), WindowError> {
+        for rows in chunks(rows, self.limits.file_rows_max) {
+            self.write(lake, day, &rows, change, written).await?;
+        }
+        Ok(())
+    }
+
+    /// The table's files as the catalog has them now.
+    pub(super) async fn locations(&self, lake: &Lake) -> Result<Vec<String>, WindowError> {
+        let table = lake.read_table(&self.format.table).await?;
+        let files: Vec<DataFile> = table.data_files().try_collect().await?;
+        Ok(files.iter().map(|file| file.file_path().to_owned()).collect())
     }
 
     async fn write(
