@@ -48,7 +48,9 @@ impl Engine {
             if *existing.config != config {
                 return Err(ApiError::STREAM_NAME_EXIST);
             }
-            return Ok(self.stream_info(now, existing, false, store));
+            let mut info = self.stream_info(now, existing, false, store);
+            info.did_create = true;
+            return Ok(info);
         }
         if self.streams.len() >= self.options.streams_max {
             return Err(ApiError::MAXIMUM_STREAMS);
