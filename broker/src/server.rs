@@ -74,6 +74,8 @@ pub struct BrokerStats {
     pub inbox_bytes: u64,
     /// Bytes that fit there.
     pub inbox_capacity_bytes: u64,
+    /// Records lost to damage on disk, as found at the start.
+    pub lost_records: u64,
     /// Figures of the storage thread.
     pub shard: ShardFigures,
 }
@@ -180,6 +182,7 @@ impl Broker {
             local_dropped: load(&counters.local_dropped),
             inbox_bytes: inbox_bytes as u64,
             inbox_capacity_bytes: inbox_capacity_bytes as u64,
+            lost_records: self.links.view.health().lost,
             shard: self.links.view.figures(),
         }
     }
@@ -291,7 +294,10 @@ async fn open(
         .expect("opening the store does not panic");
     let (shard, report) = opened.map_err(|err| StartError::of_store(dir, err))?;
     for lost in &report.lost {
-        tracing::error!(?lost, "records are lost to damage on disk");
+        tracing::error!(
+            stream = %lost.stream, first = lost.range.first.0, last = lost.range.last.0,
+            "records are lost to damage on disk: what is not in the tables yet has to be sent again; check the disk"
+        );
     }
     tracing::info!(
         streams = report.streams,

@@ -290,10 +290,15 @@ impl Demo {
     pub fn report(&self, outcome: &Outcome) {
         report::print(outcome);
         if let Some(address) = self.server.http_addr() {
-            report::connect(
-                &format!("http://{}/catalog", reachable(address)),
-                self.folder.is_temporary(),
-            );
+            let how = match (self.options.keep, self.folder.is_temporary()) {
+                (true, _) => String::new(),
+                (false, true) => "; run with --keep to leave it there".to_owned(),
+                (false, false) => format!(
+                    "; it ends with the demo: `tarn serve --data-dir {}` serves it again",
+                    self.folder.path().display()
+                ),
+            };
+            report::connect(&format!("http://{}/catalog", reachable(address)), &how);
         }
     }
 

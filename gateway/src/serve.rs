@@ -26,6 +26,7 @@ use crate::ingest::LocalIngest;
 use crate::mqtt::{MqttConfig, MqttServer};
 
 pub use data_dir::{DataDir, DataDirError, FREE_BYTES_MIN, free_bytes};
+pub(crate) use error::next_step;
 pub use error::{ServeError, StopError};
 pub use roles::{Role, Roles, RolesError};
 pub use streams::{Plan, StreamsError, plan};

@@ -37,6 +37,12 @@ pub enum LedgerError {
         /// What it said.
         source: io::Error,
     },
+    /// There is one already.
+    #[error("ledger {}: exists already and is never overwritten; name another file, or remove it", path.display())]
+    Exists {
+        /// The ledger.
+        path: PathBuf,
+    },
     /// A line that isn't one of a ledger.
     #[error("ledger {} line {line}: {detail}", path.display())]
     BadLine {
@@ -118,7 +124,12 @@ pub struct LedgerWriter {
 impl LedgerWriter {
     /// Starts a new ledger. Errors where the file exists: a ledger is evidence and is never overwritten.
     pub fn create(path: &Path, header: &Header) -> Result<Self, LedgerError> {
-        let file = File::create_new(path).map_err(|source| io_error(path, source))?;
+        let file = File::create_new(path).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => LedgerError::Exists {
+                path: path.to_owned(),
+            },
+            _ => io_error(path, source),
+        })?;
         let mut writer = Self {
             path: path.to_owned(),
             out: BufWriter::with_capacity(256 << 10, file),

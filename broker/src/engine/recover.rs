@@ -103,10 +103,11 @@ impl Engine {
                 })?;
             let state = recovered_state(stream, &name, &config, &state, store);
             let delivered = state.next_stream_seq.saturating_sub(1);
-            if state.next_consumer_seq > 1 && delivered > store.state(stream.id).last_seq.0 {
-                tracing::warn!(
-                    stream = %stream.name, consumer = %name, seq = delivered,
-                    "consumer is ahead of its stream: the stream lost records"
+            let last_seq = store.state(stream.id).last_seq.0;
+            if state.next_consumer_seq > 1 && delivered > last_seq {
+                tracing::error!(
+                    stream = %stream.name, consumer = %name, first = last_seq + 1, last = delivered,
+                    "consumer is ahead of its stream: the stream lost records to damage on disk; check the disk"
                 );
                 store.raise_last_seq(stream.id, StreamSeq(delivered))?;
             }

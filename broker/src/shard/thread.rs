@@ -175,10 +175,8 @@ impl<F: Fs, C: Clock> Shard<F, C> {
             self.links.view.committed(Duration::from_nanos(took));
         }
         self.engine.committed(&report, &self.store);
-        if !report.failed.is_empty() || !self.is_healthy {
-            let health = self.store.health();
-            self.is_healthy = health.is_writable();
-            self.links.view.set_health(health);
+        if self.store.take_refused() || !report.failed.is_empty() || !self.is_healthy {
+            self.note_health();
         }
         if self.effects.is_empty() {
             return;
@@ -197,6 +195,28 @@ impl<F: Fs, C: Clock> Shard<F, C> {
             release.effect(effect);
         }
         self.out.flush();
+    }
+
+    /// Shows how the store is, and tells the log when that turned.
+    fn note_health(&mut self) {
+        let health = self.store.health();
+        let is_healthy = health.is_writable();
+        if is_healthy != self.is_healthy {
+            if is_healthy {
+                tracing::info!("the store takes writes again");
+            }
+            for stream in &health.no_space {
+                tracing::error!(
+                    %stream,
+                    "no space left: publishes are refused and reads go on; free some space on the disk of the store"
+                );
+            }
+            for (stream, reason) in &health.read_only {
+                tracing::error!(%stream, reason, "the stream is read-only until a restart");
+            }
+        }
+        self.is_healthy = is_healthy;
+        self.links.view.set_health(health);
     }
 
     fn publish_snapshot(&mut self, now: Now) {

@@ -52,6 +52,8 @@ pub struct Store<F: Fs> {
     next_id: u32,
     /// Streams that may have something to commit.
     queue: Vec<StreamId>,
+    /// Whether an append found the disk full since [`Store::take_refused`] asked.
+    has_refused: bool,
     /// Streams committed since they were last settled.
     unsettled: Vec<StreamId>,
     _lock: F::Lock,
@@ -79,7 +81,16 @@ impl<F: Fs> Store<F> {
     /// `NoSpace`, `ReadOnly`, `TooLarge`, `NoSuchStream`, or `Io`, after which the stream is read-only.
     pub fn append(&mut self, id: StreamId, record: &NewRecord<'_>) -> Result<StreamSeq, StoreError> {
         let (stream, shared) = self.change(id)?;
-        stream.append(shared, record)
+        let appended = stream.append(shared, record);
+        if appended.as_ref().is_err_and(StoreError::is_no_space) {
+            self.has_refused = true;
+        }
+        appended
+    }
+
+    /// Whether an append found the disk full since this was asked last: a reason to look at [`Store::health`].
+    pub fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.has_refused)
     }
 
     /// Removes one record; durable after the next commit. `false`: it was not there.

@@ -61,6 +61,7 @@ impl<F: Fs> Store<F> {
             streams: BTreeMap::new(),
             next_id: 1,
             queue: Vec::new(),
+            has_refused: false,
             unsettled: Vec::new(),
             _lock: lock,
         };

@@ -370,7 +370,6 @@ fn note_lost<F: Fs>(stream: &mut Stream<F>, covered: &Ranges, floor: u64, report
         covered.subtract_from(next, stream.index.last, &mut stream.lost);
     }
     for (first, last) in stream.lost.iter() {
-        tracing::warn!(stream = %stream.meta.name, first, last, "records are lost to damage on disk");
         let range = SeqRange {
             first: StreamSeq(first),
             last: StreamSeq(last),

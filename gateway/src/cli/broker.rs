@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use tarn_broker::server::{Broker, BrokerConfig};
+use tarn_broker::server::{Broker, BrokerConfig, StartError};
 
 use super::serve::Stop;
 use super::{Failure, on_runtime};
@@ -142,7 +142,7 @@ async fn broker(args: BrokerArgs) -> Result<(), Failure> {
         server_name: args.name.clone(),
         ..BrokerConfig::new(&args.store_dir, clients.to_string())
     };
-    let broker = Broker::start(config).await.map_err(Failure::work)?;
+    let broker = Broker::start(config).await.map_err(of_start)?;
     log_line(&format!("Store Directory: \"{}\"", args.store_dir.display()));
     if let Some(address) = broker.monitor_addr() {
         log_line(&format!("Starting http monitor on {address}"));
@@ -160,6 +160,23 @@ async fn broker(args: BrokerArgs) -> Result<(), Failure> {
     }
     log_line("Server Exiting..");
     Ok(())
+}
+
+/// Here the settings are flags.
+fn of_start(error: StartError) -> Failure {
+    let (setting, address, reason) = match error {
+        StartError::PortInUse { setting, address } => (setting, address, "the port is in use".to_owned()),
+        StartError::Listen {
+            setting,
+            address,
+            source,
+        } => (setting, address, format!("cannot listen there ({source})")),
+        other => return Failure::work(other),
+    };
+    let flag = if setting == "monitor.listen" { "-m" } else { "-p" };
+    Failure::Work(format!(
+        "{address}: {reason}; stop what listens there, or set another port with {flag}, or another host with -a"
+    ))
 }
 
 /// A line in nats-server's form, which tools wait for.

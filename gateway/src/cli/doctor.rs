@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use clap::Args;
 use tarn_processor::storage::Warehouse;
-use tarn_processor::{Lake, LakeOptions};
+use tarn_processor::{Lake, LakeError, LakeOptions};
 use tokio::time::Instant;
 
 use super::settings::SettingsArgs;
 use super::{Failure, on_runtime};
 use crate::config::{Listen, Settings};
 use crate::present::say;
-use crate::serve::{DataDir, DataDirError, FREE_BYTES_MIN, free_bytes};
+use crate::serve::{DataDir, DataDirError, FREE_BYTES_MIN, free_bytes, next_step};
 
 /// Flags of `tarn doctor`.
 #[derive(Args, Debug)]
@@ -186,6 +186,9 @@ fn port(listen: &Listen, running: bool) -> Finding {
         return Good("off".to_owned());
     };
     match TcpListener::bind(&address) {
+        Ok(_) if matches!(listen, Listen::At { port: 0, .. }) => {
+            Good(format!("{address}: the kernel chooses a free port"))
+        }
         Ok(_) => Good(format!("{address} is free")),
         Err(err) if err.kind() == io::ErrorKind::AddrInUse && running => Good(format!(
             "{address} is in use, as it should be by the running tarn"
@@ -195,6 +198,10 @@ fn port(listen: &Listen, running: bool) -> Finding {
         )),
         Err(err) => Bad(format!("{address}: {err}; set an address of this machine")),
     }
+}
+
+fn broken(error: &LakeError) -> Finding {
+    Bad(format!("{error}{}", next_step(error)))
 }
 
 async fn catalog(settings: &Settings) -> Result<Finding, Failure> {
@@ -208,15 +215,15 @@ async fn catalog(settings: &Settings) -> Result<Finding, Failure> {
     };
     let lake = match Lake::open(options).await {
         Ok(lake) => lake,
-        Err(error) => return Ok(Bad(error.to_string())),
+        Err(error) => return Ok(broken(&error)),
     };
     let names = match lake.table_names().await {
         Ok(names) => names,
-        Err(error) => return Ok(Bad(error.to_string())),
+        Err(error) => return Ok(broken(&error)),
     };
     for name in &names {
         if let Err(error) = lake.load(name).await {
-            return Ok(Bad(error.to_string()));
+            return Ok(broken(&error));
         }
     }
     Ok(Good(format!(

@@ -10,6 +10,8 @@ use tarn_processor::{Lake, LakeOptions};
 use super::Failure;
 use super::settings::SettingsArgs;
 
+const CATALOG_URL: &str = "--lake takes the URL of a catalog, such as http://127.0.0.1:8181/catalog";
+
 /// Which lake.
 #[derive(Args, Debug)]
 pub(super) struct LakeArgs {
@@ -35,6 +37,11 @@ impl LakeArgs {
 pub(super) async fn open(lake: &str) -> Result<OpenLake, Failure> {
     if lake.starts_with("http://") || lake.starts_with("https://") {
         return Ok(OpenLake::Rest(lake.trim_end_matches('/').to_owned()));
+    }
+    if !lake.starts_with("file://") && lake.contains("://") {
+        return Err(Failure::Usage(format!(
+            "--lake {lake}: {CATALOG_URL}, or a data directory"
+        )));
     }
     let dir = Path::new(lake.strip_prefix("file://").unwrap_or(lake));
     open_local(dir.join("warehouse"), dir.join("catalog.db")).await
@@ -67,7 +74,9 @@ impl OpenLake {
     pub(super) async fn table(&self, name: &str) -> Result<ReadTable, Failure> {
         match self {
             OpenLake::Local(lake) => lake.read_table(name).await.map_err(Failure::work),
-            OpenLake::Rest(uri) => open_rest(uri, name).await.map_err(Failure::work),
+            OpenLake::Rest(uri) => open_rest(uri, name)
+                .await
+                .map_err(|error| Failure::Work(format!("{error}; is tarn running there? {CATALOG_URL}"))),
         }
     }
 
@@ -76,7 +85,7 @@ impl OpenLake {
         match self {
             OpenLake::Local(lake) => lake.table_names().await.map_err(Failure::work),
             OpenLake::Rest(_) => Err(Failure::Usage(
-                "the tables of a remote catalog are not listed; name the table, or give --lake a data directory".to_owned(),
+                "the tables behind a URL are not listed; give --lake a data directory, or name a table: `tarn table show readings`".to_owned(),
             )),
         }
     }

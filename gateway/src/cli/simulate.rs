@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use tarn_simulators::{Faults, FleetConfig, FleetError, Profile, Progress, Protocol};
-use tokio::time::Instant;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::serve::Stop;
@@ -16,6 +17,8 @@ use crate::logging;
 use crate::present::{say, thousands};
 
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// What a server may take to be connected to, before the fleet is started.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Flags of `tarn simulate`.
 #[derive(Args, Debug)]
@@ -135,6 +138,7 @@ async fn simulate(args: SimulateArgs) -> Result<(), Failure> {
     let mut signals = Stop::listen()?;
     let stop = CancellationToken::new();
     let config = args.config(stop.clone())?;
+    find_servers(&config).await?;
     let mut lines = Lines::new();
     let fleet = tarn_simulators::run(config, |progress| lines.tell(progress));
     tokio::pin!(fleet);
@@ -175,6 +179,43 @@ async fn simulate(args: SimulateArgs) -> Result<(), Failure> {
     )))
 }
 
+/// A fleet tries again for as long as it runs; one whose servers never answered has a mistake in its URL, and is not started.
+async fn find_servers(config: &FleetConfig) -> Result<(), Failure> {
+    let mqtt = ("mqtt", config.mqtt_url.as_str(), 1883);
+    let nats = ("nats", config.nats_url.as_str(), 4222);
+    let used = match config.protocol {
+        Protocol::Mqtt | Protocol::Mqtt5 => vec![mqtt],
+        Protocol::Nats => vec![nats],
+        Protocol::Mixed => vec![mqtt, nats],
+    };
+    for (scheme, url, port) in used {
+        let address = address_of(url, port);
+        let reason = match timeout(ANSWER_WITHIN, TcpStream::connect(&address)).await {
+            Ok(Ok(_)) => continue,
+            Ok(Err(err)) => err.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        return Err(Failure::Work(format!(
+            "no server at {scheme}://{address}: {reason}; start one (`tarn serve`), or give its address with --url {scheme}://HOST:PORT"
+        )));
+    }
+    Ok(())
+}
+
+/// `host:port` of a URL, without what may be secret in it.
+fn address_of(url: &str, port: u16) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['/', '?']).next().unwrap_or(rest);
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    // A colon inside of brackets belongs to the address.
+    let has_port = host.rsplit(']').next().unwrap_or(host).contains(':');
+    if has_port {
+        host.to_owned()
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
 /// A line every few seconds; on a terminal, one that is written over.
 struct Lines {
     last: Instant,
@@ -205,6 +246,23 @@ impl Lines {
         } else if self.last.elapsed() >= LINE_EVERY {
             self.last = Instant::now();
             eprintln!("{text}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_urls() {
+        for (url, address) in [
+            ("mqtt://127.0.0.1", "127.0.0.1:1883"),
+            ("mqtt://me:secret@box:1884/x", "box:1884"),
+            ("mqtt://[::1]", "[::1]:1883"),
+            ("mqtt://[::1]:1885?a=b", "[::1]:1885"),
+        ] {
+            assert_eq!(address_of(url, 1883), address);
         }
     }
 }

@@ -10,6 +10,9 @@ use super::{Listen, Problem, Settings, StreamSettings};
 
 pub(super) fn problems(settings: &Settings, file: Option<&Path>) -> Vec<Problem> {
     let mut found = Vec::new();
+    if settings.data_dir.as_os_str().is_empty() {
+        found.push(problem("data_dir", "is empty; name a folder, such as tarn-data"));
+    }
     listeners(settings, file, &mut found);
     streams(&settings.stream, &mut found);
     lake(settings, &mut found);
@@ -80,7 +83,10 @@ fn streams(streams: &[StreamSettings], found: &mut Vec<Problem>) {
         if stream.name.is_empty() || stream.name.len() > 255 || stream.name.contains(bad) {
             found.push(problem(
                 key("name"),
-                format!("`{}` is not a stream name", stream.name),
+                format!(
+                    "`{}` is not a stream name; use 1 to 255 characters without spaces and without . * > / \\",
+                    stream.name
+                ),
             ));
         }
         if !names.insert(&stream.name) {
@@ -91,7 +97,10 @@ fn streams(streams: &[StreamSettings], found: &mut Vec<Problem>) {
         }
         for captured in &stream.subjects {
             if !subject::is_valid_filter(captured) {
-                found.push(problem(key("subjects"), format!("`{captured}` is not a subject")));
+                found.push(problem(
+                    key("subjects"),
+                    format!("`{captured}` is not a subject; write it like `sensors.>` or `sensors.*.room1`"),
+                ));
             } else if captured.starts_with('$') {
                 found.push(problem(
                     key("subjects"),
@@ -194,6 +203,19 @@ fn log(settings: &Settings, found: &mut Vec<Problem>) {
         found.push(problem(
             "log.level",
             format!("`{}` is not a log filter: {err}", settings.log.level),
+        ));
+        return;
+    }
+    // A filter takes any other word for the name of a module, and nothing would be logged.
+    let is_level = |word: &str| word.parse::<tracing_subscriber::filter::LevelFilter>().is_ok();
+    let mut parts = settings.log.level.split(',').map(str::trim);
+    if let Some(word) = parts.find(|part| !part.contains(['=', '[', ':']) && !is_level(part)) {
+        found.push(problem(
+            "log.level",
+            format!(
+                "`{word}` is not a level; use error, warn, info, debug, trace or off, or a filter such as \
+                 info,tarn_broker=debug"
+            ),
         ));
     }
 }

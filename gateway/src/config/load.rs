@@ -202,7 +202,7 @@ fn find_unknown(value: &Value, path: &str, shown: &str, file: Option<&Path>, out
                     None => "unknown key; docs/src/configuration.md lists the known ones".to_owned(),
                 };
                 out.push(Problem {
-                    source: source_name(inner, &shown, file),
+                    source: source_of_first(inner, &shown, file),
                     key: Some(shown),
                     reason,
                 });
@@ -291,6 +291,16 @@ fn source_of(tree: &Value, key: &str, file: Option<&Path>) -> Option<String> {
             (ValueKind::Table(table), None) => table.get(part)?,
             _ => return None,
         };
+    }
+    source_name(value, key, file)
+}
+
+/// A table has no origin of its own: the first value in it tells.
+fn source_of_first(value: &Value, key: &str, file: Option<&Path>) -> Option<String> {
+    if let ValueKind::Table(table) = &value.kind
+        && let Some((name, inner)) = table.iter().min_by_key(|(name, _)| *name)
+    {
+        return source_of_first(inner, &format!("{key}.{name}"), file);
     }
     source_name(value, key, file)
 }

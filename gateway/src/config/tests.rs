@@ -185,6 +185,20 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
         .assert_eq(&load(None, &[("TARN_DATADIR", "x")], &[]).expect_err("refused"));
     expect!["TARN_MQTT__LISTN: mqtt.listn: unknown key; did you mean `mqtt.listen`?"]
         .assert_eq(&load(None, &[("TARN_MQTT__LISTN", "x")], &[]).expect_err("refused"));
+    expect!["TARN_MQQT__LISTEN: mqqt: unknown key; docs/src/configuration.md lists the known ones"]
+        .assert_eq(&load(None, &[("TARN_MQQT__LISTEN", "x")], &[]).expect_err("refused"));
+}
+
+#[test]
+fn a_folder_without_a_name_and_a_level_that_is_none() {
+    expect!["tarn.toml: data_dir: is empty; name a folder, such as tarn-data"]
+        .assert_eq(&load(Some("data_dir = \"\""), &[], &[]).expect_err("refused"));
+    expect!["tarn.toml: log.level: `loud` is not a level; use error, warn, info, debug, trace or off, or a filter such as info,tarn_broker=debug"]
+        .assert_eq(&load(Some("[log]\nlevel = \"loud\""), &[], &[]).expect_err("refused"));
+    for level in ["off", "WARN", "info,tarn_broker=debug", "tarn=trace", "3"] {
+        let file = format!("[log]\nlevel = \"{level}\"");
+        assert!(load(Some(&file), &[], &[]).is_ok(), "{level}");
+    }
 }
 
 #[test]

@@ -118,13 +118,8 @@ impl Outcome {
     }
 }
 
-/// Prints how Trino, DuckDB and PyIceberg are connected. `temporary`: the data goes when the demo ends.
-pub(super) fn connect(catalog: &str, temporary: bool) {
-    let how = if temporary {
-        "; run with --keep to leave it there"
-    } else {
-        ""
-    };
+/// Prints how Trino, DuckDB and PyIceberg are connected. `how`: what keeps the catalog there.
+pub(super) fn connect(catalog: &str, how: &str) {
     say!(
         "
 Connect (the catalog is {catalog}{how})

@@ -15,9 +15,8 @@ const PROBE_FILE: &str = "tarn.probe";
 pub enum DataDirError {
     /// It can't be made or written to.
     #[error(
-        "data directory {} can't be written: {source}; give this user the right to write there, \
-         or set data_dir (--data-dir) to another directory",
-        .dir.display()
+        "data directory {} can't be written: {source}; {}, or set data_dir (--data-dir) to another directory",
+        .dir.display(), way_to_write(.source)
     )]
     Unwritable {
         /// The directory.
@@ -49,6 +48,14 @@ pub enum DataDirError {
         /// The other's process id, if it could be read.
         owner: Option<u32>,
     },
+}
+
+fn way_to_write(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::ReadOnlyFilesystem => "mount that disk for writing",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => "move away the file of that name",
+        _ => "give this user the right to write there",
+    }
 }
 
 fn mebibytes(bytes: u64) -> String {

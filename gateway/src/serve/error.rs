@@ -1,7 +1,31 @@
 //! What keeps Tarn from starting. Each message names the thing and the next step.
 
+use tarn_processor::LakeError;
+use tarn_processor::catalog::CatalogError;
+
 use super::{DataDirError, StreamsError};
 use crate::http::BindError;
+
+/// What to do about a lake that can't be opened, where its own message does not say.
+pub(crate) fn next_step(error: &LakeError) -> &'static str {
+    match error {
+        LakeError::Catalog(CatalogError::Sqlite { .. }) => {
+            "; if the file is damaged, restore a backup, or move it away: the tables are then made anew from what the \
+             streams still hold"
+        }
+        LakeError::Iceberg { .. } | LakeError::Storage(_) => {
+            "; if files of the warehouse are gone or damaged, restore it and the catalog from one backup"
+        }
+        _ => "",
+    }
+}
+
+fn processor_step(error: &tarn_processor::StartError) -> &'static str {
+    match error {
+        tarn_processor::StartError::Lake(error) => next_step(error),
+        _ => "",
+    }
+}
 
 /// Tarn could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -10,8 +34,12 @@ pub enum ServeError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     /// The lake.
-    #[error("the lake can't be opened: {0}")]
-    Lake(#[from] tarn_processor::LakeError),
+    #[error("the lake can't be opened: {source}{}", next_step(.source))]
+    Lake {
+        /// What the lake says.
+        #[from]
+        source: LakeError,
+    },
     /// The broker.
     #[error(transparent)]
     Broker(#[from] tarn_broker::server::StartError),
@@ -30,8 +58,12 @@ pub enum ServeError {
     #[error(transparent)]
     Patterns(#[from] tarn_schemas::PatternError),
     /// The processor.
-    #[error("the processor can't be started: {0}")]
-    Processor(#[from] tarn_processor::StartError),
+    #[error("the processor can't be started: {source}{}", processor_step(.source))]
+    Processor {
+        /// What it says.
+        #[from]
+        source: tarn_processor::StartError,
+    },
     /// The processor gave up.
     #[error("the processor can't work: {reason}")]
     ProcessorFailed {

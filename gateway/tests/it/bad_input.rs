@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
-use crate::process::{Tarn, command, config, run};
+use crate::process::{Tarn, command, config, get, run};
 
 /// Exit code and standard error.
 fn refused(output: &Output) -> (Option<i32>, String) {
@@ -144,6 +144,167 @@ fn a_catalog_of_a_newer_version_or_none_at_all() {
     let (code, said) = serve(&file, &[]);
     assert_eq!(code, Some(1), "{said}");
     assert_says(&said, &[catalog.to_str().expect("UTF-8"), "not a database"]);
+}
+
+/// Publishes through the binary itself, so that the store has records.
+fn fill(tarn: &Tarn) {
+    let filled = run(&[
+        "simulate",
+        "--protocol",
+        "nats",
+        "--url",
+        &tarn.nats_url(),
+        "--rate",
+        "200",
+        "--duration",
+        "1s",
+    ]);
+    assert_eq!(refused(&filled).0, Some(0), "{}", refused(&filled).1);
+}
+
+#[test]
+fn a_broken_record_is_lost_alone_and_counted() {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let file = config(folder.path(), "");
+    let tarn = Tarn::start(&file);
+    fill(&tarn);
+    assert_eq!(tarn.stop().0, Some(0));
+
+    let stream = folder.path().join("data/broker/streams/SENSORS");
+    let segment = std::fs::read_dir(&stream)
+        .expect("the stream's folder")
+        .map(|entry| entry.expect("entry").path())
+        .find(|path| path.extension().is_some_and(|end| end == "seg"))
+        .expect("a segment");
+    let mut bytes = std::fs::read(&segment).expect("read");
+    let payloads: Vec<usize> = bytes
+        .windows(2)
+        .enumerate()
+        .filter(|(_, pair)| pair == b"{\"")
+        .map(|(at, _)| at)
+        .collect();
+    bytes[payloads[payloads.len() / 2] + 2] ^= 0xff;
+    std::fs::write(&segment, bytes).expect("written");
+
+    let tarn = Tarn::start(&file);
+    let (_, metrics) = get(tarn.http, "/metrics");
+    assert!(metrics.contains("tarn_broker_lost_records 1\n"), "{metrics}");
+    let (_, jsz) = get(tarn.monitor, "/jsz?streams=1");
+    let jsz: serde_json::Value = serde_json::from_str(&jsz).expect("JSON");
+    let streams = jsz["account_details"][0]["stream_detail"].as_array();
+    let state = streams
+        .and_then(|all| all.iter().find(|stream| stream["name"] == "SENSORS"))
+        .map(|stream| stream["state"].clone())
+        .expect("the stream");
+    assert_eq!(state["lost"]["msgs"].as_array().map(Vec::len), Some(1), "{state}");
+    assert_eq!(state["messages"], 199);
+    assert_eq!(tarn.stop().0, Some(0));
+
+    for copy in ["meta.0", "meta.1"] {
+        let copy = stream.join(copy);
+        let mut bytes = std::fs::read(&copy).expect("read");
+        bytes[50] ^= 0xff;
+        std::fs::write(&copy, bytes).expect("written");
+    }
+    let (code, said) = serve(&file, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert_says(
+        &said,
+        &[
+            stream.to_str().expect("UTF-8"),
+            "is broken",
+            "restore it from a backup",
+        ],
+    );
+}
+
+#[test]
+fn a_warehouse_that_is_gone() {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let file = config(folder.path(), "");
+    assert_eq!(Tarn::start(&file).stop().0, Some(0));
+    std::fs::remove_dir_all(folder.path().join("data/warehouse")).expect("removed");
+    let (code, said) = serve(&file, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert_says(&said, &["table ", "restore it and the catalog from one backup"]);
+}
+
+#[test]
+fn a_fleet_without_a_server() {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let ledger = folder.path().join("ledger.jsonl");
+    let ledger = ledger.to_str().expect("UTF-8");
+    let simulate = |ledger: &str| {
+        let began = tokio::time::Instant::now();
+        let output = run(&[
+            "simulate",
+            "--protocol",
+            "mqtt",
+            "--url",
+            "mqtt://me:secret@127.0.0.1:1",
+            "--duration",
+            "1s",
+            "--ledger",
+            ledger,
+        ]);
+        assert!(began.elapsed() < Duration::from_secs(15));
+        refused(&output)
+    };
+    let (code, said) = simulate(ledger);
+    assert_eq!(code, Some(1), "{said}");
+    assert_says(
+        &said,
+        &["no server at mqtt://127.0.0.1:1:", "tarn serve", "--url mqtt://"],
+    );
+    assert!(!Path::new(ledger).exists(), "nothing was sent");
+
+    let file = config(folder.path(), "");
+    let tarn = Tarn::start(&file);
+    std::fs::write(ledger, b"evidence").expect("written");
+    let output = run(&[
+        "simulate",
+        "--protocol",
+        "nats",
+        "--url",
+        &tarn.nats_url(),
+        "--ledger",
+        ledger,
+    ]);
+    let (code, said) = refused(&output);
+    assert_eq!(code, Some(1), "{said}");
+    assert_says(&said, &[ledger, "exists already", "name another file"]);
+    assert_eq!(std::fs::read(ledger).expect("read"), b"evidence");
+    assert_eq!(tarn.stop().0, Some(0));
+}
+
+#[test]
+fn the_broker_alone_names_its_flags() {
+    let folder = tempfile::tempdir().expect("temporary directory");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("address").port().to_string();
+    let store = folder.path().to_str().expect("UTF-8");
+    for (flags, flag) in [
+        (["-p", &port, "-m", "0"], "-p"),
+        (["-p", "-1", "-m", &port], "-m"),
+    ] {
+        let mut arguments = vec!["broker", "-sd", store];
+        arguments.extend(flags);
+        let (code, said) = refused(&run(&arguments));
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(&format!("another port with {flag}")), "{said}");
+    }
+}
+
+#[test]
+fn a_lake_that_is_none() {
+    for (lake, code, next_step) in [
+        ("http://127.0.0.1:1/catalog", Some(1), "is tarn running there?"),
+        ("s3://bucket/lake", Some(2), "or a data directory"),
+    ] {
+        let (found, said) = refused(&run(&["table", "show", "readings", "--lake", lake]));
+        assert_eq!(found, code, "{said}");
+        assert_says(&said, &[lake, next_step]);
+    }
 }
 
 /// Needs the right to mount in a namespace of its own, and passes without a word where there is none.

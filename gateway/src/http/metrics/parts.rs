@@ -23,6 +23,11 @@ pub(super) fn broker(out: &mut Out<'_>, stats: &BrokerStats) -> fmt::Result {
             "Bytes that fit there",
             stats.inbox_capacity_bytes,
         ),
+        (
+            "broker_lost_records",
+            "Records lost to damage on disk, as found at the start",
+            stats.lost_records,
+        ),
     ] {
         out.gauge(name, help, value)?;
     }
