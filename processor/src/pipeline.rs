@@ -4,6 +4,8 @@ mod coordinator;
 mod run;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod throughput;
 mod writer;
 
 use tarn_schemas::Decoder;
