@@ -185,7 +185,7 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
         .assert_eq(&load(None, &[("TARN_DATADIR", "x")], &[]).expect_err("refused"));
     expect!["TARN_MQTT__LISTN: mqtt.listn: unknown key; did you mean `mqtt.listen`?"]
         .assert_eq(&load(None, &[("TARN_MQTT__LISTN", "x")], &[]).expect_err("refused"));
-    expect!["TARN_MQQT__LISTEN: mqqt: unknown key; docs/src/configuration.md lists the known ones"]
+    expect!["TARN_MQQT__LISTEN: mqqt: unknown key; did you mean `mqtt`?"]
         .assert_eq(&load(None, &[("TARN_MQQT__LISTEN", "x")], &[]).expect_err("refused"));
 }
 
@@ -292,7 +292,7 @@ fn settings_that_contradict_each_other() {
         ),
         (
             "[[stream]]\nname = \"A\"\nsubjects = [\"a..b\"]",
-            expect!["tarn.toml: stream[0].subjects: `a..b` is not a subject"],
+            expect!["tarn.toml: stream[0].subjects: `a..b` is not a subject; write it like `sensors.>` or `sensors.*.room1`"],
         ),
         (
             "[[window]]\ntable = \"readings\"\nevery = \"1m\"",
