@@ -79,7 +79,8 @@ impl PullRequest {
             return Err(Status::MaxRequestMaxBytes(limits.max_bytes));
         }
         Ok(Self {
-            reply,
+            // A copy: a slice of the read buffer would hold all of it while the request waits.
+            reply: Bytes::copy_from_slice(&reply),
             remaining: u64::try_from(json.batch).unwrap_or(1).max(1),
             delivered: 0,
             remaining_bytes: u64::try_from(json.max_bytes).ok().filter(|bytes| *bytes > 0),

@@ -304,15 +304,31 @@ fn a_full_disk_refuses_and_recovers() {
 }
 
 #[test]
+fn a_first_sequence_without_room_behind_it_is_refused() {
+    let mut world = World::new(12);
+    let answer = world.ask(
+        "$JS.API.STREAM.CREATE.S",
+        r#"{"name":"S","first_seq":18446744073709551615}"#,
+    );
+    assert!(answer.contains("10052"), "{answer}");
+}
+
+#[test]
 fn nothing_is_acknowledged_after_a_failed_sync() {
     let mut world = World::new(11);
     stream(&mut world, r#"{"name":"S"}"#);
+    consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
     world.publish("S", "", "x");
     world.fs.fail_nth_sync(1);
     let answer = world.publish("S", "", "y");
     assert!(answer.contains("10077"), "{answer}");
     assert!(world.publish("S", "", "y").contains("10077"));
     assert!(world.publish_resend("S", "k", false).is_err());
+    // A consumer's state is not written either, in any later round.
+    world.pull("S", "C", "1");
+    let got = world.deliveries();
+    assert_eq!(got[0].stream_seq(), 1);
+    assert_eq!(world.ack_and_wait(&got[0], "+ACK"), None);
     world.restart();
     assert!(!world.publish("S", "", "z").contains("error"));
 }

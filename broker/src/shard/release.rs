@@ -82,7 +82,7 @@ impl<F: Fs> Release<'_, F> {
                 self.refuse(stream, &error, local, reply);
             }
             Effect::Reply { message, after } => {
-                if after.is_none_or(|stream| self.failure(stream).is_none()) {
+                if after.is_none_or(|stream| self.store.is_settled(self.report, stream)) {
                     self.send(&message);
                 }
             }

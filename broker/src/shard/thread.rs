@@ -58,6 +58,8 @@ impl Drop for EndGuard {
     fn drop(&mut self) {
         self.0.view.set_stopped();
         self.0.inbox.close();
+        // What is still queued after a panic is given up now, so that nobody waits for its completion.
+        drop(self.0.inbox.take_all(Some(Duration::ZERO)));
     }
 }
 

@@ -227,6 +227,13 @@ impl<F: Fs> Store<F> {
             .map_or(StreamSeq::NONE, |stream| StreamSeq(stream.durable))
     }
 
+    /// Whether all that was given to the stream before the commit of `report` is durable. It is not if that commit
+    /// failed, nor if the stream was read-only before: then it took nothing, and the commit has nothing to report.
+    pub fn is_settled(&self, report: &CommitReport, id: StreamId) -> bool {
+        let has_failed = report.failed.iter().any(|(failed, _)| *failed == id);
+        !has_failed && self.streams.get(&id).is_none_or(|stream| stream.failed.is_none())
+    }
+
     /// The record at `seq`. `None`: there is none.
     ///
     /// # Errors

@@ -8,6 +8,8 @@ use serde_json::Value;
 use crate::api::error::ApiError;
 use crate::subject;
 
+/// Leaves room for as many records as a stream can ever take, so that no sequence overflows.
+const FIRST_SEQ_MAX: u64 = 1 << 62;
 /// Longest name of a stream or consumer, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 255;
 /// Longest description of a stream or consumer, in bytes.
@@ -229,6 +231,11 @@ impl StreamConfig {
         if self.description.len() > DESCRIPTION_BYTES_MAX {
             return Err(ApiError::invalid_config(format!(
                 "stream description is too long, maximum allowed is {DESCRIPTION_BYTES_MAX}"
+            )));
+        }
+        if self.first_seq > FIRST_SEQ_MAX {
+            return Err(ApiError::invalid_config(format!(
+                "first sequence can not be above {FIRST_SEQ_MAX}"
             )));
         }
         let metadata_bytes: usize = self.metadata.iter().map(|(k, v)| k.len() + v.len()).sum();

@@ -292,7 +292,9 @@ fn settings_that_contradict_each_other() {
         ),
         (
             "[[stream]]\nname = \"A\"\nsubjects = [\"a..b\"]",
-            expect!["tarn.toml: stream[0].subjects: `a..b` is not a subject; write it like `sensors.>` or `sensors.*.room1`"],
+            expect![
+                "tarn.toml: stream[0].subjects: `a..b` is not a subject; write it like `sensors.>` or `sensors.*.room1`"
+            ],
         ),
         (
             "[[window]]\ntable = \"readings\"\nevery = \"1m\"",

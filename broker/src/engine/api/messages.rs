@@ -97,13 +97,18 @@ impl Engine {
         effects: &mut Vec<Effect>,
     ) {
         let ReplyTo::Subject(to) = &op.reply else { return };
+        // Records of this round may be in the answer: it waits for them to be durable.
+        let after = self
+            .stream_by_name(name)
+            .map(|stream| stream.id)
+            .filter(|id| store.durable_seq(*id) < store.state(*id).last_seq);
         let mut send = |headers: Vec<u8>, payload: Bytes| {
             let message = Outgoing {
                 to: to.clone(),
                 headers: headers.into(),
                 payload,
             };
-            effects.push(Effect::Reply { message, after: None });
+            effects.push(Effect::Reply { message, after });
         };
         let status = |text: &str| format!("NATS/1.0 {text}\r\n\r\n").into_bytes();
         let stream = self

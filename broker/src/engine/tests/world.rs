@@ -437,7 +437,7 @@ fn release(
             answer(reply, format!("{{\"error\":{}}}", error.err_code), Err(local));
         }
         Effect::Reply { message, after } => {
-            if after.is_none_or(|stream| failure(stream).is_none()) {
+            if after.is_none_or(|stream| store.is_settled(report, stream)) {
                 let to = std::str::from_utf8(&message.to).unwrap();
                 let (headers, payload) = (&message.headers, &message.payload);
                 clients.send(
