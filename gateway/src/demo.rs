@@ -138,10 +138,7 @@ impl Demo {
             ..Settings::default()
         };
         settings.lake.commit_interval = COMMIT_INTERVAL;
-        for note in ports::choose(&mut settings) {
-            say!("{note}");
-        }
-        let server = Server::start(&settings, Roles::ALL).await?;
+        let server = Self::serve(&mut settings).await?;
         say!("Tarn serves from {}", folder.path().display());
         for line in server.lines() {
             say!("  {line}");
@@ -151,6 +148,20 @@ impl Demo {
             folder,
             server,
         })
+    }
+
+    /// Starts the server. A port that another process takes between the look and the start is left to it.
+    async fn serve(settings: &mut Settings) -> Result<Server, DemoError> {
+        let mut attempts_left = ports::LISTENERS;
+        loop {
+            for note in ports::choose(settings) {
+                say!("{note}");
+            }
+            match Server::start(settings, Roles::ALL).await {
+                Err(error) if error.is_port_in_use() && attempts_left > 0 => attempts_left -= 1,
+                started => return Ok(started?),
+            }
+        }
     }
 
     /// Publishes, waits until the tables caught up, and reads them back.

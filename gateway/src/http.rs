@@ -53,6 +53,13 @@ pub struct BindError {
     source: io::Error,
 }
 
+impl BindError {
+    /// Whether another process has the port.
+    pub fn is_port_in_use(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 /// What the handlers share.
 struct State {
     parts: Parts,

@@ -4,9 +4,12 @@ use std::net::TcpListener;
 
 use crate::config::{Listen, Settings};
 
+/// How many ports are needed.
+pub(super) const LISTENERS: usize = 4;
+
 /// Replaces each address whose port is taken by port 0 (the kernel's choice). Returns a line for each of them.
 pub(super) fn choose(settings: &mut Settings) -> Vec<String> {
-    let listeners = [
+    let listeners: [_; LISTENERS] = [
         ("NATS", &mut settings.nats.listen),
         ("monitoring", &mut settings.monitor.listen),
         ("MQTT", &mut settings.mqtt.listen),

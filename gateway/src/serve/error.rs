@@ -78,6 +78,18 @@ pub enum ServeError {
     Http(#[from] BindError),
 }
 
+impl ServeError {
+    /// Whether another process listens where Tarn was to listen.
+    pub fn is_port_in_use(&self) -> bool {
+        match self {
+            Self::Broker(tarn_broker::server::StartError::PortInUse { .. }) => true,
+            Self::Mqtt(error) => error.is_port_in_use(),
+            Self::Http(error) => error.is_port_in_use(),
+            _ => false,
+        }
+    }
+}
+
 /// Tarn stopped, but not in order.
 #[derive(Debug, thiserror::Error)]
 pub enum StopError {

@@ -82,6 +82,24 @@ fn a_demo_holds_and_its_data_can_be_verified_again() {
     assert_eq!(again.status.code(), Some(2), "a demo counts from zero");
 }
 
+/// Each looks for free ports while the others take them.
+#[test]
+fn demos_at_the_same_time_do_not_mind_each_other() {
+    let start = || {
+        command()
+            .args(["demo", "--devices", "5", "--seconds", "1"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tarn starts")
+    };
+    let demos = [start(), start(), start()];
+    for demo in demos {
+        let ended = demo.wait_with_output().expect("it ends");
+        assert_eq!(ended.status.code(), Some(0), "{}", text(&ended.stderr));
+    }
+}
+
 #[test]
 fn an_interrupted_demo_ends_and_leaves_nothing() {
     let mut child = command()
