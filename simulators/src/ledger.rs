@@ -363,7 +363,7 @@ mod tests {
         expect_lines(&lines);
         assert!(matches!(
             LedgerWriter::create(&path, &header()),
-            Err(LedgerError::Io { .. })
+            Err(LedgerError::Exists { .. })
         ));
     }
 
