@@ -15,6 +15,7 @@ pub mod env;
 pub mod local;
 mod monitor;
 pub mod nats;
+pub mod options;
 pub mod outbound;
 pub mod router;
 pub mod server;

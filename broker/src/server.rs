@@ -101,6 +101,7 @@ impl Broker {
             monitor_listen,
             server_name,
             limits,
+            ..
         } = config;
         let listener = bind("nats.listen", &listen).await?;
         let client_addr = address(&listener, "nats.listen", &listen)?;

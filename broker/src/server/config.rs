@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::options::{AuthOptions, JetStreamOptions};
+
 /// How a broker is to run.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -16,10 +18,14 @@ pub struct BrokerConfig {
     pub server_name: String,
     /// What peers may ask for.
     pub limits: Limits,
+    /// Who may connect, and what they may do.
+    pub auth: AuthOptions,
+    /// What is said of JetStream. It is on, and its folder is `store_dir`, whatever this says.
+    pub jetstream: JetStreamOptions,
 }
 
 /// What peers may ask for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest headers and payload together.
     pub max_payload_bytes: usize,
@@ -72,6 +78,8 @@ impl BrokerConfig {
             monitor_listen: None,
             server_name: "tarn".to_owned(),
             limits: Limits::default(),
+            auth: AuthOptions::default(),
+            jetstream: JetStreamOptions::default(),
         }
     }
 }
