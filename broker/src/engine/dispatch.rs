@@ -11,7 +11,7 @@ use crate::env::Fs;
 use crate::router::Message;
 use crate::store::{Record, Store};
 use crate::stream::headers;
-use crate::types::StreamSeq;
+use crate::types::{StreamId, StreamSeq};
 
 /// Messages that one consumer delivers before it is another's turn.
 const TURN_MESSAGES: usize = 64;
@@ -24,6 +24,10 @@ pub(crate) trait Outlet {
     fn receiver(&self, subject: &str) -> Receiver;
     /// Sends `message` to the listeners of `to`, as what was published to its own subject.
     fn send(&mut self, to: &str, message: &Message<'_>);
+    /// Publishes the answer to a request.
+    fn answer(&mut self, message: &Message<'_>);
+    /// Stream `stream` captures `subjects` from now on.
+    fn capture(&mut self, stream: StreamId, subjects: &[String]);
 }
 
 /// How a consumer's turn ended.

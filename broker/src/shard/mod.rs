@@ -1,7 +1,7 @@
 //! The storage thread and the way to it.
 
 pub mod inbox;
-mod release;
+pub(crate) mod release;
 pub(crate) mod snapshots;
 pub(crate) mod thread;
 pub mod view;

@@ -35,6 +35,14 @@ impl Outlet for RouterOutlet<'_> {
     fn send(&mut self, to: &str, message: &Message<'_>) {
         self.router.route_to(to, message, self.out);
     }
+
+    fn answer(&mut self, message: &Message<'_>) {
+        self.router.route(message, self.out);
+    }
+
+    fn capture(&mut self, stream: StreamId, subjects: &[String]) {
+        self.router.set_stream_subjects(stream, subjects);
+    }
 }
 
 /// A refused publish, as nats-server words it.
@@ -48,17 +56,17 @@ struct Refusal<'a> {
 }
 
 /// Releases effects after one commit.
-pub(super) struct Release<'a, F: Fs> {
-    pub(super) engine: &'a Engine,
-    pub(super) store: &'a Store<F>,
-    pub(super) report: &'a CommitReport,
-    pub(super) outlet: RouterOutlet<'a>,
-    pub(super) text: &'a mut String,
+pub(crate) struct Release<'a, F: Fs, O: Outlet> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) store: &'a Store<F>,
+    pub(crate) report: &'a CommitReport,
+    pub(crate) outlet: &'a mut O,
+    pub(crate) text: &'a mut String,
 }
 
-impl<F: Fs> Release<'_, F> {
+impl<F: Fs, O: Outlet> Release<'_, F, O> {
     /// Does what the effect says, or, if it waited for a commit that failed, says that.
-    pub(super) fn effect(&mut self, effect: Effect) {
+    pub(crate) fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::PubAck {
                 stream,
@@ -86,8 +94,8 @@ impl<F: Fs> Release<'_, F> {
                     self.send(&message);
                 }
             }
-            Effect::Status(notice) => send_notice(&mut self.outlet, &notice.reply, &notice.status),
-            Effect::Capture { stream, subjects } => self.outlet.router.set_stream_subjects(stream, &subjects),
+            Effect::Status(notice) => send_notice(self.outlet, &notice.reply, &notice.status),
+            Effect::Capture { stream, subjects } => self.outlet.capture(stream, &subjects),
         }
     }
 
@@ -121,7 +129,7 @@ impl<F: Fs> Release<'_, F> {
                     headers: &[],
                     payload: self.text.as_bytes(),
                 };
-                self.outlet.router.route(&message, self.outlet.out);
+                self.outlet.answer(&message);
             }
             ReplyTo::Local {
                 completion, index, ..
@@ -170,7 +178,7 @@ impl<F: Fs> Release<'_, F> {
             headers: &outgoing.headers,
             payload: &outgoing.payload,
         };
-        self.outlet.router.route(&message, self.outlet.out);
+        self.outlet.answer(&message);
     }
 }
 

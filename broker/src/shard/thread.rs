@@ -183,14 +183,15 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         if self.effects.is_empty() {
             return;
         }
+        let mut outlet = RouterOutlet {
+            router: &self.links.router,
+            out: &mut self.out,
+        };
         let mut release = Release {
             engine: &self.engine,
             store: &self.store,
             report: &report,
-            outlet: RouterOutlet {
-                router: &self.links.router,
-                out: &mut self.out,
-            },
+            outlet: &mut outlet,
             text: &mut self.text,
         };
         for effect in self.effects.drain(..) {

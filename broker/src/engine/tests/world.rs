@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use crate::consumer::Receiver;
 use crate::engine::time::{Mono, Now};
-use crate::engine::{Effect, Engine, EngineOptions, Outlet, push_number, send_notice, store_error};
+use crate::engine::{Effect, Engine, EngineOptions, Outlet};
 use crate::env::sim::SimFs;
 use crate::router::Message;
 use crate::shard::inbox::{Completion, JsKind, JsOp, PubAck, PublishError, ReplyTo, Resend};
+use crate::shard::release::Release;
 use crate::store::{Store, StoreOptions};
 use crate::types::{StreamId, UnixNanos};
 
@@ -63,6 +64,12 @@ impl Outlet for Clients {
             Receiver::Gone
         }
     }
+
+    fn answer(&mut self, message: &Message<'_>) {
+        self.send(message.subject, message);
+    }
+
+    fn capture(&mut self, _stream: StreamId, _subjects: &[String]) {}
 
     fn send(&mut self, to: &str, message: &Message<'_>) {
         self.got.push(Delivered {
@@ -128,8 +135,15 @@ impl World {
         engine.persist(store);
         let report = store.commit();
         engine.committed(&report, store);
+        let mut release = Release {
+            engine,
+            store,
+            report: &report,
+            outlet: clients,
+            text: &mut String::new(),
+        };
         for effect in effects.drain(..) {
-            release(effect, engine, store, &report, clients);
+            release.effect(effect);
         }
         let mut rounds = 0;
         while engine.has_ready() && rounds < 100 {
@@ -358,100 +372,4 @@ fn open(fs: &SimFs, seed: u64, now: Now) -> (Store<SimFs>, Engine) {
     let (mut store, _) = Store::open(fs.clone(), Path::new(DIR), StoreOptions::new(seed)).unwrap();
     let engine = Engine::recover(EngineOptions::new(seed), &mut store, now).unwrap();
     (store, engine)
-}
-
-fn release(
-    effect: Effect,
-    engine: &Engine,
-    store: &Store<SimFs>,
-    report: &crate::store::CommitReport,
-    clients: &mut Clients,
-) {
-    let failure = |stream| {
-        report
-            .failed
-            .iter()
-            .find(|(id, _)| *id == stream)
-            .map(|(_, err)| err)
-    };
-    let mut answer = |reply: ReplyTo, text: String, local: Result<PubAck, PublishError>| match reply {
-        ReplyTo::None => {}
-        ReplyTo::Subject(to) => {
-            let to = std::str::from_utf8(&to).unwrap();
-            clients.send(
-                to,
-                &Message {
-                    subject: to,
-                    reply: None,
-                    headers: &[],
-                    payload: text.as_bytes(),
-                },
-            );
-        }
-        ReplyTo::Local {
-            completion, index, ..
-        } => completion.resolve(index, local),
-    };
-    match effect {
-        Effect::PubAck {
-            stream,
-            seq,
-            is_duplicate,
-            reply,
-        } => match failure(stream).filter(|_| seq > store.durable_seq(stream)) {
-            None => {
-                let mut text = engine.ack_prefix(stream).unwrap().to_string();
-                push_number(&mut text, seq.0);
-                text.push_str(if is_duplicate {
-                    ",\"duplicate\": true}"
-                } else {
-                    "}"
-                });
-                let name = engine.stream_name(stream).unwrap().clone();
-                answer(
-                    reply,
-                    text,
-                    Ok(PubAck {
-                        stream: name,
-                        seq,
-                        duplicate: is_duplicate,
-                    }),
-                );
-            }
-            Some(err) => {
-                let error = store_error(err);
-                let local = if err.is_no_space() {
-                    PublishError::NoSpace
-                } else {
-                    PublishError::ReadOnly
-                };
-                answer(reply, format!("{{\"error\":{}}}", error.err_code), Err(local));
-            }
-        },
-        Effect::PubRefused { error, reply, .. } => {
-            let local = if error.err_code == 10047 {
-                PublishError::NoSpace
-            } else {
-                PublishError::ReadOnly
-            };
-            answer(reply, format!("{{\"error\":{}}}", error.err_code), Err(local));
-        }
-        Effect::Reply { message, after } => {
-            if after.is_none_or(|stream| store.is_settled(report, stream)) {
-                let to = std::str::from_utf8(&message.to).unwrap();
-                let (headers, payload) = (&message.headers, &message.payload);
-                clients.send(
-                    to,
-                    &Message {
-                        subject: to,
-                        reply: None,
-                        headers,
-                        payload,
-                    },
-                );
-            }
-        }
-        Effect::Status(notice) => send_notice(clients, &notice.reply, &notice.status),
-        Effect::Capture { .. } => {}
-    }
 }
