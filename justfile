@@ -39,7 +39,7 @@ trino catalog="http://127.0.0.1:8181/catalog":
 deny:
     cargo deny --locked check
 
-# Durable publish beside the real nats-server, interleaved: --rounds N --seconds S --window W --generator async-nats|raw
+# The broker beside the real nats-server, interleaved: --rows publish512,single,… --rounds N --seconds S (all: a quarter of an hour)
 bench-broker *arguments:
     e2e/setup.sh nats-server
     cargo bench --locked --bench broker -- --nats-server {{ cache }}/nats-server {{ arguments }}
