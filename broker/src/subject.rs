@@ -3,6 +3,8 @@
 //! A subject is a row of non-empty tokens joined by `.`, without white space. In a *filter* a token `*` stands for
 //! exactly one token, and a last token `>` for one or more. In a *literal* subject neither may appear.
 
+pub mod transform;
+
 use std::collections::HashMap;
 
 /// Whether `subject` can be subscribed to: a literal subject or a filter.
