@@ -5,6 +5,7 @@
 //! - consumers get nothing above the durable sequence;
 //! - everything that reaches an output is walked in order: the same input gives the same output.
 
+mod account;
 mod acks;
 mod api;
 mod dispatch;
@@ -21,14 +22,15 @@ pub(crate) mod time;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::api::types::ApiStats;
+use crate::accounts::names::AccountNames;
 use crate::consumer::pull::{Notice, Status};
 use crate::env::Fs;
 use crate::nats::info::VERSION;
 use crate::shard::inbox::{JsKind, JsOp};
 use crate::store::{CommitReport, Store};
 use crate::stream::Stream;
-use crate::types::StreamId;
+use crate::types::{AccountId, StreamId};
+use account::JsAccount;
 use observer::Observer;
 use time::{Mono, Now};
 
@@ -36,7 +38,7 @@ pub(crate) use dispatch::{Outlet, push_number, send_notice};
 pub(crate) use effect::{Effect, Outgoing};
 pub(crate) use publish::store_error;
 pub(crate) use recover::RecoverError;
-pub(crate) use snapshot::{JsSnapshot, StreamSnapshot};
+pub(crate) use snapshot::{AccountSnapshot, JsSnapshot, StreamSnapshot};
 
 /// How long a changed consumer may stay unsaved.
 const PERSIST_NS: i64 = 250_000_000;
@@ -58,6 +60,8 @@ pub(crate) struct EngineOptions {
     pub(crate) consumers_max: usize,
     /// For the names of ephemeral consumers; different in each run.
     pub(crate) seed: u64,
+    /// The names of accounts.
+    pub(crate) accounts: Arc<AccountNames>,
 }
 
 impl EngineOptions {
@@ -68,6 +72,7 @@ impl EngineOptions {
             streams_max: 10_000,
             consumers_max: 100_000,
             seed,
+            accounts: Arc::new(AccountNames::new()),
         }
     }
 }
@@ -85,7 +90,11 @@ enum Timer {
 pub(crate) struct Engine {
     options: EngineOptions,
     streams: BTreeMap<StreamId, Stream>,
-    names: BTreeMap<Arc<str>, StreamId>,
+    accounts: BTreeMap<AccountId, JsAccount>,
+    /// The account whose request or event is being worked on.
+    account: AccountId,
+    /// The account that the last effects are for.
+    effects_account: AccountId,
     consumers: BTreeMap<ConsumerId, Observer>,
     last_consumer_id: u64,
     timers: BTreeSet<(Mono, Timer)>,
@@ -99,7 +108,7 @@ pub(crate) struct Engine {
     /// Streams that got records since the last commit.
     appended: Vec<StreamId>,
     age_armed: BTreeSet<StreamId>,
-    api_stats: ApiStats,
+    api_requests: u64,
     random: u64,
     changes: u64,
 }
@@ -110,7 +119,9 @@ impl Engine {
             random: options.seed | 1,
             options,
             streams: BTreeMap::new(),
-            names: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            account: AccountId::GLOBAL,
+            effects_account: AccountId::GLOBAL,
             consumers: BTreeMap::new(),
             last_consumer_id: 0,
             timers: BTreeSet::new(),
@@ -120,7 +131,7 @@ impl Engine {
             is_persist_armed: false,
             appended: Vec::new(),
             age_armed: BTreeSet::new(),
-            api_stats: ApiStats::default(),
+            api_requests: 0,
             changes: 0,
         }
     }
@@ -134,6 +145,7 @@ impl Engine {
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) {
+        self.enter(op.account, effects);
         match op.kind {
             JsKind::Publish(id) => self.publish(now, id, op, store, effects),
             JsKind::Ack => self.ack(now, &op, store, effects),
@@ -167,6 +179,9 @@ impl Engine {
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) {
+        if !self.enter_stream_of(id, effects) {
+            return;
+        }
         let Some(observer) = self.consumers.get_mut(&id) else {
             return;
         };
@@ -261,20 +276,24 @@ impl Engine {
         self.streams.get(&id).map(|stream| &stream.name)
     }
 
-    /// What each stream captures: for the router, after a start.
-    pub(crate) fn captures(&self) -> impl Iterator<Item = (StreamId, &[String])> {
+    /// What each stream captures: for the routers, after a start.
+    pub(crate) fn captures(&self) -> impl Iterator<Item = (AccountId, StreamId, &[String])> {
         self.streams
             .values()
-            .map(|stream| (stream.id, stream.config.subjects.as_slice()))
+            .map(|stream| (stream.account, stream.id, stream.config.subjects.as_slice()))
     }
 
     /// Tells everybody who waits that the server stops.
     pub(crate) fn shut_down(&mut self, effects: &mut Vec<Effect>) {
-        let mut notices = Vec::new();
-        for observer in self.consumers.values_mut() {
-            observer.consumer.end_all(&Status::ServerShutdown, &mut notices);
+        let ids: Vec<ConsumerId> = self.consumers.keys().copied().collect();
+        for id in ids {
+            self.enter_stream_of(id, effects);
+            let mut notices = Vec::new();
+            if let Some(observer) = self.consumers.get_mut(&id) {
+                observer.consumer.end_all(&Status::ServerShutdown, &mut notices);
+            }
+            push_notices(notices, effects);
         }
-        push_notices(notices, effects);
         self.persist_all();
     }
 
@@ -303,14 +322,6 @@ impl Engine {
                 self.timers.insert((now.after(PERSIST_NS), Timer::Persist));
             }
         }
-    }
-
-    fn stream_by_name(&self, name: &str) -> Option<&Stream> {
-        self.streams.get(self.names.get(name)?)
-    }
-
-    fn find_consumer(&self, stream: &str, consumer: &str) -> Option<ConsumerId> {
-        self.stream_by_name(stream)?.consumers.get(consumer).copied()
     }
 
     /// Splitmix: names of ephemeral consumers need not be unpredictable.

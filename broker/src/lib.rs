@@ -7,6 +7,7 @@
 //! 3. Every queue has a bound. A full one holds its sender up, or answers with the protocol's own error.
 //! 4. What a peer sends is checked before memory is taken for it.
 
+mod accounts;
 mod api;
 pub mod batch;
 mod consumer;

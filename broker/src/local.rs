@@ -12,6 +12,7 @@ use crate::outbound::{ClientCounters, ClientId, Counters, STALL_BACKLOG_BYTES};
 use crate::router::{Message, Router, Subscription, Target};
 use crate::shard::inbox::{Completion, Inbox, JsKind, JsOp, PubAck, PublishError, ReplyTo, Resend};
 use crate::subject;
+use crate::types::AccountId;
 
 /// Names a subscription of one [`LocalClient`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,9 +121,10 @@ impl LocalClient {
     /// Messages with a subject that cannot be published to go nowhere.
     pub async fn publish(&self, msgs: Vec<LocalMessage>) {
         let mut ops = Vec::new();
+        let account = self.router.account();
         let stalled = self.route_all(msgs, |_, msg, bound| {
             if let Ok(kind) = bound {
-                ops.push(operation(kind, msg, None));
+                ops.push(operation(account, kind, msg, None));
             }
         });
         // A closed inbox means the broker stops: what nobody acknowledges may go.
@@ -139,10 +141,13 @@ impl LocalClient {
     ) -> oneshot::Receiver<Vec<Result<PubAck, PublishError>>> {
         let (completion, answers) = Completion::new(msgs.len());
         let mut ops = Vec::new();
+        let account = self.router.account();
         let stalled = self.route_all(msgs, |index, msg, bound| match bound {
-            Ok(kind @ JsKind::Publish(_)) => ops.push(operation(kind, msg, Some((&completion, index)))),
+            Ok(kind @ JsKind::Publish(_)) => {
+                ops.push(operation(account, kind, msg, Some((&completion, index))));
+            }
             Ok(kind) => {
-                ops.push(operation(kind, msg, None));
+                ops.push(operation(account, kind, msg, None));
                 completion.resolve(index, Err(PublishError::NoStream));
             }
             Err(err) => completion.resolve(index, Err(err)),
@@ -237,7 +242,12 @@ impl Drop for LocalClient {
     }
 }
 
-fn operation(kind: JsKind, msg: LocalMessage, slot: Option<(&Arc<Completion>, u32)>) -> JsOp {
+fn operation(
+    account: AccountId,
+    kind: JsKind,
+    msg: LocalMessage,
+    slot: Option<(&Arc<Completion>, u32)>,
+) -> JsOp {
     let reply = match (slot, msg.reply) {
         (Some((completion, index)), _) => ReplyTo::Local {
             completion: Arc::clone(completion),
@@ -248,6 +258,7 @@ fn operation(kind: JsKind, msg: LocalMessage, slot: Option<(&Arc<Completion>, u3
         (None, None) => ReplyTo::None,
     };
     JsOp {
+        account,
         kind,
         subject: msg.subject.into(),
         reply,

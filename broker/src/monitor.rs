@@ -26,7 +26,7 @@ use crate::env::Clock;
 use crate::nats::connections::Connection;
 use crate::nats::info::VERSION;
 use crate::nats::listener::Shared;
-use crate::router::Subscription;
+use crate::router::{RouterChanges, Subscription};
 use crate::server::{Health, health};
 use crate::shard::snapshots::Snapshots;
 use crate::shard::view::ShardView;
@@ -124,7 +124,7 @@ async fn varz(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
             varz.extend(part);
         }
     }
-    let account = monitor.snapshots.latest().account;
+    let account = monitor.snapshots.latest().total;
     varz["jetstream"] = json!({"config": config(&monitor), "stats": stats(&account)});
     Json(varz)
 }
@@ -147,14 +147,14 @@ fn settings(monitor: &Monitor) -> Value {
 
 fn activity(monitor: &Monitor) -> Value {
     let (shared, now) = (&monitor.shared, monitor.now());
-    let counters = shared.router.counters();
+    let counters = shared.accounts.counters();
     let load = |counter: &AtomicU64| counter.load(Relaxed);
     let slow = load(&counters.slow_pending) + load(&counters.slow_deadline);
     let stale = load(&counters.stale);
     json!({
         "now": time::format(now), "uptime": uptime(now.since(monitor.start)),
         "connections": shared.connections.len(), "total_connections": load(&counters.total_connections),
-        "subscriptions": shared.router.subscription_count(),
+        "subscriptions": shared.accounts.subscription_count(),
         "in_msgs": load(&counters.in_msgs), "in_bytes": load(&counters.in_bytes),
         "out_msgs": load(&counters.out_msgs), "out_bytes": load(&counters.out_bytes),
         "in_client_msgs": load(&counters.in_msgs), "in_client_bytes": load(&counters.in_bytes),
@@ -188,7 +188,7 @@ async fn connz(State(monitor): State<Arc<Monitor>>, Query(query): Query<ListQuer
     connections.retain(|connection| query.cid == 0 || connection.id().0 == query.cid);
     let total = connections.len();
     let subscriptions = if wants(&query.subs) {
-        monitor.shared.router.subscriptions()
+        subscriptions_of_all(&monitor)
     } else {
         Vec::new()
     };
@@ -207,7 +207,7 @@ async fn connz(State(monitor): State<Arc<Monitor>>, Query(query): Query<ListQuer
 fn connection_info(
     monitor: &Monitor,
     connection: &Connection,
-    subscriptions: &[Arc<Subscription>],
+    subscriptions: &[(Arc<str>, Arc<Subscription>)],
     subs: &str,
 ) -> Value {
     let now = monitor.now();
@@ -243,35 +243,58 @@ fn connection_info(
     }
     let own = subscriptions
         .iter()
-        .filter(|held| held.target().id() == connection.id());
+        .filter(|(_, held)| held.target().id() == connection.id());
     if subs == "detail" {
-        info["subscriptions_list_detail"] = own.map(|held| subscription_detail(held)).collect();
+        info["subscriptions_list_detail"] = own
+            .map(|(account, held)| subscription_detail(account, held))
+            .collect();
     } else if wants(subs) {
-        info["subscriptions_list"] = own.map(|held| held.subject()).collect();
+        info["subscriptions_list"] = own.map(|(_, held)| held.subject()).collect();
     }
     info
 }
 
 async fn subsz(State(monitor): State<Arc<Monitor>>, Query(query): Query<ListQuery>) -> Json<Value> {
     monitor.requests.subsz.fetch_add(1, Relaxed);
-    let subscriptions = monitor.shared.router.subscriptions();
-    let changes = monitor.shared.router.changes();
+    let subscriptions = subscriptions_of_all(&monitor);
+    let accounts = monitor.shared.accounts.all();
+    let sum = |figure: fn(RouterChanges) -> u64| -> u64 {
+        accounts
+            .iter()
+            .map(|account| figure(account.router.changes()))
+            .sum()
+    };
     let mut subsz = json!({
         "server_id": monitor.server_id(), "now": time::format(monitor.now()),
         "num_subscriptions": subscriptions.len(), "num_cache": 0,
-        "num_inserts": changes.inserts, "num_removes": changes.removes, "num_matches": changes.lookups,
+        "num_inserts": sum(|changes| changes.inserts), "num_removes": sum(|changes| changes.removes),
+        "num_matches": sum(|changes| changes.lookups),
         "total": subscriptions.len(), "offset": query.offset, "limit": query.limit(),
     });
     if wants(&query.subs) {
         let page = subscriptions.iter().skip(query.offset).take(query.limit());
-        subsz["subscriptions_list"] = page.map(|held| subscription_detail(held)).collect();
+        subsz["subscriptions_list"] = page
+            .map(|(account, held)| subscription_detail(account, held))
+            .collect();
     }
     Json(subsz)
 }
 
-fn subscription_detail(subscription: &Subscription) -> Value {
+/// All subscriptions, each with the name of its account.
+fn subscriptions_of_all(monitor: &Monitor) -> Vec<(Arc<str>, Arc<Subscription>)> {
+    let accounts = monitor.shared.accounts.all();
+    accounts
+        .iter()
+        .flat_map(|account| {
+            let held = account.router.subscriptions();
+            held.into_iter().map(|held| (Arc::clone(&account.name), held))
+        })
+        .collect()
+}
+
+fn subscription_detail(account: &str, subscription: &Subscription) -> Value {
     let mut detail = json!({
-        "account": "$G", "subject": subscription.subject(), "sid": subscription.sid_text(),
+        "account": account, "subject": subscription.subject(), "sid": subscription.sid_text(),
         "msgs": subscription.delivered(), "cid": subscription.target().id().0,
     });
     if let Some(queue) = subscription.queue() {

@@ -12,7 +12,7 @@ use crate::local::{LocalQueue, SubId};
 use crate::outbound::{ClientCounters, ClientId, Counters, Outbound};
 use crate::shard::inbox::JsKind;
 use crate::subject::{self, SubIndex};
-use crate::types::StreamId;
+use crate::types::{AccountId, StreamId};
 
 /// A message on its way.
 #[derive(Clone, Copy, Debug)]
@@ -176,9 +176,10 @@ pub struct Routed {
     pub bound: Option<JsKind>,
 }
 
-/// The subscriptions and streams of a broker. Shared.
+/// The subscriptions and streams of an account. Shared.
 #[derive(Debug, Default)]
 pub struct Router {
+    account: AccountId,
     generation: AtomicU64,
     tables: RwLock<Tables>,
     counters: Arc<Counters>,
@@ -216,9 +217,23 @@ pub(crate) struct Receivers {
 }
 
 impl Router {
-    /// A router without subscriptions or streams.
+    /// The router of the account `$G`, without subscriptions or streams.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The router of an account, without subscriptions or streams.
+    pub(crate) fn of(account: AccountId, counters: Arc<Counters>) -> Self {
+        Self {
+            account,
+            counters,
+            ..Self::default()
+        }
+    }
+
+    /// The account whose subjects these are.
+    pub fn account(&self) -> AccountId {
+        self.account
     }
 
     /// Gives `msg` to its receivers through `out`; of each queue group one. Returns how many got it.

@@ -121,7 +121,7 @@ impl Broker {
         let start = shared.clock.now();
         let links = Links {
             inbox: Arc::clone(&shared.inbox),
-            router: Arc::clone(&shared.router),
+            accounts: Arc::clone(&shared.accounts),
             view: Arc::default(),
             snapshots: Arc::default(),
         };
@@ -167,13 +167,13 @@ impl Broker {
     /// Its figures now.
     pub fn stats(&self) -> BrokerStats {
         let shared = &self.shared;
-        let counters = shared.router.counters();
+        let counters = shared.accounts.counters();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (inbox_bytes, inbox_capacity_bytes) = shared.inbox.fullness();
         BrokerStats {
             connections: shared.connections.len() as u64,
             total_connections: load(&counters.total_connections),
-            subscriptions: shared.router.subscription_count() as u64,
+            subscriptions: shared.accounts.subscription_count() as u64,
             in_msgs: load(&counters.in_msgs),
             in_bytes: load(&counters.in_bytes),
             out_msgs: load(&counters.out_msgs),
@@ -285,6 +285,7 @@ async fn open(
     let engine = EngineOptions {
         streams_max: shared.limits.max_streams,
         consumers_max: shared.limits.max_consumers,
+        accounts: Arc::clone(shared.accounts.names()),
         ..EngineOptions::new(rng.next_u64())
     };
     let store = StoreOptions::new(rng.next_u64());

@@ -12,7 +12,7 @@ use crate::api::error::ApiError;
 use crate::engine::ConsumerId;
 use crate::engine::time::Mono;
 use crate::store::StreamState;
-use crate::types::{StreamId, UnixNanos};
+use crate::types::{AccountId, StreamId, UnixNanos};
 use config::{Discard, StreamConfig};
 use dedupe::{DuplicateWindow, IdKind};
 use headers::PublishHeaders;
@@ -25,6 +25,7 @@ const HEADER_BYTES_MAX: usize = u16::MAX as usize;
 #[derive(Debug)]
 pub(crate) struct Stream {
     pub(crate) id: StreamId,
+    pub(crate) account: AccountId,
     pub(crate) name: Arc<str>,
     pub(crate) config: Arc<StreamConfig>,
     pub(crate) created: UnixNanos,
@@ -77,10 +78,11 @@ pub(crate) struct Incoming<'a> {
 
 impl Stream {
     /// A stream as it was created or recovered, without its consumers and duplicate window.
-    pub(crate) fn new(id: StreamId, config: StreamConfig, created: UnixNanos) -> Self {
+    pub(crate) fn new(id: StreamId, account: AccountId, config: StreamConfig, created: UnixNanos) -> Self {
         let name = serde_json::Value::from(config.name.as_str());
         Self {
             id,
+            account,
             name: config.name.as_str().into(),
             created,
             duplicates: DuplicateWindow::new(config.duplicate_window),

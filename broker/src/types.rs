@@ -72,3 +72,12 @@ pub struct MonoNanos(pub u64);
 /// Handle of a stream within one run of the process. Never given twice in one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);
+
+/// Handle of an account within one run of the process. Never given twice in one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AccountId(pub u32);
+
+impl AccountId {
+    /// The account `$G`: that of clients who belong to no other.
+    pub const GLOBAL: Self = Self(0);
+}

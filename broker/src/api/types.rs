@@ -364,6 +364,21 @@ pub(crate) struct AccountInfo {
     pub(crate) api: ApiStats,
 }
 
+impl AccountInfo {
+    /// Adds what another account uses.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.memory += other.memory;
+        self.storage += other.storage;
+        self.reserved_memory += other.reserved_memory;
+        self.reserved_storage += other.reserved_storage;
+        self.streams += other.streams;
+        self.consumers += other.consumers;
+        self.api.level = other.api.level;
+        self.api.total += other.api.total;
+        self.api.errors += other.api.errors;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

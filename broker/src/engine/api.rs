@@ -14,8 +14,8 @@ use crate::api::error::ApiError;
 use crate::api::types::{AccountInfo, AccountLimits, Answer, ApiStats};
 use crate::env::Fs;
 use crate::shard::inbox::{JsOp, ReplyTo};
-use crate::store::{Backing, Store};
-use crate::stream::config::API_LEVEL;
+use crate::store::Store;
+use crate::stream::config::{API_LEVEL, Storage};
 use crate::stream::headers;
 use crate::types::StreamId;
 
@@ -87,8 +87,10 @@ impl Engine {
                 None => unknown(),
             }
         };
-        self.api_stats.total += 1;
-        self.api_stats.errors += u64::from(outcome.is_error);
+        self.api_requests += 1;
+        let stats = &mut self.js_account().api_stats;
+        stats.total += 1;
+        stats.errors += u64::from(outcome.is_error);
         if let ReplyTo::Subject(to) = &op.reply {
             let message = Outgoing {
                 to: to.clone(),
@@ -130,7 +132,7 @@ impl Engine {
                 self.delete_stream(stream, payload, store, effects),
             ),
             ("STREAM.PURGE", [stream]) => {
-                let id = self.names.get(*stream).copied();
+                let id = self.id_of(stream);
                 Outcome::new("stream_purge", self.purge_stream(stream, payload, store)).after(id)
             }
             ("STREAM.NAMES", []) => Outcome::new("stream_names", self.stream_names(payload)),
@@ -139,7 +141,7 @@ impl Engine {
                 Outcome::new("stream_msg_get", self.get_message(stream, payload, store))
             }
             ("STREAM.MSG.DELETE", [stream]) => {
-                let id = self.names.get(*stream).copied();
+                let id = self.id_of(stream);
                 Outcome::new("stream_msg_delete", self.delete_message(stream, payload, store)).after(id)
             }
             ("CONSUMER.CREATE", [stream, rest @ ..]) => Outcome::new(
@@ -171,29 +173,28 @@ impl Engine {
         }
     }
 
+    /// What the account uses.
     pub(super) fn account_info<F: Fs>(&self, store: &Store<F>) -> AccountInfo {
+        let api_stats = self.accounts.get(&self.account).map(|account| account.api_stats);
         let mut info = AccountInfo {
-            streams: self.streams.len(),
-            consumers: self.consumers.len(),
             limits: AccountLimits::default(),
             api: ApiStats {
                 level: API_LEVEL,
-                ..self.api_stats
+                ..api_stats.unwrap_or_default()
             },
             ..AccountInfo::default()
         };
-        for (id, meta) in store.streams() {
-            let bytes = store.state(id).bytes;
-            let reserved = self
-                .streams
-                .get(&id)
-                .map_or(0, |stream| u64::try_from(stream.config.max_bytes).unwrap_or(0));
-            match meta.backing {
-                Backing::File => {
+        for stream in self.account_streams() {
+            let bytes = store.state(stream.id).bytes;
+            let reserved = u64::try_from(stream.config.max_bytes).unwrap_or(0);
+            info.streams += 1;
+            info.consumers += stream.consumers.len();
+            match stream.config.storage {
+                Storage::File => {
                     info.storage += bytes;
                     info.reserved_storage += reserved;
                 }
-                Backing::Memory => {
+                Storage::Memory => {
                     info.memory += bytes;
                     info.reserved_memory += reserved;
                 }

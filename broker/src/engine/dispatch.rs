@@ -11,7 +11,7 @@ use crate::env::Fs;
 use crate::router::Message;
 use crate::store::{Record, Store};
 use crate::stream::headers;
-use crate::types::{StreamId, StreamSeq};
+use crate::types::{AccountId, StreamId, StreamSeq};
 
 /// Messages that one consumer delivers before it is another's turn.
 const TURN_MESSAGES: usize = 64;
@@ -20,6 +20,8 @@ const BUSY_RETRY_NS: i64 = 2_000_000;
 
 /// Where deliveries go.
 pub(crate) trait Outlet {
+    /// What follows is for the clients of this account.
+    fn enter(&mut self, account: AccountId);
     /// How the listener of a subject stands.
     fn receiver(&self, subject: &str) -> Receiver;
     /// Sends `message` to the listeners of `to`, as what was published to its own subject.
@@ -70,6 +72,7 @@ impl Engine {
             observer.is_ready = false;
             scratch.last_receiver = None;
             let limit = TURN_MESSAGES.min(budget - delivered);
+            outlet.enter(observer.account);
             let (turn, count) = take_turn(observer, now, store, outlet, limit, &mut scratch);
             delivered += count;
             let stream = observer.stream;

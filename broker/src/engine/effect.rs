@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::api::error::ApiError;
 use crate::consumer::pull::Notice;
 use crate::shard::inbox::ReplyTo;
-use crate::types::{StreamId, StreamSeq};
+use crate::types::{AccountId, StreamId, StreamSeq};
 
 /// A message to a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(crate) struct Outgoing {
 /// Something to be done after the commit that follows the step.
 #[derive(Debug)]
 pub(crate) enum Effect {
+    /// The effects that follow are for the clients of this account; before the first of these, for those of `$G`.
+    Enter(AccountId),
     /// A message is stored (or was before): tell the publisher, unless the commit of the stream
     /// failed.
     PubAck {

@@ -5,7 +5,7 @@ use crate::consumer::config::DeliverPolicy;
 use crate::engine::time::{Mono, earliest};
 use crate::env::Fs;
 use crate::store::{Store, StreamState, SubjectFilter};
-use crate::types::{StreamId, StreamSeq};
+use crate::types::{AccountId, StreamId, StreamSeq};
 
 /// How often a push consumer without a listener looks for one: the longer it has had none, the rarer.
 const BIND_POLL_NS_MIN: i64 = 20_000_000;
@@ -16,6 +16,8 @@ const BIND_POLL_NS_MAX: i64 = 500_000_000;
 pub(crate) struct Observer {
     pub(crate) consumer: Consumer,
     pub(crate) stream: StreamId,
+    /// The stream's account.
+    pub(crate) account: AccountId,
     pub(crate) filter: SubjectFilter,
     /// Whether the store knows it.
     pub(crate) is_stored: bool,
@@ -30,12 +32,13 @@ pub(crate) struct Observer {
 }
 
 impl Observer {
-    /// A consumer of `stream`.
-    pub(crate) fn new(consumer: Consumer, stream: StreamId, is_stored: bool) -> Self {
+    /// A consumer of `stream`, which is one of `account`.
+    pub(crate) fn new(consumer: Consumer, stream: StreamId, account: AccountId, is_stored: bool) -> Self {
         let filter = SubjectFilter::new(&consumer.config.filters());
         Self {
             consumer,
             stream,
+            account,
             filter,
             is_stored,
             is_ready: false,

@@ -66,7 +66,8 @@ impl Engine {
                     stream: meta.name.to_string(),
                     reason,
                 })?;
-            let mut stream = Stream::new(id, config, meta.created);
+            let (account, _) = engine.options.accounts.of_stored(&meta.name);
+            let mut stream = Stream::new(id, account, config, meta.created);
             read_back(&mut stream, store, now);
             if let Some(next) = stream.expiries.next() {
                 engine.timers.insert((next, Timer::Expiry(id)));
@@ -78,7 +79,8 @@ impl Engine {
                     .timers
                     .insert((now.mono.after(AGE_CHECK_NS_MIN), Timer::Age(id)));
             }
-            engine.names.insert(stream.name.clone(), id);
+            let js_account = engine.accounts.entry(account).or_default();
+            js_account.names.insert(stream.name.clone(), id);
             engine.streams.insert(id, stream);
         }
         Ok(engine)
@@ -139,7 +141,7 @@ impl Engine {
             now,
         );
         self.consumers
-            .insert(id, Observer::new(consumer, stream.id, is_stored));
+            .insert(id, Observer::new(consumer, stream.id, stream.account, is_stored));
         stream.consumers.insert(name, id);
         self.changes += 1;
         self.rearm(now, id);

@@ -1,20 +1,33 @@
 //! A picture of all streams and consumers, for monitoring.
 
+use std::sync::Arc;
+
 use super::time::Now;
 use super::{ConsumerId, Engine};
 use crate::api::types::{AccountInfo, ConsumerInfo, StreamInfo};
 use crate::env::Fs;
 use crate::store::Store;
+use crate::types::{AccountId, StreamId};
 
 /// Everything that monitoring shows of JetStream.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct JsSnapshot {
+    /// The accounts that use JetStream or have used it, `$G` first.
+    pub(crate) accounts: Vec<AccountSnapshot>,
     /// What is used in all.
-    pub(crate) account: AccountInfo,
+    pub(crate) total: AccountInfo,
     /// Records in all streams.
     pub(crate) messages: u64,
     /// Their bytes.
     pub(crate) bytes: u64,
+}
+
+/// An account's part.
+#[derive(Clone, Debug)]
+pub(crate) struct AccountSnapshot {
+    pub(crate) name: Arc<str>,
+    /// What is used.
+    pub(crate) info: AccountInfo,
     /// The streams, by name.
     pub(crate) streams: Vec<StreamSnapshot>,
 }
@@ -30,16 +43,30 @@ pub(crate) struct StreamSnapshot {
 impl Engine {
     /// Counts up with each change that a snapshot would show, as far as it is known at once.
     pub(crate) fn changes(&self) -> u64 {
-        self.changes + self.api_stats.total
+        self.changes + self.api_requests
     }
 
     /// The picture now.
     pub(crate) fn snapshot<F: Fs>(&mut self, now: Now, store: &Store<F>) -> JsSnapshot {
-        let mut snapshot = JsSnapshot {
-            account: self.account_info(store),
-            ..JsSnapshot::default()
-        };
-        let ids: Vec<_> = self.names.values().copied().collect();
+        let mut snapshot = JsSnapshot::default();
+        self.accounts.entry(AccountId::GLOBAL).or_default();
+        let ids: Vec<AccountId> = self.accounts.keys().copied().collect();
+        for id in ids {
+            self.account = id;
+            let account = self.account_snapshot(now, store);
+            for stream in &account.streams {
+                snapshot.messages += stream.info.state.messages;
+                snapshot.bytes += stream.info.state.bytes;
+            }
+            snapshot.total.add(&account.info);
+            snapshot.accounts.push(account);
+        }
+        snapshot
+    }
+
+    fn account_snapshot<F: Fs>(&mut self, now: Now, store: &Store<F>) -> AccountSnapshot {
+        let mut streams = Vec::new();
+        let ids: Vec<StreamId> = self.names().map(|(_, id)| id).collect();
         for id in ids {
             let Some(stream) = self.streams.get(&id) else {
                 continue;
@@ -50,10 +77,12 @@ impl Engine {
                 .into_iter()
                 .filter_map(|id| self.consumer_info(now, id, store).ok());
             let consumers = infos.collect();
-            snapshot.messages += info.state.messages;
-            snapshot.bytes += info.state.bytes;
-            snapshot.streams.push(StreamSnapshot { info, consumers });
+            streams.push(StreamSnapshot { info, consumers });
         }
-        snapshot
+        AccountSnapshot {
+            name: self.options.accounts.name(self.account).unwrap_or_default(),
+            info: self.account_info(store),
+            streams,
+        }
     }
 }

@@ -396,3 +396,40 @@ fn power_cuts(seed: u64) {
         );
     }
 }
+
+#[test]
+fn accounts_see_their_own_streams_only() {
+    let mut world = World::new(1);
+    let config = r#"{"name":"S","subjects":["a.>"]}"#;
+    for account in ["$G", "NOETL"] {
+        world.enter(account);
+        let created = world.ask("$JS.API.STREAM.CREATE.S", config);
+        assert!(created.contains("\"did_create\":true"), "{account}: {created}");
+    }
+    world.ask(
+        "$JS.API.CONSUMER.DURABLE.CREATE.S.C",
+        r#"{"stream_name":"S","config":{"durable_name":"C","ack_policy":"explicit"}}"#,
+    );
+    world.publish("a.1", "", "of NOETL");
+    for restarted in [false, true] {
+        if restarted {
+            world.restart();
+        }
+        world.enter("$G");
+        assert_eq!(world.messages("S"), 0);
+        let missing = world.ask("$JS.API.CONSUMER.INFO.S.C", "");
+        assert!(missing.contains("\"err_code\":10014"), "{missing}");
+        world.enter("NOETL");
+        assert_eq!(world.messages("S"), 1);
+    }
+    world.pull("S", "C", r#"{"batch":1,"no_wait":true}"#);
+    assert_eq!(world.deliveries()[0].text(), "of NOETL");
+    world.enter("OTHER");
+    let info = world.ask("$JS.API.INFO", "");
+    assert!(info.contains("\"streams\":0"), "{info}");
+    assert!(world.ask("$JS.API.STREAM.NAMES", "").contains("\"total\":0"));
+    world.enter("$G");
+    world.ask("$JS.API.STREAM.DELETE.S", "");
+    world.enter("NOETL");
+    assert_eq!(world.messages("S"), 1);
+}

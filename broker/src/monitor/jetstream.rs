@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Monitor, wants};
 use crate::api::time;
 use crate::api::types::AccountInfo;
-use crate::engine::{JsSnapshot, StreamSnapshot};
+use crate::engine::{AccountSnapshot, StreamSnapshot};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -27,24 +27,25 @@ pub(super) struct JszQuery {
 
 pub(super) async fn jsz(State(monitor): State<Arc<Monitor>>, Query(query): Query<JszQuery>) -> Response {
     monitor.requests.jsz.fetch_add(1, Relaxed);
-    if !query.acc.is_empty() && query.acc != "$G" {
+    let snapshot = monitor.snapshots.latest();
+    let has_account = |name: &str| snapshot.accounts.iter().any(|account| *account.name == *name);
+    if !query.acc.is_empty() && !has_account(&query.acc) {
         return (
             StatusCode::NOT_FOUND,
             format!("account {:?} not found", query.acc),
         )
             .into_response();
     }
-    let snapshot = monitor.snapshots.latest();
-    let mut jsz = stats(&snapshot.account);
+    let mut jsz = stats(&snapshot.total);
     for (name, value) in [
         ("server_id", json!(monitor.server_id())),
         ("now", json!(time::format(monitor.now()))),
         ("config", config(&monitor)),
-        ("streams", json!(snapshot.account.streams)),
-        ("consumers", json!(snapshot.account.consumers)),
+        ("streams", json!(snapshot.total.streams)),
+        ("consumers", json!(snapshot.total.consumers)),
         ("messages", json!(snapshot.messages)),
         ("bytes", json!(snapshot.bytes)),
-        ("total", json!(1)),
+        ("total", json!(snapshot.accounts.len())),
     ] {
         jsz[name] = value;
     }
@@ -53,15 +54,20 @@ pub(super) async fn jsz(State(monitor): State<Arc<Monitor>>, Query(query): Query
             .into_iter()
             .any(|flag| wants(flag))
     {
-        jsz["account_details"] = json!([account_detail(&snapshot, &query)]);
+        jsz["account_details"] = snapshot
+            .accounts
+            .iter()
+            .filter(|account| query.acc.is_empty() || *account.name == *query.acc)
+            .map(|account| account_detail(account, &query))
+            .collect();
     }
     Json(jsz).into_response()
 }
 
-fn account_detail(snapshot: &JsSnapshot, query: &JszQuery) -> Value {
-    let mut account = stats(&snapshot.account);
-    account["name"] = "$G".into();
-    account["id"] = "$G".into();
+fn account_detail(snapshot: &AccountSnapshot, query: &JszQuery) -> Value {
+    let mut account = stats(&snapshot.info);
+    account["name"] = (*snapshot.name).into();
+    account["id"] = (*snapshot.name).into();
     if wants(&query.streams) || wants(&query.consumers) {
         account["stream_detail"] = snapshot
             .streams

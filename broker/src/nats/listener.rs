@@ -12,6 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accounts::Accounts;
 use crate::batch::wait_for;
 use crate::env::Clock;
 use crate::env::real::RealClock;
@@ -21,7 +22,6 @@ use crate::nats::connections::{ClientName, Connection, Connections};
 use crate::nats::info::ServerInfo;
 use crate::nats::session::{Received, Session, SessionLimits};
 use crate::outbound::{ClientId, CloseReason, Outbound, Progress};
-use crate::router::Router;
 use crate::server::Limits;
 use crate::shard::inbox::Inbox;
 use crate::types::MonoNanos;
@@ -29,7 +29,7 @@ use crate::types::MonoNanos;
 /// What all connections share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) router: Arc<Router>,
+    pub(crate) accounts: Arc<Accounts>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) limits: Limits,
     pub(crate) info: ServerInfo,
@@ -58,7 +58,7 @@ const ACCEPT_LOG_NANOS: u64 = 10_000_000_000;
 impl Shared {
     pub(crate) fn new(limits: Limits, info: ServerInfo) -> Self {
         Self {
-            router: Arc::new(Router::new()),
+            accounts: Arc::new(Accounts::new()),
             inbox: Arc::new(Inbox::new(limits.inbox_bytes)),
             limits,
             info,
@@ -74,7 +74,7 @@ impl Shared {
 
     /// A client in this process.
     pub(crate) fn local_client(&self, name: &str) -> LocalClient {
-        let counters = Arc::clone(self.router.counters());
+        let counters = Arc::clone(self.accounts.counters());
         let queue = Arc::new(LocalQueue::new(
             self.next_client(),
             self.limits.max_pending_bytes,
@@ -84,7 +84,8 @@ impl Shared {
         locals.retain(|held| held.strong_count() > 0);
         locals.push(Arc::downgrade(&queue));
         drop(locals);
-        LocalClient::new(name, Arc::clone(&self.router), Arc::clone(&self.inbox), queue)
+        let router = Arc::clone(&self.accounts.global().router);
+        LocalClient::new(name, router, Arc::clone(&self.inbox), queue)
     }
 
     /// Tells local clients that nothing more will come.
@@ -135,7 +136,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     }
     let stream = Arc::new(stream);
     let id = shared.next_client();
-    let counters = Arc::clone(shared.router.counters());
+    let counters = Arc::clone(shared.accounts.counters());
     counters.total_connections.fetch_add(1, Relaxed);
     let outbound = Arc::new(Outbound::new(
         id,
@@ -153,7 +154,8 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         max_subscriptions: shared.limits.max_subscriptions,
         ping_max: shared.limits.ping_max,
     };
-    let mut session = Session::new(limits, Arc::clone(&shared.router), Arc::clone(&outbound));
+    let router = Arc::clone(&shared.accounts.global().router);
+    let mut session = Session::new(limits, router, Arc::clone(&outbound));
     session.say(&shared.info.line(id, peer.ip()));
     tracing::debug!(conn = id.0, %peer, "connection opened");
 

@@ -15,6 +15,7 @@ use crate::outbound::{CloseReason, Outbound};
 use crate::router::{Message, Router, Subscription, Target};
 use crate::shard::inbox::{JsKind, JsOp, ReplyTo};
 use crate::subject;
+use crate::types::AccountId;
 
 /// What a session allows.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +127,7 @@ impl Session {
         let ops = self
             .staged
             .drain(..)
-            .map(|staged| staged.into_op(&whole))
+            .map(|staged| staged.into_op(self.router.account(), &whole))
             .collect();
         self.count();
         self.batch.flush();
@@ -313,8 +314,9 @@ impl Session {
 }
 
 impl Staged {
-    fn into_op(self, whole: &Bytes) -> JsOp {
+    fn into_op(self, account: AccountId, whole: &Bytes) -> JsOp {
         JsOp {
+            account,
             kind: self.kind,
             subject: whole.slice(self.subject),
             reply: self

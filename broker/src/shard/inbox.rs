@@ -9,11 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::types::{StreamId, StreamSeq};
+use crate::types::{AccountId, StreamId, StreamSeq};
 
 /// One operation for the storage thread.
 #[derive(Debug)]
 pub struct JsOp {
+    /// In which account.
+    pub account: AccountId,
     /// What is asked.
     pub kind: JsKind,
     /// The subject published to: valid UTF-8, a literal subject.
@@ -337,6 +339,7 @@ mod tests {
 
     fn op(bytes: usize) -> JsOp {
         JsOp {
+            account: AccountId::GLOBAL,
             kind: JsKind::Api,
             subject: Bytes::from_static(b"a"),
             reply: ReplyTo::None,

@@ -1,31 +1,79 @@
 //! Sending out what the engine decided, once the commit has succeeded.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
+use crate::accounts::Accounts;
 use crate::api::error::ApiError;
 use crate::batch::OutBatch;
 use crate::consumer::Receiver;
 use crate::engine::{Effect, Engine, Outgoing, Outlet, push_number, send_notice, store_error};
 use crate::env::Fs;
+use crate::outbound::ClientId;
 use crate::router::{Message, Router};
 use crate::shard::inbox::{PubAck, PublishError, ReplyTo};
 use crate::store::{CommitReport, Store, StoreError};
-use crate::types::{StreamId, StreamSeq};
+use crate::types::{AccountId, StreamId, StreamSeq};
 
 /// A receiver with more than this waiting gets no more deliveries for now.
 const BACKLOG_BYTES_MAX: usize = 4 << 20;
 
-/// The router, as the engine sees it.
-pub(super) struct RouterOutlet<'a> {
-    pub(super) router: &'a Router,
-    pub(super) out: &'a mut OutBatch,
+/// The routers of all accounts, as the engine sees them: one at a time.
+pub(super) struct Routers {
+    accounts: Arc<Accounts>,
+    ways: Vec<Way>,
+    current: usize,
 }
 
-impl Outlet for RouterOutlet<'_> {
+/// The way to the clients of one account.
+struct Way {
+    router: Arc<Router>,
+    out: OutBatch,
+}
+
+impl Routers {
+    pub(super) fn new(accounts: Arc<Accounts>) -> Self {
+        let mut routers = Self {
+            accounts,
+            ways: Vec::new(),
+            current: 0,
+        };
+        routers.enter(AccountId::GLOBAL);
+        routers
+    }
+
+    /// Hands over what has gathered for the clients of all accounts.
+    pub(super) fn flush(&mut self) {
+        for way in &mut self.ways {
+            way.out.flush();
+        }
+    }
+
+    fn router(&self) -> &Router {
+        &self.ways[self.current].router
+    }
+}
+
+impl Outlet for Routers {
+    fn enter(&mut self, account: AccountId) {
+        let index = account.0 as usize;
+        for id in self.ways.len()..=index {
+            let id = AccountId(u32::try_from(id).unwrap_or(u32::MAX));
+            let account = self.accounts.get(id).expect("names give handles without gaps");
+            self.ways.push(Way {
+                router: Arc::clone(&account.router),
+                out: OutBatch::new(ClientId::BROKER),
+            });
+        }
+        self.current = index;
+    }
+
     fn receiver(&self, subject: &str) -> Receiver {
-        if !self.router.has_interest(subject) {
+        let router = self.router();
+        if !router.has_interest(subject) {
             Receiver::Gone
-        } else if self.router.backlog_bytes(subject) > BACKLOG_BYTES_MAX {
+        } else if router.backlog_bytes(subject) > BACKLOG_BYTES_MAX {
             Receiver::Busy
         } else {
             Receiver::Ready
@@ -33,15 +81,17 @@ impl Outlet for RouterOutlet<'_> {
     }
 
     fn send(&mut self, to: &str, message: &Message<'_>) {
-        self.router.route_to(to, message, self.out);
+        let Way { router, out } = &mut self.ways[self.current];
+        router.route_to(to, message, out);
     }
 
     fn answer(&mut self, message: &Message<'_>) {
-        self.router.route(message, self.out);
+        let Way { router, out } = &mut self.ways[self.current];
+        router.route(message, out);
     }
 
     fn capture(&mut self, stream: StreamId, subjects: &[String]) {
-        self.router.set_stream_subjects(stream, subjects);
+        self.router().set_stream_subjects(stream, subjects);
     }
 }
 
@@ -68,6 +118,7 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
     /// Does what the effect says, or, if it waited for a commit that failed, says that.
     pub(crate) fn effect(&mut self, effect: Effect) {
         match effect {
+            Effect::Enter(account) => self.outlet.enter(account),
             Effect::PubAck {
                 stream,
                 seq,

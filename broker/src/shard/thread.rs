@@ -8,16 +8,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::inbox::{Inbox, Taken};
-use super::release::{Release, RouterOutlet};
+use super::release::{Release, Routers};
 use super::snapshots::Snapshots;
 use super::view::ShardView;
-use crate::batch::OutBatch;
+use crate::accounts::Accounts;
 use crate::engine::time::{Mono, Now};
-use crate::engine::{Effect, Engine, EngineOptions, RecoverError};
+use crate::engine::{Effect, Engine, EngineOptions, Outlet as _, RecoverError};
 use crate::env::{Clock, Fs};
-use crate::outbound::ClientId;
-use crate::router::Router;
 use crate::store::{RecoveryReport, Store, StoreOptions};
+use crate::types::AccountId;
 
 /// Added to the monotonic clock, so that what happened before the start has a time too.
 const MONO_BASE: u64 = 1 << 62;
@@ -34,7 +33,7 @@ pub(crate) struct Shard<F: Fs, C: Clock> {
     engine: Engine,
     links: Links,
     clock: C,
-    out: OutBatch,
+    out: Routers,
     effects: Vec<Effect>,
     text: String,
     snapshot_due: Mono,
@@ -46,7 +45,7 @@ pub(crate) struct Shard<F: Fs, C: Clock> {
 #[derive(Clone, Debug)]
 pub(crate) struct Links {
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) router: Arc<Router>,
+    pub(crate) accounts: Arc<Accounts>,
     pub(crate) view: Arc<ShardView>,
     pub(crate) snapshots: Arc<Snapshots>,
 }
@@ -86,17 +85,21 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         if let Some((_, err)) = commit.failed.into_iter().next() {
             return Err(err.into());
         }
-        for (id, subjects) in engine.captures() {
-            links.router.set_stream_subjects(id, subjects);
+        for (account, id, subjects) in engine.captures() {
+            let account = links
+                .accounts
+                .get(account)
+                .expect("recovery has named the account");
+            account.router.set_stream_subjects(id, subjects);
         }
         links.view.set_health(store.health());
         links.snapshots.publish(engine.snapshot(now, &store));
         let shard = Self {
             store,
             engine,
+            out: Routers::new(Arc::clone(&links.accounts)),
             links,
             clock,
-            out: OutBatch::new(ClientId::BROKER),
             effects: Vec::new(),
             text: String::new(),
             snapshot_due: now.mono,
@@ -158,11 +161,7 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         } else {
             DELIVERIES_MIN.max(2 * op_count)
         };
-        let mut outlet = RouterOutlet {
-            router: &self.links.router,
-            out: &mut self.out,
-        };
-        self.engine.dispatch(now, &mut self.store, &mut outlet, budget);
+        self.engine.dispatch(now, &mut self.store, &mut self.out, budget);
         self.out.flush();
         self.store.settle();
         self.publish_snapshot(now);
@@ -183,15 +182,12 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         if self.effects.is_empty() {
             return;
         }
-        let mut outlet = RouterOutlet {
-            router: &self.links.router,
-            out: &mut self.out,
-        };
+        self.out.enter(AccountId::GLOBAL);
         let mut release = Release {
             engine: &self.engine,
             store: &self.store,
             report: &report,
-            outlet: &mut outlet,
+            outlet: &mut self.out,
             text: &mut self.text,
         };
         for effect in self.effects.drain(..) {

@@ -51,7 +51,12 @@ fn stream(edit: impl FnOnce(&mut StreamConfig)) -> Stream {
     };
     config.no_ack = true;
     edit(&mut config);
-    Stream::new(StreamId(1), config.normalize().unwrap(), UnixNanos(1))
+    Stream::new(
+        StreamId(1),
+        AccountId::GLOBAL,
+        config.normalize().unwrap(),
+        UnixNanos(1),
+    )
 }
 
 fn block(fields: &[(&str, &str)]) -> Vec<u8> {

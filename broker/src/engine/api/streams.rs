@@ -62,17 +62,18 @@ impl Engine {
         };
         let bytes = serde_json::to_vec(&config).map_err(ApiError::stream_create)?;
         let first_seq = StreamSeq(config.first_seq);
+        let stored_name = self.options.accounts.stored_name(self.account, name);
         let id = store
-            .create_stream(name, &bytes, backing, first_seq, now.wall)
+            .create_stream(&stored_name, &bytes, backing, first_seq, now.wall)
             .map_err(|err| ApiError::stream_create(text_of(&err)))?;
         effects.push(Effect::Capture {
             stream: id,
             subjects: config.subjects.clone(),
         });
-        let stream = Stream::new(id, config, now.wall);
+        let stream = Stream::new(id, self.account, config, now.wall);
         let mut info = self.stream_info(now, &stream, false, store);
         info.did_create = true;
-        self.names.insert(stream.name.clone(), id);
+        self.js_account().names.insert(stream.name.clone(), id);
         self.streams.insert(id, stream);
         self.changes += 1;
         Ok(info)
@@ -116,7 +117,7 @@ impl Engine {
 
     /// Whether another stream captures what `config` wants to.
     fn check_overlap(&self, config: &StreamConfig, own: Option<StreamId>) -> Result<(), ApiError> {
-        let others = self.streams.values().filter(|stream| Some(stream.id) != own);
+        let others = self.account_streams().filter(|stream| Some(stream.id) != own);
         for captured in others.flat_map(|stream| &stream.config.subjects) {
             if config
                 .subjects
@@ -148,7 +149,7 @@ impl Engine {
             stream: id,
             subjects: Vec::new(),
         });
-        self.names.remove(name);
+        self.js_account().names.remove(name);
         self.changes += 1;
         let Some(stream) = self.streams.remove(&id) else {
             return Ok(Success { success: true });
@@ -311,11 +312,7 @@ impl Engine {
                     .iter()
                     .any(|own| subject::overlaps(own, subject))
         };
-        self.names
-            .values()
-            .filter_map(|id| self.streams.get(id))
-            .filter(captures)
-            .collect()
+        self.account_streams().filter(captures).collect()
     }
 
     pub(super) fn stream_names(&self, payload: &[u8]) -> Result<StreamNames, ApiError> {

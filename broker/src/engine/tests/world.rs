@@ -15,7 +15,7 @@ use crate::router::Message;
 use crate::shard::inbox::{Completion, JsKind, JsOp, PubAck, PublishError, ReplyTo, Resend};
 use crate::shard::release::Release;
 use crate::store::{Store, StoreOptions};
-use crate::types::{StreamId, UnixNanos};
+use crate::types::{AccountId, StreamId, UnixNanos};
 
 const DIR: &str = "/store";
 const START: i64 = 1_700_000_000_000_000_000;
@@ -57,6 +57,8 @@ struct Clients {
 }
 
 impl Outlet for Clients {
+    fn enter(&mut self, _account: AccountId) {}
+
     fn receiver(&self, subject: &str) -> Receiver {
         if self.listening.contains(subject) || subject.starts_with("_INBOX.") {
             Receiver::Ready
@@ -91,6 +93,7 @@ pub(super) struct World {
     effects: Vec<Effect>,
     requests: u64,
     seed: u64,
+    account: AccountId,
 }
 
 impl World {
@@ -110,6 +113,7 @@ impl World {
             effects: Vec::new(),
             requests: 0,
             seed,
+            account: AccountId::GLOBAL,
         }
     }
 
@@ -118,7 +122,10 @@ impl World {
     }
 
     /// Steps, commits, releases and delivers, as the storage thread does.
-    fn round(&mut self, ops: Vec<JsOp>) {
+    fn round(&mut self, mut ops: Vec<JsOp>) {
+        for op in &mut ops {
+            op.account = self.account;
+        }
         let Self {
             store,
             engine,
@@ -152,6 +159,11 @@ impl World {
         }
     }
 
+    /// What follows is asked in the account of this name.
+    pub(super) fn enter(&mut self, account: &str) {
+        self.account = self.engine.options.accounts.intern(account);
+    }
+
     fn op(kind: JsKind, subject: &str, reply: ReplyTo, headers: &str, payload: &str) -> JsOp {
         let headers = if headers.is_empty() {
             String::new()
@@ -159,6 +171,7 @@ impl World {
             format!("NATS/1.0\r\n{headers}\r\n")
         };
         JsOp {
+            account: AccountId::GLOBAL,
             kind,
             subject: Bytes::copy_from_slice(subject.as_bytes()),
             reply,
@@ -186,8 +199,11 @@ impl World {
 
     fn stream_of(&self, subject: &str) -> StreamId {
         let captures = |subjects: &[String]| subjects.iter().any(|own| crate::subject::matches(own, subject));
-        let found = self.engine.captures().find(|(_, subjects)| captures(subjects));
-        found.expect("a stream captures the subject").0
+        let found = self
+            .engine
+            .captures()
+            .find(|(account, _, subjects)| *account == self.account && captures(subjects));
+        found.expect("a stream captures the subject").1
     }
 
     pub(super) fn publish(&mut self, subject: &str, headers: &str, payload: &str) -> String {

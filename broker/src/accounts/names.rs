@@ -1,0 +1,90 @@
+//! The names of accounts and their handles.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use super::GLOBAL_ACCOUNT;
+use crate::types::AccountId;
+
+/// Names of accounts by handle. Grows only; the first is `$G`.
+#[derive(Debug)]
+pub(crate) struct AccountNames {
+    held: RwLock<Vec<Arc<str>>>,
+}
+
+impl AccountNames {
+    /// The name `$G` alone.
+    pub(crate) fn new() -> Self {
+        Self {
+            held: RwLock::new(vec![GLOBAL_ACCOUNT.into()]),
+        }
+    }
+
+    /// The handle of the account of this name; a new one if the name is new.
+    pub(crate) fn intern(&self, name: &str) -> AccountId {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = held.iter().position(|known| **known == *name) {
+            return id(index);
+        }
+        held.push(name.into());
+        id(held.len() - 1)
+    }
+
+    /// The name behind a handle.
+    pub(crate) fn name(&self, id: AccountId) -> Option<Arc<str>> {
+        self.read().get(id.0 as usize).map(Arc::clone)
+    }
+
+    /// The names from this handle on.
+    pub(super) fn from(&self, first: usize) -> Vec<(AccountId, Arc<str>)> {
+        let held = self.read();
+        let names = held.iter().enumerate().skip(first);
+        names.map(|(index, name)| (id(index), Arc::clone(name))).collect()
+    }
+
+    /// The name under which the store keeps a stream: in `$G` the stream's own, else `<account>/<stream>`. No stream's
+    /// name holds a `/`.
+    pub(crate) fn stored_name(&self, account: AccountId, stream: &str) -> String {
+        match self.name(account).filter(|_| account != AccountId::GLOBAL) {
+            Some(name) => format!("{name}/{stream}"),
+            None => stream.to_owned(),
+        }
+    }
+
+    /// The account and the stream of a name in the store. An account that was not known becomes known.
+    pub(crate) fn of_stored<'a>(&self, stored: &'a str) -> (AccountId, &'a str) {
+        match stored.rsplit_once('/') {
+            Some((account, stream)) => (self.intern(account), stream),
+            None => (AccountId::GLOBAL, stored),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<str>>> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn id(index: usize) -> AccountId {
+    AccountId(u32::try_from(index).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_of_the_global_account_keep_their_names_on_disk() {
+        let names = AccountNames::new();
+        let noetl = names.intern("NOETL");
+        assert_eq!(names.intern("$G"), AccountId::GLOBAL);
+        assert_eq!(names.stored_name(AccountId::GLOBAL, "ORDERS"), "ORDERS");
+        assert_eq!(names.stored_name(noetl, "ORDERS"), "NOETL/ORDERS");
+        for (account, stream) in [
+            (AccountId::GLOBAL, "A"),
+            (noetl, "A"),
+            (names.intern("odd/name"), "A"),
+        ] {
+            let stored = names.stored_name(account, stream);
+            assert_eq!(names.of_stored(&stored), (account, stream));
+        }
+    }
+}
