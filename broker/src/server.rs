@@ -74,7 +74,7 @@ pub struct BrokerStats {
     pub inbox_bytes: u64,
     /// Bytes that fit there.
     pub inbox_capacity_bytes: u64,
-    /// Records lost to damage on disk, as found at the start.
+    /// Records lost to damage on disk, found at the start or since.
     pub lost_records: u64,
     /// Figures of the storage thread.
     pub shard: ShardFigures,

@@ -9,7 +9,7 @@ use crate::consumer::pull::{Notice, Status};
 use crate::consumer::{Next, Picked, Receiver};
 use crate::env::Fs;
 use crate::router::Message;
-use crate::store::{Record, Store};
+use crate::store::{Record, Store, StoreError};
 use crate::stream::headers;
 use crate::types::{AccountId, StreamId, StreamSeq};
 
@@ -17,6 +17,10 @@ use crate::types::{AccountId, StreamId, StreamSeq};
 const TURN_MESSAGES: usize = 64;
 /// When receivers with a big backlog are asked again.
 const BUSY_RETRY_NS: i64 = 2_000_000;
+/// When a message that the disk did not give is asked for again.
+const UNREADABLE_RETRY_NS: i64 = 500_000_000;
+/// How often it is asked for before it counts as lost.
+const UNREADABLE_TRIES: u32 = 10;
 
 /// Where deliveries go.
 pub(crate) trait Outlet {
@@ -41,6 +45,8 @@ enum Turn {
     More,
     /// The receivers have to catch up first.
     Busy,
+    /// The disk does not give the next message.
+    Unreadable,
 }
 
 /// Memory that deliveries need again and again.
@@ -79,7 +85,8 @@ impl Engine {
             match turn {
                 Turn::Done => {}
                 Turn::More => self.mark_ready(id),
-                Turn::Busy => self.retry(now, id),
+                Turn::Busy => self.retry(now, id, BUSY_RETRY_NS),
+                Turn::Unreadable => self.retry(now, id, UNREADABLE_RETRY_NS),
             }
             self.note_dirty(now.mono, id);
             self.rearm(now.mono, id);
@@ -91,14 +98,9 @@ impl Engine {
         delivered
     }
 
-    fn retry(&mut self, now: Now, id: ConsumerId) {
+    fn retry(&mut self, now: Now, id: ConsumerId, after_ns: i64) {
         if let Some(observer) = self.consumers.get_mut(&id) {
-            arm(
-                &mut self.timers,
-                observer,
-                id,
-                Some(now.mono.after(BUSY_RETRY_NS)),
-            );
+            arm(&mut self.timers, observer, id, Some(now.mono.after(after_ns)));
         }
     }
 }
@@ -186,12 +188,7 @@ fn deliver_next<F: Fs>(
             observer.consumer.skip(seq);
             return Step::Skipped;
         }
-        Err(err) => {
-            tracing::error!(consumer = %observer.consumer.name, seq, error = %err, "message cannot be delivered");
-            observer.consumer.skip(seq);
-            observer.uncount();
-            return Step::Skipped;
-        }
+        Err(err) => return undeliverable(observer, store, seq, &err),
     };
     deliver(
         observer,
@@ -202,6 +199,23 @@ fn deliver_next<F: Fs>(
         matches!(next, Next::Redeliver(_)),
         scratch,
     )
+}
+
+/// A message that the store has and does not give. What the disk refuses may be there a moment later, so that is tried
+/// again for a while; what is damaged is not.
+fn undeliverable<F: Fs>(observer: &mut Observer, store: &Store<F>, seq: u64, err: &StoreError) -> Step {
+    if matches!(err, StoreError::Io { .. }) {
+        let tries = observer.count_unreadable(seq);
+        if tries < UNREADABLE_TRIES {
+            tracing::warn!(consumer = %observer.consumer.name, seq, tries, error = %err, "message cannot be read yet");
+            return Step::End(Turn::Unreadable);
+        }
+        store.give_up(observer.stream, StreamSeq(seq));
+    }
+    tracing::error!(consumer = %observer.consumer.name, seq, error = %err, "message cannot be delivered");
+    observer.consumer.skip(seq);
+    observer.uncount();
+    Step::Skipped
 }
 
 fn deliver<F: Fs>(

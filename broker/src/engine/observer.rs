@@ -29,6 +29,8 @@ pub(crate) struct Observer {
     pending_count: u64,
     counted_through: u64,
     is_counted: bool,
+    /// A message that could not be read, and how often.
+    unreadable: (u64, u32),
 }
 
 impl Observer {
@@ -46,6 +48,7 @@ impl Observer {
             pending_count: 0,
             counted_through: 0,
             is_counted: false,
+            unreadable: (0, 0),
         }
     }
 
@@ -115,6 +118,17 @@ impl Observer {
         if self.consumer.config.deliver_policy != DeliverPolicy::ByStartSequence {
             self.consumer.rewind(last_seq + 1);
         }
+    }
+
+    /// Counts how often in a row a message could not be read.
+    pub(crate) fn count_unreadable(&mut self, seq: u64) -> u32 {
+        let before = if self.unreadable.0 == seq {
+            self.unreadable.1
+        } else {
+            0
+        };
+        self.unreadable = (seq, before + 1);
+        before + 1
     }
 
     /// Whether the consumer has still to deliver the message, or waits for its acknowledgement.

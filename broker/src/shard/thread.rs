@@ -176,7 +176,7 @@ impl<F: Fs, C: Clock> Shard<F, C> {
             self.links.view.committed(Duration::from_nanos(took));
         }
         self.engine.committed(&report, &self.store);
-        if self.store.take_refused() || !report.failed.is_empty() || !self.is_healthy {
+        if self.store.take_health_changed() || !report.failed.is_empty() || !self.is_healthy {
             self.note_health();
         }
         if self.effects.is_empty() {

@@ -66,7 +66,10 @@ impl ReadCache {
         if !in_order || ahead <= wanted.len {
             return read_exactly(file, wanted.offset, wanted.len);
         }
-        let bytes = read_exactly(file, wanted.offset, ahead)?;
+        let Ok(bytes) = read_exactly(file, wanted.offset, ahead) else {
+            // One sector that cannot be read must not cost the records around it.
+            return read_exactly(file, wanted.offset, wanted.len);
+        };
         let out = bytes.slice(..wanted.len.min(bytes.len()));
         if self.blocks.len() == BLOCKS_MAX {
             self.blocks.pop_front();

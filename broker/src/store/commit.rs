@@ -26,11 +26,6 @@ impl<F: Fs> Stream<F> {
     pub(super) fn commit(&mut self, shared: &mut Shared<F>) -> Option<Result<(), StoreError>> {
         self.queued = false;
         self.refused = false;
-        for seq in self.damaged.take() {
-            if self.index.remove(seq) {
-                self.lost.insert(seq, seq);
-            }
-        }
         if self.log.is_none() {
             let pending = self.durable < self.index.last || self.has_states();
             self.durable = self.index.last;
@@ -47,6 +42,15 @@ impl<F: Fs> Stream<F> {
         };
         self.unreported = false;
         Some(outcome)
+    }
+
+    /// Takes the records that were found damaged out of the index, and counts them as lost.
+    pub(super) fn take_out_damaged(&mut self) {
+        for seq in self.damaged.take() {
+            if self.index.remove(seq) {
+                self.lost.insert(seq, seq);
+            }
+        }
     }
 
     fn has_states(&self) -> bool {

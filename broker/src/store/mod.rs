@@ -19,8 +19,10 @@ mod meta;
 mod names;
 mod open;
 mod prepare;
+mod quarantine;
 mod query;
 mod ranges;
+mod read;
 mod record;
 mod recover;
 mod segment;
@@ -30,7 +32,8 @@ mod subjects;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 pub use error::StoreError;
@@ -52,8 +55,10 @@ pub struct Store<F: Fs> {
     next_id: u32,
     /// Streams that may have something to commit.
     queue: Vec<StreamId>,
-    /// Whether an append found the disk full since [`Store::take_refused`] asked.
-    has_refused: bool,
+    /// Whether something changed since [`Store::take_health_changed`] asked.
+    health_changed: bool,
+    /// Streams with records found damaged since the last commit.
+    damaged: RefCell<BTreeSet<StreamId>>,
     /// Streams committed since they were last settled.
     unsettled: Vec<StreamId>,
     _lock: F::Lock,
@@ -83,14 +88,25 @@ impl<F: Fs> Store<F> {
         let (stream, shared) = self.change(id)?;
         let appended = stream.append(shared, record);
         if appended.as_ref().is_err_and(StoreError::is_no_space) {
-            self.has_refused = true;
+            self.health_changed = true;
         }
         appended
     }
 
-    /// Whether an append found the disk full since this was asked last: a reason to look at [`Store::health`].
-    pub fn take_refused(&mut self) -> bool {
-        std::mem::take(&mut self.has_refused)
+    /// Whether an append found the disk full, or damage was found, since this was asked last: a reason to look at
+    /// [`Store::health`].
+    pub fn take_health_changed(&mut self) -> bool {
+        std::mem::take(&mut self.health_changed)
+    }
+
+    /// Takes the records that were found damaged out of their streams, and counts them.
+    pub(super) fn take_out_damaged(&mut self) {
+        for id in self.damaged.take() {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.take_out_damaged();
+                self.health_changed = true;
+            }
+        }
     }
 
     /// Removes one record; durable after the next commit. `false`: it was not there.
@@ -164,6 +180,7 @@ impl<F: Fs> Store<F> {
     /// Makes everything pending durable: one write and one sync for each stream that has something.
     pub fn commit(&mut self) -> CommitReport {
         let mut report = CommitReport::default();
+        self.take_out_damaged();
         let mut queue = std::mem::take(&mut self.queue);
         queue.sort_unstable();
         for &id in &queue {
@@ -240,7 +257,20 @@ impl<F: Fs> Store<F> {
     /// `Damaged`: there was one, and it counts as lost from the next commit on. `NoSuchStream`. `Io`.
     pub fn read(&self, id: StreamId, seq: StreamSeq) -> Result<Option<Record>, StoreError> {
         let stream = self.streams.get(&id).ok_or(StoreError::NoSuchStream)?;
-        stream.read(&self.shared.cache, seq.0)
+        let read = stream.read(&self.shared, seq.0);
+        if matches!(read, Err(StoreError::Damaged { .. })) {
+            self.damaged.borrow_mut().insert(id);
+        }
+        read
+    }
+
+    /// Lets a record that the disk does not give count as lost from the next commit on, until the store is opened
+    /// again.
+    pub fn give_up(&self, id: StreamId, seq: StreamSeq) {
+        if let Some(stream) = self.streams.get(&id) {
+            stream.give_up(seq.0);
+            self.damaged.borrow_mut().insert(id);
+        }
     }
 
     /// The stream in figures; zeros if there is no such stream. Cheap.

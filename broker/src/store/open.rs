@@ -61,7 +61,8 @@ impl<F: Fs> Store<F> {
             streams: BTreeMap::new(),
             next_id: 1,
             queue: Vec::new(),
-            has_refused: false,
+            health_changed: false,
+            damaged: RefCell::default(),
             unsettled: Vec::new(),
             _lock: lock,
         };

@@ -36,10 +36,10 @@ struct Found<F: Fs> {
 
 /// A good frame.
 #[derive(Clone, Copy, Debug)]
-struct Good {
-    offset: usize,
+pub(super) struct Good {
+    pub(super) offset: usize,
     /// Where the next frame begins.
-    end: usize,
+    pub(super) end: usize,
     batch_start: bool,
 }
 
@@ -199,19 +199,25 @@ fn read_segments<F: Fs>(
         return Ok(());
     };
     let mut spare = Vec::new();
-    for full in found {
+    let bases: Vec<u64> = found.iter().map(|segment| segment.header.base_seq).collect();
+    for (number, full) in found.into_iter().enumerate() {
         read_into(&mut spare, &full.file, full.len);
         let data = &spare;
         let good = scan(data, &full.header);
         if good.is_empty() {
             // Its records are lost, which the gap shows.
+            let next_base = bases.get(number + 1).copied().unwrap_or(last.header.base_seq);
+            stream.keep_gaps_aside(fs, &full.header, data, &good, next_base);
             remove_quietly(fs, &full.path);
             continue;
         }
+        let next_base = bases.get(number + 1).copied().unwrap_or(last.header.base_seq);
+        stream.keep_gaps_aside(fs, &full.header, data, &good, next_base);
         adopt(stream, full, data, &good, covered, report);
     }
     let cut = cut_at(&good);
     let beyond = good.split_off(cut);
+    stream.keep_gaps_aside(fs, &last.header, &data, &good, 0);
     let tail = good.last().map_or(DATA_START as usize, |frame| frame.end);
     if let Some(stale) = beyond.last() {
         data[tail..stale.end].fill(0);

@@ -53,9 +53,14 @@ pub(super) fn create<F: Fs>(
         super::prepare::remove_quietly(fs, &spare.path);
         return Err(StoreError::io("write", &path, err));
     }
-    fs.rename(&spare.path, &path)
-        .map_err(|err| StoreError::io("create", &path, err))?;
-    fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
+    if let Err(err) = fs.rename(&spare.path, &path) {
+        super::prepare::remove_quietly(fs, &spare.path);
+        return Err(StoreError::io("create", &path, err));
+    }
+    if let Err(err) = fs.sync_dir(dir) {
+        super::prepare::remove_quietly(fs, &path);
+        return Err(StoreError::io("sync", dir, err));
+    }
     let data = Data::File {
         file: spare.file,
         path,

@@ -1,27 +1,30 @@
 //! One stream: its records, its log on disk, its consumers.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::StoreError;
-use super::cache::{ReadCache, Wanted};
+use super::cache::ReadCache;
 use super::consumers::Consumer;
 use super::format::{DATA_START, SegmentHeader};
-use super::index::{Located, NewEntry, Overhead, StreamIndex};
+use super::index::{NewEntry, Overhead, StreamIndex};
 use super::meta::{Pair, StreamBody};
 use super::prepare::Spares;
+use super::quarantine::Quarantine;
 use super::query::Query;
 use super::ranges::Ranges;
 use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, Head, Kind, padded};
 use super::segment::{self, Data, Segment};
-use super::state::{Backing, NewRecord, Record, StoreOptions, StreamMeta, StreamState};
+use super::state::{Backing, NewRecord, StoreOptions, StreamMeta, StreamState};
 use crate::env::sim::SplitMix;
 use crate::env::{Fs, Rng};
 use crate::types::{StreamId, StreamSeq, UnixNanos};
+
+/// Room kept at the end of each segment for the mark that its last commit was completed: without it, damage to that
+/// commit would be taken for a write that was never finished.
+const SETTLE_BYTES: u64 = HEADER_BYTES as u64;
 
 /// What all streams of a store use.
 pub(super) struct Shared<F: Fs> {
@@ -47,7 +50,8 @@ pub(super) struct Stream<F: Fs> {
     /// Positions whose record was lost to damage.
     pub(super) lost: Ranges,
     /// Records found damaged when read, to be taken out with the next commit.
-    pub(super) damaged: RefCell<Vec<u64>>,
+    pub(super) damaged: RefCell<BTreeSet<u64>>,
+    pub(super) quarantine: RefCell<Quarantine>,
     /// Why nothing is written any more.
     pub(super) failed: Option<String>,
     /// Whether the failure still has to be told with a commit, because something pending was given up with it.
@@ -127,6 +131,7 @@ impl<F: Fs> Stream<F> {
             consumers: BTreeMap::new(),
             lost: Ranges::default(),
             damaged: RefCell::default(),
+            quarantine: RefCell::default(),
             failed: None,
             unreported: false,
             refused: false,
@@ -176,7 +181,7 @@ impl<F: Fs> Stream<F> {
             + record.subject.len() as u64
             + record.headers.len() as u64
             + record.payload.len() as u64;
-        let max = u64::from(shared.options.segment_bytes_max) - DATA_START;
+        let max = u64::from(shared.options.segment_bytes_max) - DATA_START - SETTLE_BYTES;
         if len.next_multiple_of(8) > max || record.subject.len() > usize::from(u16::MAX) {
             return Err(StoreError::TooLarge { len, max });
         }
@@ -234,7 +239,7 @@ impl<F: Fs> Stream<F> {
                 (None, Data::Memory(bytes)) => bytes.len() as u64,
                 (None, Data::File { .. }) => segment.end,
             };
-            if used + need as u64 <= segment.end && base - table.base <= u64::from(u32::MAX) {
+            if used + need as u64 + SETTLE_BYTES <= segment.end && base - table.base <= u64::from(u32::MAX) {
                 return Ok(());
             }
         }
@@ -250,7 +255,7 @@ impl<F: Fs> Stream<F> {
         reserve: u64,
     ) -> Result<(), StoreError> {
         let (min, max) = (shared.options.segment_bytes_min, shared.options.segment_bytes_max);
-        let least = need as u64 + DATA_START;
+        let least = need as u64 + SETTLE_BYTES + DATA_START;
         let before = self.segments.back().map_or(0, |segment| segment.end);
         let mut bytes = u64::from(min).max(before.saturating_mul(4).min(u64::from(max)));
         while bytes < least {
@@ -389,95 +394,6 @@ impl<F: Fs> Stream<F> {
                 log.dropped.push(segment);
             }
         }
-    }
-
-    pub(super) fn read(&self, cache: &RefCell<ReadCache>, seq: u64) -> Result<Option<Record>, StoreError> {
-        let Some(at) = self.index.locate(seq) else {
-            return Ok(None);
-        };
-        let Some(segment) = self.segments.get(at.segment) else {
-            return Ok(None);
-        };
-        let bytes = self.frame_bytes(cache, segment, at, seq)?;
-        let found = record::decode(&bytes, segment.seed)
-            .filter(|frame| frame.head.kind == Kind::Message && frame.head.seq == seq);
-        let Some(frame) = found else {
-            if !self.damaged.borrow().contains(&seq) {
-                self.damaged.borrow_mut().push(seq);
-                tracing::warn!(stream = %self.meta.name, seq, segment = segment.id, offset = at.offset,
-                    "record is damaged and counts as lost");
-            }
-            return Err(StoreError::Damaged {
-                stream: Arc::clone(&self.meta.name),
-                seq: StreamSeq(seq),
-            });
-        };
-        let headers_at = HEADER_BYTES + frame.subject.len();
-        let payload_at = headers_at + frame.headers.len();
-        Ok(Some(Record {
-            seq: StreamSeq(seq),
-            time: UnixNanos(frame.head.time),
-            subject: Arc::clone(&self.index.subjects.slot(at.subject).name),
-            headers: bytes.slice(headers_at..payload_at),
-            payload: bytes.slice(payload_at..frame.len()),
-        }))
-    }
-
-    fn frame_bytes(
-        &self,
-        cache: &RefCell<ReadCache>,
-        segment: &Segment<F>,
-        at: Located,
-        seq: u64,
-    ) -> Result<Bytes, StoreError> {
-        let len = at.len as usize;
-        let cut = |bytes: &[u8], start: u64| {
-            let from = at
-                .offset
-                .checked_sub(start)
-                .map_or(usize::MAX, |from| from as usize);
-            bytes
-                .get(from..from.saturating_add(len))
-                .map(Bytes::copy_from_slice)
-        };
-        let (file, path) = match &segment.data {
-            Data::Memory(bytes) => return Ok(cut(bytes, 0).unwrap_or_default()),
-            Data::File { file, path } => (file, path),
-        };
-        let Some(log) = &self.log else {
-            return Ok(Bytes::new());
-        };
-        let is_last = self.segments.back().is_some_and(|last| last.id == segment.id);
-        if is_last && let Some(bytes) = cut(&log.buf, log.tail) {
-            return Ok(bytes);
-        }
-        for chunk in log.full.iter().filter(|chunk| chunk.segment == segment.id) {
-            if let Some(bytes) = cut(&chunk.bytes, chunk.offset) {
-                return Ok(bytes);
-            }
-        }
-        let unwritten = log
-            .full
-            .iter()
-            .find(|chunk| chunk.segment == segment.id)
-            .map(|chunk| chunk.offset);
-        let end = if is_last {
-            log.tail
-        } else {
-            unwritten.unwrap_or(segment.end)
-        };
-        let wanted = Wanted {
-            stream: self.id,
-            segment: segment.id,
-            seq,
-            offset: at.offset,
-            len,
-            end,
-        };
-        cache
-            .borrow_mut()
-            .read(file, wanted)
-            .map_err(|err| StoreError::io("read", path, err))
     }
 
     pub(super) fn state(&self) -> StreamState {

@@ -1,6 +1,7 @@
 //! Tests of the store as a whole, on the simulated disk and on a real one.
 
 mod basics;
+mod contained;
 mod crash;
 mod damage;
 mod faults;

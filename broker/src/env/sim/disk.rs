@@ -38,6 +38,12 @@ pub(super) struct Disk {
     pub(super) fail_write_at: Option<u64>,
     pub(super) fill_write_at: Option<u64>,
     pub(super) fail_sync_at: Option<u64>,
+    /// Kind of error of every sync of a directory.
+    pub(super) fail_dir_syncs: Option<ErrorKind>,
+    /// Parts of files that cannot be read: first byte and the one after the last.
+    pub(super) bad: Vec<(PathBuf, u64, u64)>,
+    /// Whether every change fails as on a file system that was remounted read-only.
+    pub(super) read_only: bool,
     /// Changes (of names, lengths, bytes, durability) that the power still lasts for.
     pub(super) power: Option<u64>,
 }
@@ -133,6 +139,9 @@ impl Disk {
 
     /// Uses power for one change; an error once there is none.
     fn use_power(&mut self) -> io::Result<()> {
+        if self.read_only {
+            return Err(ErrorKind::ReadOnlyFilesystem.into());
+        }
         match &mut self.power {
             None => Ok(()),
             Some(0) => Err(io::Error::other("simulated power cut")),
@@ -164,6 +173,13 @@ impl Disk {
         } else {
             Ok(())
         }
+    }
+
+    /// Whether a part of a file has bytes that cannot be read.
+    fn is_bad(&self, node: u64, offset: u64, len: u64) -> bool {
+        self.bad.iter().any(|(path, first, end)| {
+            self.live.get(path) == Some(&Entry::File(node)) && *first < offset + len && offset < *end
+        })
     }
 
     pub(super) fn crash(&mut self, seed: u64) {
@@ -202,6 +218,9 @@ impl Disk {
         self.fail_write_at = None;
         self.fill_write_at = None;
         self.fail_sync_at = None;
+        self.fail_dir_syncs = None;
+        self.bad.clear();
+        self.read_only = false;
         self.power = None;
     }
 }
@@ -226,6 +245,9 @@ impl SimFs {
             fail_write_at: None,
             fill_write_at: None,
             fail_sync_at: None,
+            fail_dir_syncs: None,
+            bad: Vec::new(),
+            read_only: false,
             power: None,
         };
         Self {
@@ -355,6 +377,9 @@ impl Fs for SimFs {
         let mut disk = self.disk();
         disk.use_power()?;
         disk.count_sync()?;
+        if let Some(kind) = disk.fail_dir_syncs {
+            return Err(kind.into());
+        }
         let id = disk.dir(dir)?;
         for change in std::mem::take(&mut disk.name_changes) {
             if change.is_in(id) {
@@ -438,6 +463,9 @@ impl SimFile {
 impl FsFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut disk = self.disk()?;
+        if disk.is_bad(self.node, offset, buf.len() as u64) {
+            return Err(io::Error::other("simulated read failure"));
+        }
         let live = &disk.node(self.node)?.live;
         let from = live.get(offset as usize..).unwrap_or_default();
         let count = from.len().min(buf.len());

@@ -1,5 +1,6 @@
 //! What can be done to the virtual disk behind a program's back, and what can be seen of it.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -44,6 +45,27 @@ impl SimFs {
     pub fn fail_nth_sync(&self, nth: u64) {
         let mut disk = self.disk();
         disk.fail_sync_at = Some(disk.syncs + nth);
+    }
+
+    /// Every sync of a directory from now on fails with an error of this kind; `None` ends that.
+    pub fn fail_dir_syncs(&self, kind: Option<ErrorKind>) {
+        self.disk().fail_dir_syncs = kind;
+    }
+
+    /// `len` bytes of a file at `offset` cannot be read any more, until [`SimFs::heal_reads`] or the end of this life.
+    pub fn fail_reads(&self, path: &Path, offset: u64, len: u64) {
+        let part = (path.to_owned(), offset, offset + len);
+        self.disk().bad.push(part);
+    }
+
+    /// Everything can be read again.
+    pub fn heal_reads(&self) {
+        self.disk().bad.clear();
+    }
+
+    /// Every change fails from now on, as after a file system was remounted read-only.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.disk().read_only = read_only;
     }
 
     /// Every change after the next `changes` fails without effect, until [`SimFs::crash`].

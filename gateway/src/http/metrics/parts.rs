@@ -25,7 +25,7 @@ pub(super) fn broker(out: &mut Out<'_>, stats: &BrokerStats) -> fmt::Result {
         ),
         (
             "broker_lost_records",
-            "Records lost to damage on disk, as found at the start",
+            "Records lost to damage on disk, found at the start or since",
             stats.lost_records,
         ),
     ] {
