@@ -10,6 +10,7 @@
 mod accounts;
 mod api;
 pub mod batch;
+pub mod conf;
 mod consumer;
 mod engine;
 pub mod env;

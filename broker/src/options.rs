@@ -71,7 +71,7 @@ pub struct Options {
 /// A host and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
-    /// A name or an address, without brackets.
+    /// A name or an address, without brackets; empty: none was named.
     pub host: String,
     /// 0: any free one.
     pub port: u16,
@@ -80,7 +80,7 @@ pub struct HostPort {
 impl Default for HostPort {
     fn default() -> Self {
         Self {
-            host: "0.0.0.0".to_owned(),
+            host: String::new(),
             port: 4222,
         }
     }
@@ -107,6 +107,8 @@ pub struct MonitorOptions {
     pub https: Option<HostPort>,
     /// Comes before each path; empty, or `/` and more.
     pub base_path: String,
+    /// Ended connections that are remembered; none: 10,000.
+    pub max_closed_clients: Option<usize>,
 }
 
 /// How a lame duck goes: after `grace_period` its connections end one by one over `duration`.
@@ -172,7 +174,7 @@ impl Default for WebsocketOptions {
     fn default() -> Self {
         Self {
             listen: HostPort {
-                host: "0.0.0.0".to_owned(),
+                host: String::new(),
                 port: 0,
             },
             advertise: None,

@@ -37,6 +37,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// Subscriptions of one connection; 0: as many as it likes.
     pub max_subscriptions: usize,
+    /// Tokens of a subscription's subject; 0: as many as fit.
+    pub max_subscription_tokens: usize,
     /// How often a connection is pinged.
     pub ping_interval: Duration,
     /// Unanswered pings after which a connection is stale.
@@ -59,6 +61,7 @@ impl Default for Limits {
             max_pending_bytes: 64 << 20,
             max_connections: 64 * 1024,
             max_subscriptions: 100_000,
+            max_subscription_tokens: 0,
             ping_interval: Duration::from_secs(120),
             ping_max: 2,
             write_deadline: Duration::from_secs(10),
