@@ -24,7 +24,7 @@ use crate::nats::listener::{Shared, accept};
 use crate::outbound::CloseReason;
 use crate::shard::thread::{Links, Shard};
 use crate::shard::view::{ShardFigures, ShardView};
-use crate::store::StoreOptions;
+use crate::store::{StoreFigures, StoreOptions};
 use crate::types::UnixNanos;
 
 pub use self::config::{BrokerConfig, Limits};
@@ -76,6 +76,8 @@ pub struct BrokerStats {
     pub inbox_capacity_bytes: u64,
     /// Records lost to damage on disk, found at the start or since.
     pub lost_records: u64,
+    /// What the store has done in the background.
+    pub store: StoreFigures,
     /// Figures of the storage thread.
     pub shard: ShardFigures,
 }
@@ -184,6 +186,7 @@ impl Broker {
             inbox_bytes: inbox_bytes as u64,
             inbox_capacity_bytes: inbox_capacity_bytes as u64,
             lost_records: self.links.view.health().lost,
+            store: self.links.view.store_figures(),
             shard: self.links.view.figures(),
         }
     }

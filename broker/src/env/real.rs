@@ -106,6 +106,10 @@ impl Fs for RealFs {
         OpenOptions::new().read(true).write(true).open(path).map(RealFile)
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<RealFile> {
+        File::open(path).map(RealFile)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }

@@ -12,11 +12,11 @@ use super::release::{Release, Routers};
 use super::snapshots::Snapshots;
 use super::view::ShardView;
 use crate::accounts::Accounts;
-use crate::engine::time::{Mono, Now};
+use crate::engine::time::{Mono, Now, earliest};
 use crate::engine::{Effect, Engine, EngineOptions, Outlet as _, RecoverError};
 use crate::env::{Clock, Fs};
 use crate::store::{RecoveryReport, Store, StoreOptions};
-use crate::types::AccountId;
+use crate::types::{AccountId, MonoNanos};
 
 /// Added to the monotonic clock, so that what happened before the start has a time too.
 const MONO_BASE: u64 = 1 << 62;
@@ -141,7 +141,8 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         let now = now(&self.clock).mono;
         let timer = self.engine.next_deadline();
         let snapshot = (self.engine.changes() != self.snapshot_changes).then_some(self.snapshot_due);
-        let due = crate::engine::time::earliest(timer, snapshot)?;
+        let tend = self.store.next_tend().map(|due| Mono(due.0));
+        let due = earliest(earliest(timer, snapshot), tend)?;
         Some(Duration::from_nanos(due.since(now)))
     }
 
@@ -155,6 +156,9 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         }
         self.links.view.took(op_count as u64);
         self.engine.persist(&mut self.store);
+        if self.store.tend(now.wall, MonoNanos(now.mono.0)) {
+            self.links.view.set_store_figures(self.store.figures());
+        }
         self.commit();
         let budget = if op_count == 0 {
             DELIVERIES_IDLE

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::store::StoreHealth;
+use crate::store::{StoreFigures, StoreHealth};
 
 /// Upper bounds of the buckets that commits are counted in by how long they took; a last bucket takes the rest.
 pub const COMMIT_BUCKETS_MICROS: [u64; 14] = [
@@ -16,6 +16,7 @@ const BUCKETS: usize = COMMIT_BUCKETS_MICROS.len() + 1;
 #[derive(Debug, Default)]
 pub struct ShardView {
     health: Mutex<StoreHealth>,
+    store: Mutex<StoreFigures>,
     stopped: AtomicBool,
     commits: AtomicU64,
     commit_nanos: AtomicU64,
@@ -56,6 +57,16 @@ impl ShardView {
     /// Sets the store's health, when it has changed.
     pub fn set_health(&self, health: StoreHealth) {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health;
+    }
+
+    /// Sets what the store has done in the background.
+    pub fn set_store_figures(&self, figures: StoreFigures) {
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+    }
+
+    /// What the store has done in the background.
+    pub fn store_figures(&self) -> StoreFigures {
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that the storage thread has ended, for whatever reason.

@@ -5,7 +5,7 @@
 
 use super::StoreError;
 use super::consumers::Consumer;
-use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, Head, Kind, RANGES_MAX};
+use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, RANGES_MAX};
 use super::segment::{Data, Segment};
 use super::stream::{Chunk, Log, Shared, Stream};
 use crate::env::{Fs, FsFile};
@@ -70,6 +70,13 @@ impl<F: Fs> Stream<F> {
             return outcome;
         }
         let removals_logged = outcome.is_ok();
+        // A precaution: it can wait for room.
+        if removals_logged
+            && let Err(err) = self.log_again(shared)
+            && self.failed.is_some()
+        {
+            return Err(err);
+        }
         match self.flush() {
             Ok(()) => {}
             Err(FlushError::Fatal(err)) => return Err(self.fail(err)),
@@ -81,8 +88,9 @@ impl<F: Fs> Stream<F> {
         }
         if removals_logged
             && outcome.is_ok()
-            && let Some(log) = &mut self.log
+            && let (Some(log), Some(last)) = (&mut self.log, self.segments.back())
         {
+            log.again.logged(&log.to_remove, last.id, log.tail);
             log.to_remove.clear();
         }
         for step in [Self::commit_meta, Self::commit_consumers] {
@@ -224,13 +232,7 @@ impl<F: Fs> Stream<F> {
             return;
         }
         let mut frame = Vec::with_capacity(HEADER_BYTES);
-        let head = Head {
-            kind: Kind::Settle,
-            flags: FLAG_BATCH_START,
-            seq: last_seq,
-            time: 0,
-        };
-        record::encode(&mut frame, segment.seed, head, &[], &[], &[]);
+        record::encode_settle(&mut frame, segment.seed, last_seq, &[]);
         if let Err(err) = file.write_at(&frame, log.tail) {
             let err = StoreError::io("write", path, err);
             self.fail(err);
@@ -290,6 +292,7 @@ impl<F: Fs> Log<F> {
             meta_dirty: false,
             dropped: Vec::new(),
             unsettled: false,
+            again: super::again::Again::default(),
         }
     }
 }

@@ -18,6 +18,7 @@ pub(super) enum MetaKind {
     Store = 1,
     Stream = 2,
     Consumer = 3,
+    Marks = 4,
 }
 
 /// Two files, `<stem>.0` and `<stem>.1`, that hold the newest and the one before.

@@ -8,6 +8,7 @@
 //!
 //! The layout of the files is in `FORMAT.md`.
 
+mod again;
 mod cache;
 mod commit;
 mod consumers;
@@ -15,6 +16,8 @@ mod error;
 mod filter;
 mod format;
 mod index;
+mod keeper;
+mod marks;
 mod meta;
 mod names;
 mod open;
@@ -25,10 +28,12 @@ mod ranges;
 mod read;
 mod record;
 mod recover;
+mod scrub;
 mod segment;
 mod state;
 mod stream;
 mod subjects;
+mod tend;
 #[cfg(test)]
 mod tests;
 
@@ -39,11 +44,12 @@ use std::path::PathBuf;
 pub use error::StoreError;
 pub use filter::SubjectFilter;
 pub use state::{
-    Backing, CommitReport, LostRange, NewRecord, Record, RecoveryReport, SeqRange, StoreHealth, StoreOptions,
-    StreamMeta, StreamState, SubjectSummary,
+    Backing, CommitReport, LostRange, NewRecord, Record, RecoveryReport, SeqRange, StoreFigures, StoreHealth,
+    StoreOptions, StreamMeta, StreamState, SubjectSummary,
 };
 
 use self::stream::{Shared, Stream};
+use self::tend::Tending;
 use crate::env::Fs;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
@@ -61,6 +67,7 @@ pub struct Store<F: Fs> {
     damaged: RefCell<BTreeSet<StreamId>>,
     /// Streams committed since they were last settled.
     unsettled: Vec<StreamId>,
+    tending: Tending<F>,
     _lock: F::Lock,
 }
 
@@ -188,7 +195,10 @@ impl<F: Fs> Store<F> {
                 continue;
             };
             match stream.commit(&mut self.shared) {
-                Some(Ok(())) => report.committed.push(id),
+                Some(Ok(())) => {
+                    report.committed.push(id);
+                    self.tending.stir(id);
+                }
                 Some(Err(err)) => {
                     if stream.failed.is_none() {
                         stream.queued = true;
@@ -226,6 +236,13 @@ impl<F: Fs> Store<F> {
     /// Commits, notes the clean end of each stream, and releases the directory.
     pub fn close(mut self) -> CommitReport {
         let mut report = self.commit();
+        for (&id, stream) in &mut self.streams {
+            if stream.again_at_rest(&mut self.shared) && !stream.queued {
+                stream.queued = true;
+                self.queue.push(id);
+            }
+        }
+        report.failed.extend(self.commit().failed);
         for (id, stream) in &mut self.streams {
             if stream.log.is_some()
                 && stream.failed.is_none()

@@ -7,12 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::consumers;
+use super::marks::Marks;
 use super::meta::{MetaKind, Pair};
 use super::names;
 use super::prepare::Spares;
 use super::recover::{open_stream, remove_stream};
 use super::state::{Backing, RecoveryReport, StoreOptions, StreamMeta};
 use super::stream::{Log, Shared, Stream};
+use super::tend::Tending;
 use super::{Store, StoreError};
 use crate::env::sim::SplitMix;
 use crate::env::{Fs, Rng};
@@ -45,6 +47,7 @@ impl<F: Fs> Store<F> {
         let lock = take_lock(&fs, dir)?;
         let mut report = RecoveryReport::default();
         open_marker(&fs, dir, &mut report)?;
+        let marks = Marks::load(&fs, dir, &mut report)?;
         let spares = Spares::open(&fs, &dir.join(SPARES))?;
         let rng = SplitMix::new(options.salt_seed);
         let cache = RefCell::default();
@@ -55,6 +58,7 @@ impl<F: Fs> Store<F> {
             rng,
             cache,
         };
+        let tending = Tending::start(&shared.fs, dir, marks, &shared.options)?;
         let mut store = Self {
             dir: dir.to_owned(),
             shared,
@@ -64,6 +68,7 @@ impl<F: Fs> Store<F> {
             health_changed: false,
             damaged: RefCell::default(),
             unsettled: Vec::new(),
+            tending,
             _lock: lock,
         };
         let streams = dir.join(STREAMS);
@@ -75,7 +80,9 @@ impl<F: Fs> Store<F> {
         for entry in entries.iter().filter(|entry| entry.is_dir) {
             let id = store.next_stream_id();
             let stream_dir = streams.join(&entry.name);
-            let Some(mut stream) = open_stream(&mut store.shared, id, &stream_dir, &mut report)? else {
+            let marks = &store.tending.marks;
+            let Some(mut stream) = open_stream(&mut store.shared, id, &stream_dir, marks, &mut report)?
+            else {
                 continue;
             };
             if names::file_name(&stream.meta.name)? != entry.name {
@@ -89,6 +96,7 @@ impl<F: Fs> Store<F> {
             store.queue.push(id);
             store.streams.insert(id, stream);
         }
+        store.forget_marks();
         Ok((store, report))
     }
 
@@ -210,7 +218,11 @@ impl<F: Fs> Store<F> {
             }
         }
         self.shared.cache.borrow_mut().forget(id);
-        if let Some(log) = self.streams.remove(&id).and_then(|stream| stream.log)
+        let removed = self.streams.remove(&id).and_then(|stream| stream.log);
+        if let Some(log) = &removed {
+            self.tending.marks.forget(log.incarnation);
+        }
+        if let Some(log) = removed
             && let Err(err) = remove_stream(&self.shared.fs, &log.dir)
         {
             tracing::warn!(dir = %log.dir.display(), error = %err, "cannot remove a deleted stream's files yet");

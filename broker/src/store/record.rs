@@ -94,7 +94,7 @@ pub(super) fn encode(
 /// The fixed fields have a checksum of their own, so that looking for the next frame after damage takes the time of
 /// one pass, whatever lengths a hostile payload feigns.
 pub(super) fn decode(bytes: &[u8], seed: u32) -> Option<Frame<'_>> {
-    if !bytes.starts_with(&MARK) || checksum(seed, bytes.get(12..HEADER_BYTES)?) != u32_at(bytes, 8)? {
+    if !bytes.starts_with(&MARK) || !head_is_good(bytes, seed) {
         return None;
     }
     let frame = view(bytes)?;
@@ -160,6 +160,38 @@ pub(super) fn encode_removals(buf: &mut Vec<u8>, seed: u32, flags: u8, last_seq:
     };
     encode(buf, seed, head, &[], &[], &payload);
     encode(buf, seed, Head { flags: 0, ..head }, &[], &[], &payload);
+}
+
+/// Appends one removal frame for `ranges`.
+pub(super) fn encode_removal(buf: &mut Vec<u8>, seed: u32, flags: u8, last_seq: u64, ranges: &[(u64, u64)]) {
+    let payload: Vec<u8> = ranges
+        .iter()
+        .flat_map(|(first, last)| [first.to_le_bytes(), last.to_le_bytes()].concat())
+        .collect();
+    let head = Head {
+        kind: Kind::Remove,
+        flags,
+        seq: last_seq,
+        time: 0,
+    };
+    encode(buf, seed, head, &[], &[], &payload);
+}
+
+/// Appends a frame that says that all before it is durable, with `filler` bytes that say nothing.
+pub(super) fn encode_settle(buf: &mut Vec<u8>, seed: u32, last_seq: u64, filler: &[u8]) {
+    let head = Head {
+        kind: Kind::Settle,
+        flags: FLAG_BATCH_START,
+        seq: last_seq,
+        time: 0,
+    };
+    encode(buf, seed, head, &[], &[], filler);
+}
+
+/// Whether the fixed fields at the start of `bytes` have the right checksum.
+pub(super) fn head_is_good(bytes: &[u8], seed: u32) -> bool {
+    let fixed = bytes.get(12..HEADER_BYTES);
+    fixed.is_some_and(|fixed| Some(checksum(seed, fixed)) == u32_at(bytes, 8))
 }
 
 /// Bytes that [`encode_removals`] takes for `count` ranges.

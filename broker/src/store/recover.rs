@@ -10,6 +10,7 @@ use super::StoreError;
 use super::consumers::{self, Consumer};
 use super::format::{DATA_START, SegmentHeader};
 use super::index::NewEntry;
+use super::marks::Marks;
 use super::meta::{ConsumerBody, Loaded, MetaKind, Pair, StreamBody};
 use super::prepare::remove_quietly;
 use super::ranges::Ranges;
@@ -48,6 +49,7 @@ pub(super) fn open_stream<F: Fs>(
     shared: &mut Shared<F>,
     id: StreamId,
     dir: &Path,
+    marks: &Marks,
     report: &mut RecoveryReport,
 ) -> Result<Option<Stream<F>>, StoreError> {
     // What a killed program created can be seen without being durable.
@@ -112,7 +114,9 @@ pub(super) fn open_stream<F: Fs>(
     let found = open_segments(shared, dir, &ids, &body, report)?;
     let mut covered = Ranges::default();
     read_segments(&shared.fs, &mut stream, found, &mut covered, report)?;
-    stream.index.raise_last(body.last_seq);
+    stream
+        .index
+        .raise_last(body.last_seq.max(marks.of(body.incarnation)));
     stream.durable = stream.index.last;
     note_lost(&mut stream, &covered, body.floor, report);
     stream.drop_dead();

@@ -18,10 +18,14 @@ pub struct StoreOptions {
     pub reserve_bytes: u64,
     /// Entropy for the salts of segments: different in each run.
     pub salt_seed: u64,
+    /// Bytes of sealed segments read for damage in a second; 0: none are.
+    pub scrub_bytes_per_second: u64,
+    /// Nanoseconds from the end of one pass over all of them to the beginning of the next.
+    pub scrub_interval_ns: u64,
 }
 
 impl StoreOptions {
-    /// Segments from 256 KiB to 64 MiB, 8 MiB in reserve. `salt_seed` is entropy, different in each run.
+    /// Segments from 256 KiB to 64 MiB, 8 MiB in reserve, read for damage once a day at 4 MiB a second. `salt_seed` is entropy, different in each run.
     #[must_use]
     pub fn new(salt_seed: u64) -> Self {
         Self {
@@ -29,6 +33,8 @@ impl StoreOptions {
             segment_bytes_max: 64 * 1024 * 1024,
             reserve_bytes: 8 * 1024 * 1024,
             salt_seed,
+            scrub_bytes_per_second: 4 * 1024 * 1024,
+            scrub_interval_ns: 24 * 3600 * 1_000_000_000,
         }
     }
 }
@@ -170,6 +176,25 @@ pub struct LostRange {
     pub stream: Arc<str>,
     /// Their positions.
     pub range: SeqRange,
+}
+
+/// What the background has done since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// Bytes of sealed segments read for damage.
+    pub scrubbed_bytes: u64,
+    /// Passes over all sealed segments.
+    pub scrub_passes: u64,
+    /// When the last one ended; 0 if none has.
+    pub scrub_pass_ended: UnixNanos,
+    /// Records found damaged by that.
+    pub scrub_damaged: u64,
+    /// Records that the disk did not give to that.
+    pub scrub_unreadable: u64,
+    /// Files with damaged bytes kept aside, as far as counted.
+    pub quarantined_files: u64,
+    /// Their bytes.
+    pub quarantined_bytes: u64,
 }
 
 /// Whether the store can be trusted with more.

@@ -85,6 +85,8 @@ pub(super) struct Log<F: Fs> {
     pub(super) dropped: Vec<Segment<F>>,
     /// Whether the end of the last commit is not marked yet.
     pub(super) unsettled: bool,
+    /// Removals to be logged once more, at a distance.
+    pub(super) again: super::again::Again,
 }
 
 /// Frames that belong at `offset` of a segment.
@@ -98,7 +100,7 @@ pub(super) struct Chunk {
 
 impl<F: Fs> Log<F> {
     /// Flags of the next frame: the first one after a commit, or in a segment, says that all before it is durable.
-    fn flags(&self) -> u8 {
+    pub(super) fn flags(&self) -> u8 {
         if self.buf.is_empty() { FLAG_BATCH_START } else { 0 }
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the store as a whole, on the simulated disk and on a real one.
 
+mod background;
 mod basics;
 mod contained;
 mod crash;
@@ -24,6 +25,7 @@ fn small(salt_seed: u64) -> StoreOptions {
         segment_bytes_max: 16384,
         reserve_bytes: 0,
         salt_seed,
+        ..StoreOptions::new(salt_seed)
     }
 }
 

@@ -9,7 +9,7 @@ use super::model::{Either, Model, ModelConsumer, ModelStream, Sent, check_answer
 use super::{id_of, try_open};
 use crate::env::Rng;
 use crate::env::sim::{SimFs, SplitMix};
-use crate::types::{StreamId, StreamSeq, UnixNanos};
+use crate::types::{MonoNanos, StreamId, StreamSeq, UnixNanos};
 
 /// Seeds of one run of the tests.
 const SEEDS: u64 = 10_000;
@@ -23,6 +23,7 @@ struct Run {
     fs: SimFs,
     model: Model,
     time: i64,
+    mono: u64,
 }
 
 /// The power is gone, or the disk failed.
@@ -35,6 +36,7 @@ impl Run {
             fs: SimFs::new(seed),
             model: Model::default(),
             time: 1_000,
+            mono: 0,
         }
     }
 
@@ -94,8 +96,13 @@ impl Run {
         match self.rng.below(100) {
             0..55 => self.append(store, name, id),
             55..70 => self.commit(store),
-            70..76 => {
+            70..74 => {
                 store.settle();
+                Ok(())
+            }
+            74..76 => {
+                self.mono += 600_000_000;
+                store.tend(UnixNanos(self.time), MonoNanos(self.mono));
                 Ok(())
             }
             76..84 => self.remove(store, name, id),
