@@ -28,10 +28,35 @@ pub(super) fn broker(out: &mut Out<'_>, stats: &BrokerStats) -> fmt::Result {
             "Records lost to damage on disk, found at the start or since",
             stats.lost_records,
         ),
+        (
+            "broker_quarantined_bytes",
+            "Damaged bytes kept aside for inspection",
+            stats.store.quarantined_bytes,
+        ),
+        (
+            "broker_scrub_pass_ended_seconds",
+            "When all sealed segments had been read for damage last, in Unix seconds; 0: not yet",
+            u64::try_from(stats.store.scrub_pass_ended.0 / 1_000_000_000).unwrap_or(0),
+        ),
     ] {
         out.gauge(name, help, value)?;
     }
     for (name, help, value) in [
+        (
+            "broker_scrubbed_bytes",
+            "Bytes of sealed segments read for damage",
+            stats.store.scrubbed_bytes,
+        ),
+        (
+            "broker_scrub_damaged_records",
+            "Records found damaged by that",
+            stats.store.scrub_damaged,
+        ),
+        (
+            "broker_scrub_unreadable_records",
+            "Records that the disk did not give to that",
+            stats.store.scrub_unreadable,
+        ),
         (
             "broker_connections_accepted",
             "Client connections since the start",
