@@ -1,0 +1,1 @@
+"""Yardsticks: the same requests, commands and suites on the real nats-server and on `tarn broker`."""
