@@ -1,5 +1,6 @@
 //! What `$JS.API.>` speaks: errors, times, requests and answers as JSON.
 
 pub(crate) mod error;
+pub(crate) mod pedantic;
 pub(crate) mod time;
 pub(crate) mod types;

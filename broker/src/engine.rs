@@ -58,6 +58,8 @@ pub(crate) struct EngineOptions {
     pub(crate) streams_max: usize,
     /// Consumers at most, over all streams.
     pub(crate) consumers_max: usize,
+    /// What the server calls itself.
+    pub(crate) server_name: String,
     /// For the names of ephemeral consumers; different in each run.
     pub(crate) seed: u64,
     /// The names of accounts.
@@ -71,6 +73,7 @@ impl EngineOptions {
             version: VERSION,
             streams_max: 10_000,
             consumers_max: 100_000,
+            server_name: String::new(),
             seed,
             accounts: Arc::new(AccountNames::new()),
         }

@@ -379,6 +379,10 @@ impl Router {
 
     pub(crate) fn receivers(&self, subject: &str) -> Receivers {
         self.lookups.fetch_add(1, Ordering::Relaxed);
+        if subject.split('.').any(str::is_empty) {
+            // No subscription matches it, not even `>`.
+            return Receivers::default();
+        }
         let tables = self.read();
         let mut receivers = Receivers::default();
         let mut groups: HashMap<&str, usize> = HashMap::new();

@@ -289,6 +289,7 @@ async fn open(
         streams_max: shared.limits.max_streams,
         consumers_max: shared.limits.max_consumers,
         accounts: Arc::clone(shared.accounts.names()),
+        server_name: shared.info.server_name.clone(),
         ..EngineOptions::new(rng.next_u64())
     };
     let store = StoreOptions::new(rng.next_u64());

@@ -64,7 +64,7 @@ pub(crate) enum Rollup {
 pub(crate) trait Records {
     /// The stream in figures.
     fn state(&self) -> StreamState;
-    /// Number of records and last sequence of a subject.
+    /// Number of records and last sequence of a subject, or of all that a wildcard covers.
     fn subject(&self, subject: &str) -> Option<(u64, u64)>;
 }
 
@@ -152,7 +152,7 @@ impl Stream {
             return Err(ApiError::STREAM_NOT_MATCH);
         }
         match (
-            headers.expected_last_subject_seq.and_then(parse_seq),
+            headers.expected_last_subject_seq.map(parse_seq),
             headers.expected_last_subject,
         ) {
             (Some(expected), other_subject) => {
@@ -166,7 +166,7 @@ impl Stream {
             (None, Some(_)) => return Err(ApiError::EXPECTED_SUBJECT_WITHOUT_SEQ),
             (None, None) => {}
         }
-        if let Some(expected) = headers.expected_last_seq.and_then(parse_seq) {
+        if let Some(expected) = headers.expected_last_seq.map(parse_seq) {
             let last = records.state().last_seq.0;
             if last != expected {
                 return Err(ApiError::wrong_last_sequence(last));
@@ -256,8 +256,9 @@ impl Stream {
     }
 }
 
-fn parse_seq(text: &str) -> Option<u64> {
-    text.parse().ok()
+/// What is no number is a sequence that no message has, as in nats-server.
+fn parse_seq(text: &str) -> u64 {
+    text.parse().unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

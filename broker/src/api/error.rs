@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+use super::time;
+
 /// An error as JetStream's API and publish acknowledgements carry it. Clients match on `err_code`.
 /// Source: nats-server, `server/errors.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -242,13 +244,8 @@ impl ApiError {
     }
 
     /// `JSInvalidJSONErr`
-    pub(crate) fn invalid_json(err: &serde_json::Error) -> Self {
+    pub(crate) fn invalid_json(err: impl std::fmt::Display) -> Self {
         text(400, 10025, format!("invalid JSON: {err}"))
-    }
-
-    /// `JSSequenceNotFoundErrF`
-    pub(crate) fn sequence_not_found(seq: u64) -> Self {
-        text(400, 10043, format!("sequence {seq} not found"))
     }
 
     /// `JSStreamCreateErrF`
@@ -279,6 +276,11 @@ impl ApiError {
     /// `JSStreamUpdateErrF`
     pub(crate) fn stream_update(err: impl std::fmt::Display) -> Self {
         text(500, 10069, err.to_string())
+    }
+
+    /// `JSPedanticErrF`
+    pub(crate) fn pedantic(what: &str) -> Self {
+        text(400, 10157, format!("pedantic mode: {what}"))
     }
 
     /// `JSStreamWrongLastMsgIDErrF`
@@ -366,7 +368,10 @@ impl ApiError {
         text(
             400,
             10153,
-            format!("consumer inactive threshold exceeds system limit of {limit}"),
+            format!(
+                "consumer inactive threshold exceeds system limit of {}",
+                time::go_duration(limit)
+            ),
         )
     }
 }

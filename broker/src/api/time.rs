@@ -166,6 +166,37 @@ pub(crate) fn go_duration_ns(mut text: &str) -> Option<i64> {
     Some(total as i64)
 }
 
+/// Nanoseconds as Go prints a duration: `1m30s`, `1.5s`, `100ms`.
+pub(crate) fn go_duration(nanos: i64) -> String {
+    let total = nanos.unsigned_abs();
+    let sign = if nanos < 0 { "-" } else { "" };
+    let decimal = |unit: u64| {
+        let fraction = format!("{:0width$}", total % unit, width = unit.ilog10() as usize);
+        let fraction = fraction.trim_end_matches('0');
+        let point = if fraction.is_empty() { "" } else { "." };
+        format!("{}{point}{fraction}", total / unit)
+    };
+    match total {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{sign}{total}ns"),
+        1_000..1_000_000 => format!("{sign}{}µs", decimal(1_000)),
+        1_000_000..1_000_000_000 => format!("{sign}{}ms", decimal(1_000_000)),
+        _ => {
+            let minutes = total / 60_000_000_000;
+            let seconds = total % 60_000_000_000;
+            let fraction = format!("{:09}", seconds % 1_000_000_000);
+            let fraction = fraction.trim_end_matches('0');
+            let point = if fraction.is_empty() { "" } else { "." };
+            let seconds = format!("{}{point}{fraction}s", seconds / 1_000_000_000);
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => format!("{sign}{seconds}"),
+                (0, minutes) => format!("{sign}{minutes}m{seconds}"),
+                (hours, minutes) => format!("{sign}{hours}h{minutes}m{seconds}"),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -204,6 +235,23 @@ mod tests {
             "2000-02-29T00:00:00.Z",
         ] {
             assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn durations_print_as_go_prints_them() {
+        let cases = [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_500, "1.5µs"),
+            (100_000_000, "100ms"),
+            (1_000_000_000, "1s"),
+            (90_500_000_000, "1m30.5s"),
+            (3_600_000_000_000, "1h0m0s"),
+            (-5, "-5ns"),
+        ];
+        for (nanos, text) in cases {
+            assert_eq!(go_duration(nanos), text);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::time::JsonTime;
@@ -19,27 +19,65 @@ pub(crate) const LIST_PAGE: usize = 256;
 /// Subjects in one page of a stream's info.
 pub(crate) const SUBJECTS_PAGE: usize = 100_000;
 
-/// Reads a request. As in Go, `null` counts as left out.
+/// Reads a request. As in Go, `null` counts as left out, and an empty request as one without fields.
 ///
 /// # Errors
-/// 10025 if it is not JSON or a field has the wrong type.
-pub(crate) fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, ApiError> {
-    let parsed = serde_json::from_slice(payload).and_then(|mut value: Value| {
-        drop_nulls(&mut value);
-        serde_json::from_value(value)
-    });
-    parsed.map_err(|err| ApiError::invalid_json(&err))
+/// 10025 if it is not a JSON object, a field has the wrong type or there is no such field.
+/// Source: nats-server, `unmarshalRequest` in strict mode.
+pub(crate) fn parse<T: DeserializeOwned + Default>(payload: &[u8]) -> Result<T, ApiError> {
+    if matches!(payload.trim_ascii(), b"" | b"null") {
+        return Ok(T::default());
+    }
+    let mut value: Value = serde_json::from_slice(payload).map_err(|err| ApiError::invalid_json(&err))?;
+    drop_nulls(&mut value);
+    parse_value(value)
 }
 
-/// Reads a request that may be empty, or `null`, as async-nats writes an empty one.
+/// Reads a stream's configuration, and whether it is not to be adjusted silently.
 ///
 /// # Errors
 /// As [`parse`].
+pub(crate) fn parse_stream(payload: &[u8]) -> Result<(StreamConfig, bool), ApiError> {
+    let mut value: Value = match payload.trim_ascii() {
+        b"" | b"null" => return Ok(Default::default()),
+        _ => serde_json::from_slice(payload).map_err(|err| ApiError::invalid_json(&err))?,
+    };
+    drop_nulls(&mut value);
+    let pedantic = value.as_object_mut().and_then(|fields| fields.remove("pedantic"));
+    let is_pedantic = pedantic.map_or(Ok(false), serde_json::from_value);
+    let is_pedantic = is_pedantic.map_err(|err| ApiError::invalid_json(&err))?;
+    Ok((parse_value(value)?, is_pedantic))
+}
+
+fn parse_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+    if value.is_array() {
+        return Err(ApiError::invalid_json(
+            "json: cannot unmarshal array into Go value",
+        ));
+    }
+    let mut unknown = None;
+    let parsed = serde_ignored::deserialize(value, |path| {
+        unknown.get_or_insert_with(|| path.to_string());
+    });
+    match (parsed, unknown) {
+        (Err(err), _) => Err(ApiError::invalid_json(&err)),
+        (Ok(_), Some(path)) => {
+            let field = path.rsplit('.').next().unwrap_or_default();
+            Err(ApiError::invalid_json(format!("json: unknown field {field:?}")))
+        }
+        (Ok(parsed), None) => Ok(parsed),
+    }
+}
+
+/// Reads a request that may be left out: whatever is neither an object nor an array counts as none.
+///
+/// # Errors
+/// As [`parse`].
+/// Source: nats-server, `isJSONObjectOrArray`.
 pub(crate) fn parse_optional<T: DeserializeOwned + Default>(payload: &[u8]) -> Result<T, ApiError> {
-    if matches!(payload.trim_ascii(), b"" | b"null") {
-        Ok(T::default())
-    } else {
-        parse(payload)
+    match payload.trim_ascii_start().first() {
+        Some(b'{' | b'[') => parse(payload),
+        _ => Ok(T::default()),
     }
 }
 
@@ -69,17 +107,37 @@ pub(crate) struct Answer<T> {
 impl<T: Serialize> Answer<T> {
     /// The answer as JSON. `kind` is the part of the type between `v1.` and `_response`.
     pub(crate) fn encode(kind: &str, result: Result<T, ApiError>) -> Vec<u8> {
-        let (error, body) = match result {
-            Ok(body) => (None, Some(body)),
-            Err(error) => (Some(error), None),
+        let type_name = format!("io.nats.jetstream.api.v1.{kind}_response");
+        let encoded = match result {
+            Ok(body) => serde_json::to_vec(&Answer {
+                kind: type_name,
+                error: None,
+                body: Some(body),
+            }),
+            Err(error) => serde_json::to_vec(&Answer {
+                kind: type_name,
+                error: Some(error),
+                body: error_body(kind),
+            }),
         };
-        let answer = Self {
-            kind: format!("io.nats.jetstream.api.v1.{kind}_response"),
-            error,
-            body,
-        };
-        serde_json::to_vec(&answer).expect("answers are maps with text keys")
+        encoded.expect("answers are maps with text keys")
     }
+}
+
+/// What nats-server says beside an error: the fields of the answer that are never left out.
+fn error_body(kind: &str) -> Option<Value> {
+    let zero_time = "0001-01-01T00:00:00Z";
+    Some(match kind {
+        "stream_names" => json!({"total": 0, "offset": 0, "limit": 0, "streams": null}),
+        "stream_list" => json!({"total": 0, "offset": 0, "limit": 0, "streams": []}),
+        "consumer_names" | "consumer_list" => json!({"total": 0, "offset": 0, "limit": 0, "consumers": []}),
+        "stream_info" => json!({"total": 0, "offset": 0, "limit": 0}),
+        "stream_purge" => json!({"purged": 0}),
+        "stream_restore" => json!({"deliver_subject": ""}),
+        "consumer_pause" => json!({"paused": false, "pause_until": zero_time}),
+        "consumer_reset" => json!({"reset_seq": 0}),
+        _ => return None,
+    })
 }
 
 /// Request for a page of a list.
@@ -126,7 +184,8 @@ pub(crate) struct Success {
 pub(crate) struct StreamNames {
     #[serde(flatten)]
     pub(crate) page: Page,
-    pub(crate) streams: Vec<String>,
+    /// `null` if there are none, as nats-server has it.
+    pub(crate) streams: Option<Vec<String>>,
 }
 
 /// Infos, a page of them.
@@ -171,6 +230,15 @@ pub(crate) struct StreamInfo {
     pub(crate) ts: JsonTime,
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) did_create: bool,
+    /// Only the info of one stream has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cluster: Option<ClusterInfo>,
+}
+
+/// Who leads a stream: always this server.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ClusterInfo {
+    pub(crate) leader: String,
 }
 
 /// A stream, with the page of its subjects.
@@ -232,6 +300,8 @@ pub(crate) struct Purged {
 #[serde(default)]
 pub(crate) struct MessageDeleteRequest {
     pub(crate) seq: u64,
+    /// Taken and without effect: what is deleted is not overwritten.
+    pub(crate) no_erase: bool,
 }
 
 /// Request for a message.
@@ -275,6 +345,8 @@ pub(crate) struct ConsumerRequest {
     pub(crate) stream_name: String,
     pub(crate) config: ConsumerConfig,
     pub(crate) action: Action,
+    /// Nothing is adjusted silently.
+    pub(crate) pedantic: bool,
 }
 
 /// What is meant by it.

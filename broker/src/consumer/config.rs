@@ -293,9 +293,14 @@ impl ConsumerConfig {
             return Err(ApiError::inactive_threshold_excess(limits.inactive_threshold));
         }
         if !self.sample_freq.is_empty() {
-            let percent = self.sample_freq.trim_end_matches('%');
-            if let Err(err) = percent.parse::<u32>() {
-                return Err(ApiError::sampling(err));
+            let percent = self.sample_freq.strip_suffix('%').unwrap_or(&self.sample_freq);
+            match percent.parse::<i64>() {
+                Ok(0..) => {}
+                Ok(_) => return Err(ApiError::sampling("<nil>")),
+                Err(_) => {
+                    let text = format!("strconv.Atoi: parsing {percent:?}: invalid syntax");
+                    return Err(ApiError::sampling(text));
+                }
             }
         }
         Ok(())

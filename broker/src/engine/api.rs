@@ -80,13 +80,15 @@ impl Engine {
             }
         }
         let outcome = if headers::asks_above_level(&op.headers, API_LEVEL) {
-            Outcome::new::<()>("system", Err(ApiError::API_LEVEL))
+            Some(Outcome::new::<()>("system", Err(ApiError::API_LEVEL)))
         } else {
             match parts {
                 Some((name, rest)) => self.request(now, &name, &rest, op, store, effects),
-                None => unknown(),
+                None => None,
             }
         };
+        // nats-server is silent about requests that it does not know.
+        let Some(outcome) = outcome else { return };
         self.api_requests += 1;
         let stats = &mut self.js_account().api_stats;
         stats.total += 1;
@@ -112,9 +114,9 @@ impl Engine {
         op: &JsOp,
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
-    ) -> Outcome {
+    ) -> Option<Outcome> {
         let payload = &op.payload;
-        match (name, rest) {
+        Some(match (name, rest) {
             ("INFO", []) => Outcome::new("account_info", Ok(self.account_info(store))),
             ("STREAM.CREATE", [stream]) => Outcome::new(
                 "stream_create",
@@ -166,11 +168,8 @@ impl Engine {
             ("CONSUMER.LIST", [stream]) => {
                 Outcome::new("consumer_list", self.consumer_list(now, stream, payload, store))
             }
-            ("STREAM.PEER" | "STREAM.LEADER" | "CONSUMER.LEADER" | "META.LEADER", _) => {
-                Outcome::new::<()>("system", Err(ApiError::CLUSTER_REQUIRED))
-            }
-            _ => unknown(),
-        }
+            _ => return cluster_request(name, rest),
+        })
     }
 
     /// What the account uses.
@@ -204,8 +203,18 @@ impl Engine {
     }
 }
 
-fn unknown() -> Outcome {
-    Outcome::new::<()>("system", Err(ApiError::BAD_REQUEST))
+/// What only a cluster does; none if there is no such request. Requests about servers and accounts get an answer in the
+/// system account of a cluster only.
+fn cluster_request(name: &str, rest: &[&str]) -> Option<Outcome> {
+    let kind = match (name, rest) {
+        ("STREAM.PEER", ["REMOVE", _]) => "stream_remove_peer",
+        ("STREAM.PEER", ["EVACUATE", _]) => "stream_evacuate_peer",
+        ("STREAM.CANCEL_MOVE", [_]) => "stream_cancel_move",
+        ("STREAM.LEADER", ["STEPDOWN", _]) => "stream_leader_stepdown",
+        ("CONSUMER.LEADER", ["STEPDOWN", _, _]) => "consumer_leader_stepdown",
+        _ => return None,
+    };
+    Some(Outcome::new::<()>(kind, Err(ApiError::CLUSTER_REQUIRED)))
 }
 
 #[cfg(test)]

@@ -8,11 +8,12 @@ use super::{AGE_CHECK_NS_MIN, Engine, Timer};
 use crate::api::error::ApiError;
 use crate::env::Fs;
 use crate::shard::inbox::{JsOp, ReplyTo, Resend};
-use crate::store::{NewRecord, Store, StoreError, StreamState};
+use crate::store::{NewRecord, Store, StoreError, StreamState, SubjectFilter};
 use crate::stream::config::Retention;
 use crate::stream::dedupe::IdKind;
 use crate::stream::headers::{self, PublishHeaders, RESEND_ID};
 use crate::stream::{Incoming, Records, Rollup, Stream, Verdict};
+use crate::subject;
 use crate::types::{StreamId, StreamSeq};
 
 struct StreamRecords<'a, F: Fs> {
@@ -26,6 +27,11 @@ impl<F: Fs> Records for StreamRecords<'_, F> {
     }
 
     fn subject(&self, subject: &str) -> Option<(u64, u64)> {
+        if !subject::is_literal(subject) {
+            let filter = SubjectFilter::new(&[subject]);
+            let last = self.store.last_match(self.id, &filter)?;
+            return Some((self.store.count_matching(self.id, &filter, StreamSeq(1)), last.0));
+        }
         self.store
             .subject(self.id, subject)
             .map(|summary| (summary.messages, summary.last.0))

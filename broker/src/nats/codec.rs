@@ -31,7 +31,7 @@ pub enum ClientOp<'a> {
         /// Deliveries in all after which it ends; none: at once.
         max: Option<u64>,
     },
-    /// `+OK`, `-ERR` or `INFO`, which mean nothing from a client.
+    /// `+OK` or `INFO`, which mean nothing from a client.
     Ignored,
 }
 
@@ -59,6 +59,9 @@ pub enum ProtocolError {
     /// A payload beyond the limit.
     #[error("Maximum Payload Violation")]
     MaxPayload,
+    /// The client says that it met an error.
+    #[error("the client reported an error")]
+    ClientError,
     /// `HPUB` although the server has headers switched off, or the client did not ask for them.
     #[error("message headers not supported")]
     HeadersNotSupported,
@@ -134,7 +137,8 @@ impl Codec {
             Keyword::Connect => ClientOp::Connect(args),
             Keyword::Ping => ClientOp::Ping,
             Keyword::Pong => ClientOp::Pong,
-            Keyword::Info | Keyword::PlusOk | Keyword::MinusErr => ClientOp::Ignored,
+            Keyword::Info | Keyword::PlusOk => ClientOp::Ignored,
+            Keyword::MinusErr => return Err(ProtocolError::ClientError),
         };
         Ok(Decoded::Op(op, after))
     }
@@ -273,7 +277,8 @@ fn unsubscribe(line: &[u8]) -> Result<ClientOp<'_>, ProtocolError> {
         [sid] => Ok(ClientOp::Unsubscribe { sid, max: None }),
         [sid, max] => Ok(ClientOp::Unsubscribe {
             sid,
-            max: Some(number(max)?),
+            // What is no number counts as left out.
+            max: number(max).ok(),
         }),
         _ => Err(ProtocolError::Arguments),
     }
@@ -322,7 +327,7 @@ fn trim_line(mut line: &[u8]) -> &[u8] {
 }
 
 fn number(digits: &[u8]) -> Result<u64, ProtocolError> {
-    const DIGITS_MAX: usize = 18;
+    const DIGITS_MAX: usize = 9;
     if digits.is_empty() || digits.len() > DIGITS_MAX || !digits.iter().all(u8::is_ascii_digit) {
         return Err(ProtocolError::Arguments);
     }

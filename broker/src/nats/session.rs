@@ -274,12 +274,20 @@ impl Session {
     }
 
     fn violation(&mut self, err: ProtocolError) -> CloseReason {
-        self.error(&err.to_string());
+        // nats-server closes without a word where arguments make no sense.
+        let is_silent = matches!(
+            err,
+            ProtocolError::Arguments | ProtocolError::ClientError | ProtocolError::HeadersNotSupported
+        );
+        if !is_silent {
+            self.error(&err.to_string());
+        }
         match err {
             ProtocolError::MaxPayload => CloseReason::MaxPayloadExceeded,
             ProtocolError::MaxControlLine => CloseReason::MaxControlLineExceeded,
             ProtocolError::UnknownOperation
             | ProtocolError::Arguments
+            | ProtocolError::ClientError
             | ProtocolError::HeadersNotSupported => CloseReason::ProtocolViolation,
         }
     }

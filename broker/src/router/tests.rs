@@ -72,7 +72,8 @@ struct Held {
 
 impl Held {
     fn wants(&self, subject: &str) -> bool {
-        self.left != Some(0) && matches(self.subscription.subject(), subject)
+        let has_empty_token = subject.split('.').any(str::is_empty);
+        self.left != Some(0) && !has_empty_token && matches(self.subscription.subject(), subject)
     }
 }
 

@@ -27,7 +27,8 @@ const SERVER_LEVEL_KEY: &str = "_nats.level";
 pub(crate) const API_LEVEL: u32 = 5;
 
 const SECOND_NS: i64 = 1_000_000_000;
-const DUPLICATE_WINDOW_DEFAULT_NS: i64 = 120 * SECOND_NS;
+/// How long messages are told from their repetitions unless the stream says otherwise.
+pub(crate) const DUPLICATE_WINDOW_DEFAULT_NS: i64 = 120 * SECOND_NS;
 const SHORTEST_NS: i64 = 100_000_000;
 const REPLICAS_MAX: i64 = 5;
 

@@ -46,7 +46,7 @@ impl Expiries {
     }
 }
 
-/// What a `Nats-TTL` header says: nanoseconds, or `None` for `never` and 0.
+/// What a `Nats-TTL` header says: nanoseconds, or `None` for `never`.
 ///
 /// # Errors
 /// 10165 unless it is `never`, whole seconds or a duration of at least a second as Go writes it.
@@ -55,6 +55,8 @@ pub(crate) fn parse(text: &str) -> Result<Option<i64>, ApiError> {
         return Ok(None);
     }
     let nanos = match text.parse::<u32>() {
+        // To Go a bare 0 is a duration, and too short.
+        Ok(0) => return Err(ApiError::TTL_INVALID),
         Ok(seconds) => i64::from(seconds) * SECOND_NS,
         Err(_) => {
             let nanos = go_duration_ns(text).filter(|nanos| *nanos >= SECOND_NS);
@@ -74,8 +76,7 @@ mod tests {
         assert_eq!(parse("1m30s"), Ok(Some(90 * SECOND_NS)));
         assert_eq!(parse("1500ms"), Ok(Some(SECOND_NS)));
         assert_eq!(parse("never"), Ok(None));
-        assert_eq!(parse("0"), Ok(None));
-        for wrong in ["-1", "500ms", "soon", ""] {
+        for wrong in ["0", "-1", "500ms", "soon", ""] {
             assert_eq!(parse(wrong), Err(ApiError::TTL_INVALID), "{wrong}");
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::streams::{is_empty_request, text_of};
 use crate::api::error::ApiError;
+use crate::api::pedantic;
 use crate::api::time::JsonTime;
 use crate::api::types::{
     Action, ConsumerInfo, ConsumerList, ConsumerNames, ConsumerRequest, LIST_PAGE, NAMES_PAGE, Page,
@@ -91,6 +92,7 @@ impl Engine {
             stream_name,
             mut config,
             action,
+            pedantic,
         } = request;
         if config.name.contains(['\\', '/']) {
             return Err(ApiError::CONSUMER_PATH_SEPARATORS);
@@ -102,6 +104,9 @@ impl Engine {
             .stream_by_name(&stream_name)
             .ok_or(ApiError::STREAM_NOT_FOUND)?;
         let (stream_id, stream_config) = (stream.id, Arc::clone(&stream.config));
+        if pedantic {
+            pedantic::check_consumer(&config, &stream_config)?;
+        }
         set_static_metadata(&mut config.metadata, 0);
         let mut config = config.normalize(&stream_config)?;
         if config.name.is_empty() {
@@ -312,10 +317,17 @@ impl Engine {
             .take(range.len())
             .copied()
             .collect();
-        let consumers: Result<_, _> = ids
-            .into_iter()
-            .map(|id| self.consumer_info(now, id, store))
-            .collect();
+        let listed = |id| {
+            let mut info = self.consumer_info(now, id, store)?;
+            // Lists come without what is only true of the answering server.
+            if let Some(observer) = self.consumers.get(&id) {
+                info.config
+                    .metadata
+                    .clone_from(&observer.consumer.config.metadata);
+            }
+            Ok(info)
+        };
+        let consumers: Result<_, _> = ids.into_iter().map(listed).collect();
         Ok(ConsumerList {
             page,
             consumers: consumers?,

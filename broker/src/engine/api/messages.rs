@@ -14,9 +14,10 @@ use crate::engine::Engine;
 use crate::engine::effect::{Effect, Outgoing};
 use crate::env::Fs;
 use crate::shard::inbox::{JsOp, ReplyTo};
-use crate::store::{Record, Store, SubjectFilter};
+use crate::store::{Record, Store, SubjectFilter, SubjectSummary};
 use crate::stream::config::API_LEVEL;
 use crate::stream::headers;
+use crate::subject;
 use crate::types::{StreamId, StreamSeq};
 
 /// Messages and bytes that one direct request gets at most.
@@ -76,11 +77,17 @@ impl Engine {
         }
         let id = stream.id;
         let seq = StreamSeq(request.seq);
+        let last_seq = store.state(id).last_seq;
         if !store
             .remove(id, seq)
             .map_err(|err| ApiError::message_delete(text_of(&err)))?
         {
-            return Err(ApiError::sequence_not_found(request.seq));
+            let text = if seq > last_seq {
+                "stream store EOF"
+            } else {
+                "no message found"
+            };
+            return Err(ApiError::message_delete(text));
         }
         self.message_removed(id, seq);
         Ok(Success { success: true })
@@ -123,12 +130,18 @@ impl Engine {
         if headers::asks_above_level(&op.headers, API_LEVEL) {
             return send(status("412 Required Api Level"), Bytes::new());
         }
+        if subject.is_some_and(|subject| !subject::is_valid_filter(subject)) {
+            return send(
+                headers::no_responders(op.subject_str()).into_bytes(),
+                Bytes::new(),
+            );
+        }
         let request = match direct_request(subject, &op.payload) {
             Ok(request) => request,
             Err(text) => return send(status(text), Bytes::new()),
         };
         let (id, stream_name) = (stream.id, stream.name.clone());
-        if request.batch > 0 || !request.multi_last.is_empty() {
+        if request.batch != 0 || !request.multi_last.is_empty() {
             return direct_batch(id, &stream_name, &request, store, send);
         }
         match find(id, &request, store) {
@@ -222,24 +235,32 @@ fn direct_batch<F: Fs>(
     store: &Store<F>,
     mut send: impl FnMut(Vec<u8>, Bytes),
 ) {
-    let limit = u64::try_from(request.batch)
-        .ok()
-        .filter(|batch| *batch > 0)
-        .unwrap_or(DIRECT_BATCH_MAX);
+    let limit = match request.batch {
+        0 => DIRECT_BATCH_MAX,
+        // A negative number asks for nothing but the end.
+        batch => u64::try_from(batch).unwrap_or(0),
+    };
     let bytes_max = usize::try_from(request.max_bytes)
         .ok()
         .filter(|bytes| *bytes > 0)
         .unwrap_or(DIRECT_BYTES_MAX);
     let wanted = batch_positions(id, request, store, limit.min(DIRECT_BATCH_MAX));
-    if wanted.found.is_empty() {
-        return send(b"NATS/1.0 404 Message Not Found\r\n\r\n".to_vec(), Bytes::new());
+    if wanted.total == 0 {
+        let text = if request.multi_last.is_empty() {
+            "404 Message Not Found"
+        } else {
+            "404 No Results"
+        };
+        return send(format!("NATS/1.0 {text}\r\n\r\n").into_bytes(), Bytes::new());
     }
     let (mut left, mut last, mut bytes) = (wanted.total, 0, 0);
     for seq in wanted.found {
         let Ok(Some(record)) = store.read(id, seq) else {
             continue;
         };
-        left = left.saturating_sub(1);
+        if !request.no_hdr {
+            left = left.saturating_sub(1);
+        }
         let mut block = direct_headers(name, &record);
         block = headers::with_field(&block, "Nats-Num-Pending", &left.to_string());
         block = headers::with_field(&block, "Nats-Last-Sequence", &last.to_string());
@@ -256,6 +277,28 @@ fn direct_batch<F: Fs>(
     }
     end.push_str("\r\n");
     send(end.into_bytes(), Bytes::new());
+}
+
+/// The last record of a subject that is not above `up_to`.
+fn last_at_or_below<F: Fs>(
+    id: StreamId,
+    subject: &str,
+    up_to: StreamSeq,
+    store: &Store<F>,
+) -> Option<StreamSeq> {
+    let filter = SubjectFilter::new(&[subject]);
+    let above = store.count_matching(id, &filter, up_to.next());
+    // The least position from which on no more records follow than above `up_to`, is right behind the one looked for.
+    let (mut low, mut high) = (0, up_to.0.checked_add(1)?);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if store.count_matching(id, &filter, StreamSeq(middle)) > above {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low.checked_sub(1).filter(|seq| *seq > 0).map(StreamSeq)
 }
 
 struct Wanted {
@@ -294,8 +337,15 @@ fn batch_positions<F: Fs>(id: StreamId, request: &MessageGetRequest, store: &Sto
     };
     let filter = SubjectFilter::new(&request.multi_last);
     let subjects = store.subjects(id, &filter);
-    let mut found: Vec<StreamSeq> = subjects.iter().map(|subject| subject.last).collect();
-    found.retain(|seq| *seq <= up_to && *seq >= start);
+    let last_up_to = |subject: &SubjectSummary| {
+        if subject.last <= up_to {
+            Some(subject.last)
+        } else {
+            last_at_or_below(id, &subject.subject, up_to, store)
+        }
+    };
+    let mut found: Vec<StreamSeq> = subjects.iter().filter_map(last_up_to).collect();
+    found.retain(|seq| *seq >= start);
     found.sort_unstable();
     let total = found.len() as u64;
     found.truncate(take);

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use crate::api::error::ApiError;
+use crate::api::pedantic;
 use crate::api::time::JsonTime;
 use crate::api::types::{
-    LIST_PAGE, LostInfo, NAMES_PAGE, Page, PageRequest, PagedStreamInfo, PurgeRequest, Purged, SUBJECTS_PAGE,
-    StreamInfo, StreamInfoRequest, StreamList, StreamNames, StreamStateInfo, Success, parse, parse_optional,
+    ClusterInfo, LIST_PAGE, LostInfo, NAMES_PAGE, Page, PageRequest, PagedStreamInfo, PurgeRequest, Purged,
+    SUBJECTS_PAGE, StreamInfo, StreamInfoRequest, StreamList, StreamNames, StreamStateInfo, Success,
+    parse_optional, parse_stream,
 };
 use crate::consumer::pull::Status;
 use crate::engine::effect::Effect;
@@ -31,9 +33,12 @@ impl Engine {
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) -> Result<StreamInfo, ApiError> {
-        let config: StreamConfig = parse(payload)?;
+        let (config, is_pedantic) = parse_stream(payload)?;
         if config.name != name {
             return Err(ApiError::STREAM_MISMATCH);
+        }
+        if is_pedantic {
+            pedantic::check_stream(&config)?;
         }
         if name.contains(['\\', '/']) {
             return Err(ApiError::STREAM_PATH_SEPARATORS);
@@ -87,13 +92,17 @@ impl Engine {
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) -> Result<StreamInfo, ApiError> {
-        let config: StreamConfig = parse(payload)?;
-        if config.name != name {
+        let (config, is_pedantic) = parse_stream(payload)?;
+        if is_pedantic {
+            pedantic::check_stream(&config)?;
+        }
+        let is_mismatch = config.name != name;
+        let mut config = config.normalize()?;
+        if is_mismatch {
             return Err(ApiError::STREAM_MISMATCH);
         }
         let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
         let (id, old) = (stream.id, Arc::clone(&stream.config));
-        let mut config = config.normalize()?;
         old.check_update(&mut config)?;
         config.first_seq = old.first_seq;
         self.check_overlap(&config, Some(id))?;
@@ -111,6 +120,7 @@ impl Engine {
         self.changes += 1;
         self.enforce_limits(id, None, store);
         self.age_due(now, id, store);
+        self.retire_all(id, store);
         let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
         Ok(self.stream_info(now, stream, false, store))
     }
@@ -191,12 +201,18 @@ impl Engine {
         let up_to = match (request.seq, request.keep) {
             (0, 0) => end,
             (0, keep) => nth_from_end(id, keep, store),
-            (seq, _) => StreamSeq(seq).min(end),
+            (seq, _) => StreamSeq(seq),
         };
+        if up_to > end {
+            // The stream goes on at the number asked for.
+            store
+                .raise_last_seq(id, up_to.prev())
+                .map_err(|err| ApiError::stream_general(text_of(&err)))?;
+        }
         let purged = store
             .purge(id, up_to)
             .map_err(|err| ApiError::stream_general(text_of(&err)))?;
-        if up_to == end
+        if up_to >= end
             && let Some(stream) = self.streams.get_mut(&id)
         {
             stream.duplicates.clear();
@@ -216,7 +232,10 @@ impl Engine {
         store: &mut Store<F>,
     ) -> Result<Purged, ApiError> {
         if !subject::is_valid_filter(&request.filter) {
-            return Err(ApiError::BAD_REQUEST);
+            return Ok(Purged {
+                success: true,
+                purged: 0,
+            });
         }
         let filter = SubjectFilter::new(&[&request.filter]);
         let matching = store.count_matching(id, &filter, StreamSeq(1));
@@ -264,6 +283,9 @@ impl Engine {
         let request: StreamInfoRequest = parse_optional(payload)?;
         let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
         let mut info = self.stream_info(now, stream, request.deleted_details, store);
+        info.cluster = Some(ClusterInfo {
+            leader: self.options.server_name.clone(),
+        });
         let mut page = Page {
             total: 0,
             offset: 0,
@@ -275,6 +297,9 @@ impl Engine {
             let (found, range) = Page::range(subjects.len(), request.offset, SUBJECTS_PAGE);
             if !subjects.is_empty() {
                 page = found;
+                page.offset = usize::try_from(request.offset).unwrap_or(0);
+            }
+            if !range.is_empty() {
                 let counts = subjects[range]
                     .iter()
                     .map(|subject| (subject.subject.to_string(), subject.messages));
@@ -300,6 +325,7 @@ impl Engine {
             state: state_info(stream, with_deleted, store),
             ts: JsonTime(now.wall),
             did_create: false,
+            cluster: None,
         }
     }
 
@@ -319,12 +345,13 @@ impl Engine {
         let request: PageRequest = parse_optional(payload)?;
         let found = self.streams_with_subject(&request.subject);
         let (page, range) = Page::range(found.len(), request.offset, NAMES_PAGE);
+        let names: Vec<String> = found[range]
+            .iter()
+            .map(|stream| stream.name.to_string())
+            .collect();
         Ok(StreamNames {
             page,
-            streams: found[range]
-                .iter()
-                .map(|stream| stream.name.to_string())
-                .collect(),
+            streams: (!names.is_empty()).then_some(names),
         })
     }
 
@@ -337,10 +364,13 @@ impl Engine {
         let request: PageRequest = parse_optional(payload)?;
         let found = self.streams_with_subject(&request.subject);
         let (page, range) = Page::range(found.len(), request.offset, LIST_PAGE);
-        let streams = found[range]
-            .iter()
-            .map(|stream| self.stream_info(now, stream, false, store))
-            .collect();
+        let info = |stream: &&Stream| {
+            let mut info = self.stream_info(now, stream, false, store);
+            // Lists come without what is only true of the answering server.
+            info.config = StreamConfig::clone(&stream.config);
+            info
+        };
+        let streams = found[range].iter().map(info).collect();
         Ok(StreamList { page, streams })
     }
 }
@@ -413,7 +443,8 @@ fn nth_from_end<F: Fs>(id: StreamId, keep: u64, store: &Store<F>) -> StreamSeq {
 /// Nothing, or an empty object.
 pub(super) fn is_empty_request(payload: &[u8]) -> bool {
     let payload = payload.trim_ascii();
-    payload.is_empty() || payload == b"{}" || payload == b"null"
+    let is_empty_object = |fields: serde_json::Map<String, serde_json::Value>| fields.is_empty();
+    payload.is_empty() || serde_json::from_slice(payload).is_ok_and(is_empty_object)
 }
 
 /// A store error without paths: clients learn what, the log says where.
