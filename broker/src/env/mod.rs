@@ -68,6 +68,10 @@ pub trait Fs: Clone + Send + Sync + 'static {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
     /// Takes an exclusive lock on the file at `path`, creating it if missing. `None`: another process has it.
     fn lock(&self, path: &Path) -> io::Result<Option<Self::Lock>>;
+    /// As [`Fs::lock`], but an error if there is no such file, and without the right to write.
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<Self::Lock>> {
+        self.lock(path)
+    }
     /// Whether slow preparation may run on a thread of its own. A simulation says no, to stay deterministic.
     fn background(&self) -> bool;
 }

@@ -166,15 +166,23 @@ impl Fs for RealFs {
             .truncate(false)
             .mode(0o600)
             .open(path)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(err) => Err(err.into()),
-        }
+        flock(file)
+    }
+
+    fn lock_existing(&self, path: &Path) -> io::Result<Option<File>> {
+        flock(File::open(path)?)
     }
 
     fn background(&self) -> bool {
         true
+    }
+}
+
+fn flock(file: File) -> io::Result<Option<File>> {
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(err) => Err(err.into()),
     }
 }
 

@@ -24,6 +24,14 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory holds no store.
+    #[error(
+        "{path} holds no store: it has no directory `streams`; name the directory that the broker keeps its streams in"
+    )]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file was written by a newer program.
     #[error("{file} has format version {found}, this program reads up to {supported}: use the newer program")]
     NewerVersion {

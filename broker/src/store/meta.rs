@@ -32,6 +32,17 @@ pub(super) struct Pair<F: Fs> {
     generation: u64,
 }
 
+/// How one of the two files is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum CopyState {
+    /// It is not there.
+    Missing,
+    /// It is not what was written.
+    Damaged,
+    /// Generation and body.
+    Whole(u64, Vec<u8>),
+}
+
 /// What [`Pair::load`] found.
 pub(super) struct Loaded<F: Fs> {
     pub(super) pair: Pair<F>,
@@ -92,6 +103,31 @@ impl<F: Fs> Pair<F> {
                 degraded: usable < 2,
             }
         }))
+    }
+
+    /// How the two files are, without changing anything.
+    ///
+    /// # Errors
+    /// As for [`Pair::load`].
+    pub(super) fn inspect(
+        fs: &F,
+        dir: &Path,
+        stem: &str,
+        kind: MetaKind,
+    ) -> Result<[(PathBuf, CopyState); 2], StoreError> {
+        let [first, second] = Self::new(fs, dir, stem, kind).paths;
+        let look = |path: PathBuf, slot: u64| {
+            let state = match fs.open_read(&path) {
+                Err(err) if err.kind() == std::io::ErrorKind::NotFound => CopyState::Missing,
+                Err(err) => return Err(StoreError::io("open", &path, err)),
+                Ok(file) => match read_copy(&file, &path, kind)? {
+                    Some((generation, body)) if generation % 2 == slot => CopyState::Whole(generation, body),
+                    _ => CopyState::Damaged,
+                },
+            };
+            Ok((path, state))
+        };
+        Ok([look(first, 0)?, look(second, 1)?])
     }
 
     /// Replaces the older copy. Durable on return, once the directory is synced after the first two writes.

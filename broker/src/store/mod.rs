@@ -36,6 +36,7 @@ mod subjects;
 mod tend;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +48,8 @@ pub use state::{
     Backing, CommitReport, LostRange, NewRecord, Record, RecoveryReport, SeqRange, StoreFigures, StoreHealth,
     StoreOptions, StreamMeta, StreamState, SubjectSummary,
 };
+
+pub use verify::{Finding, Severity, StoreVerdict, StreamVerdict, VerifyProgress, verify};
 
 use self::stream::{Shared, Stream};
 use self::tend::Tending;

@@ -21,7 +21,9 @@ use crate::env::{Fs, Rng};
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
 /// Directory of streams inside the store's.
-const STREAMS: &str = "streams";
+pub(super) const STREAMS: &str = "streams";
+/// File that the process with the store locks.
+pub(super) const LOCK: &str = "lock";
 /// Directory of files that can become segments.
 const SPARES: &str = "spare";
 /// Smallest segment allowed.
@@ -248,7 +250,7 @@ fn take_lock<F: Fs>(fs: &F, dir: &Path) -> Result<F::Lock, StoreError> {
         other => other,
     };
     fs.create_dir_all(dir).map_err(unwritable)?;
-    let lock = fs.lock(&dir.join("lock")).map_err(unwritable)?;
+    let lock = fs.lock(&dir.join(LOCK)).map_err(unwritable)?;
     lock.ok_or_else(|| StoreError::Locked { path: dir.to_owned() })
 }
 

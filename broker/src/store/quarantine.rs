@@ -147,7 +147,7 @@ impl<F: Fs> Stream<F> {
             end = frame.end;
             next = head.seq + 1;
         }
-        if next < next_base {
+        if next < next_base && end < data.len() {
             let to = data.len().min(end + FILE_BYTES_MAX);
             let zeros = data[end..to].iter().rev().take_while(|byte| **byte == 0);
             let to = to - zeros.count();

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::format::DATA_START;
-use super::record::{self, HEADER_BYTES, Kind, padded, u32_at};
+use super::record::{self, Frame, HEADER_BYTES, Kind, padded, u32_at};
 use crate::env::{Fs, FsFile};
 use crate::types::StreamId;
 
@@ -52,9 +52,45 @@ pub(super) struct Scrubbed {
     pub(super) gaps: Vec<Gap>,
 }
 
+/// What reading a segment in order meets.
+pub(super) enum Met<'a> {
+    /// A good frame.
+    Frame(&'a Frame<'a>),
+    /// A part without a good frame.
+    Gap(Gap),
+}
+
 /// Reads a segment in blocks; `pace` is told the bytes of each, and says whether to go on. `None`: it was told to stop,
 /// or the file is gone, as those of dropped segments are.
 pub(super) fn scrub<F: Fs>(fs: &F, target: &Target, pace: &mut dyn FnMut(u64) -> bool) -> Option<Scrubbed> {
+    let mut gaps: Vec<Gap> = Vec::new();
+    let bytes = walk(fs, target, pace, &mut |met| {
+        let Met::Gap(gap) = met else { return };
+        let is_full = gaps.len() >= GAPS_MAX;
+        match gaps.last_mut().filter(|_| is_full) {
+            Some(before) => {
+                before.len = (gap.offset + gap.len).saturating_sub(before.offset);
+                before.last = gap.last;
+                before.unreadable |= gap.unreadable;
+            }
+            None => gaps.push(gap),
+        }
+    })?;
+    Some(Scrubbed {
+        stream: target.stream,
+        segment: target.segment,
+        bytes,
+        gaps,
+    })
+}
+
+/// Reads a segment as [`scrub`] does, and tells `meet` what is in it, in order. Returns the bytes read.
+pub(super) fn walk<F: Fs>(
+    fs: &F,
+    target: &Target,
+    pace: &mut dyn FnMut(u64) -> bool,
+    meet: &mut dyn FnMut(Met<'_>),
+) -> Option<u64> {
     let file = fs.open_read(&target.path).ok()?;
     let end = file.len().ok()?;
     let mut window = Window {
@@ -62,77 +98,66 @@ pub(super) fn scrub<F: Fs>(fs: &F, target: &Target, pace: &mut dyn FnMut(u64) ->
         end,
         start: DATA_START.min(end),
         bytes: Vec::new(),
-        unreadable: None,
+        unreadable: false,
         read: 0,
         pace,
     };
-    let mut gaps = Gaps {
-        found: Vec::new(),
-        open: None,
+    let mut gap = OpenGap {
+        offset: None,
         next: target.base,
     };
     let mut at = window.start;
     while at + HEADER_BYTES as u64 <= end {
         window.need(at, BLANK.len())?;
-        if let Some((seq, kind, len)) = window.frame(at, target.seed)?
-            && seq + u64::from(kind != Kind::Message) >= gaps.next
-        {
-            gaps.close(
-                at,
-                seq - u64::from(kind == Kind::Message).min(seq),
-                window.unreadable.take(),
-            );
-            gaps.next = seq + 1;
-            at += len;
-            window.unreadable = None;
+        window.need_frame(at, target.seed)?;
+        let found = record::decode(window.at(at), target.seed);
+        let rising =
+            found.filter(|frame| frame.head.seq + u64::from(frame.head.kind != Kind::Message) >= gap.next);
+        let Some(frame) = rising else {
+            gap.offset.get_or_insert(at);
+            let is_blank = window.at(at).get(..BLANK.len()) == Some(&BLANK[..]);
+            at += if is_blank { BLANK.len() } else { record::ALIGN } as u64;
             continue;
+        };
+        let seq = frame.head.seq;
+        let last = seq - u64::from(frame.head.kind == Kind::Message).min(seq);
+        if let Some(gap) = gap.close(at, last, window.unreadable) {
+            meet(Met::Gap(gap));
         }
-        gaps.open.get_or_insert(at);
-        let rest = window.at(at);
-        let is_blank = rest.get(..BLANK.len()) == Some(&BLANK[..]);
-        at += if is_blank { BLANK.len() } else { record::ALIGN } as u64;
+        meet(Met::Frame(&frame));
+        let len = padded(frame.len()) as u64;
+        gap.next = seq + 1;
+        window.unreadable = false;
+        at += len;
     }
-    if gaps.next < target.next_base {
-        gaps.open.get_or_insert(at);
-        gaps.close(end, target.next_base - 1, window.unreadable.take());
+    if gap.next < target.next_base {
+        gap.offset.get_or_insert(at);
+        if let Some(gap) = gap.close(end, target.next_base - 1, window.unreadable) {
+            meet(Met::Gap(gap));
+        }
     }
-    Some(Scrubbed {
-        stream: target.stream,
-        segment: target.segment,
-        bytes: window.read,
-        gaps: gaps.found,
-    })
+    Some(window.read)
 }
 
-/// Where there was no good frame.
-struct Gaps {
-    found: Vec<Gap>,
-    /// Where the one begins that is being read.
-    open: Option<u64>,
+/// A part without a good frame that is being read.
+struct OpenGap {
+    /// Where it begins, if there is one.
+    offset: Option<u64>,
     /// Lowest position that can follow.
     next: u64,
 }
 
-impl Gaps {
-    /// Ends an open gap at `at`; it held nothing above `last`.
-    fn close(&mut self, at: u64, last: u64, unreadable: Option<()>) {
-        let Some(offset) = self.open.take() else { return };
-        let gap = Gap {
+impl OpenGap {
+    /// Ends it at `at`; it held nothing above `last`.
+    fn close(&mut self, at: u64, last: u64, unreadable: bool) -> Option<Gap> {
+        let offset = self.offset.take()?;
+        Some(Gap {
             offset,
             len: at.saturating_sub(offset),
             first: self.next,
             last,
-            unreadable: unreadable.is_some(),
-        };
-        let is_full = self.found.len() >= GAPS_MAX;
-        match self.found.last_mut().filter(|_| is_full) {
-            Some(before) => {
-                before.len = at.saturating_sub(before.offset);
-                before.last = last;
-                before.unreadable |= gap.unreadable;
-            }
-            None => self.found.push(gap),
-        }
+            unreadable,
+        })
     }
 }
 
@@ -144,7 +169,7 @@ struct Window<'a, R: FsFile> {
     start: u64,
     bytes: Vec<u8>,
     /// Whether a part of what was read since the last good frame could not be read.
-    unreadable: Option<()>,
+    unreadable: bool,
     read: u64,
     pace: &'a mut dyn FnMut(u64) -> bool,
 }
@@ -182,25 +207,22 @@ impl<R: FsFile> Window<'_, R> {
             let read: io::Result<usize> = self.file.read_at(part, from + (number * SALVAGE_BYTES) as u64);
             if read.is_err() {
                 part.fill(0);
-                self.unreadable = Some(());
+                self.unreadable = true;
             }
         }
     }
 
-    /// Position, kind and padded length of the good frame at `at`, if there is one. `None`: stop.
-    #[expect(clippy::option_option, reason = "the outer one is for `?`")]
-    fn frame(&mut self, at: u64, seed: u32) -> Option<Option<(u64, Kind, u64)>> {
+    /// Sees to it that the frame that may begin at `at` is in memory as a whole. `None`: stop.
+    fn need_frame(&mut self, at: u64, seed: u32) -> Option<()> {
         let head = self.at(at);
         if !head.starts_with(&record::MARK) || !record::head_is_good(head, seed) {
-            return Some(None);
+            return Some(());
         }
         let field = |at| u32_at(head, at).unwrap_or(0) as usize;
         let len = HEADER_BYTES + (field(12) >> 16) + field(32) + field(36);
         if len as u64 > self.end - at {
-            return Some(None);
+            return Some(());
         }
-        self.need(at, len)?;
-        let frame = record::decode(self.at(at), seed);
-        Some(frame.map(|frame| (frame.head.seq, frame.head.kind, padded(len) as u64)))
+        self.need(at, len)
     }
 }

@@ -94,7 +94,7 @@ fn check_torn(fs: &SimFs, path: &Path, content: &[u8]) -> (u64, u64) {
 }
 
 /// A store with everything in it: several segments, removals, a purge, a skipped range, consumers.
-fn rich_store(clean: bool) -> SimFs {
+pub(super) fn rich_store(clean: bool) -> SimFs {
     let fs = SimFs::new(1);
     let (mut store, _) = open(&fs, 1);
     let id = create(&mut store);
