@@ -2,6 +2,8 @@
 
 mod config;
 mod error;
+mod lame_duck;
+mod reload;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +31,7 @@ use crate::types::UnixNanos;
 
 pub use self::config::{BrokerConfig, Limits};
 pub use self::error::StartError;
+pub use self::reload::ReloadError;
 
 /// How long connections have at the end to take what was said to them.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -112,12 +115,18 @@ impl Broker {
             None => None,
         };
         let mut rng = RealRng::new().map_err(|source| StartError::Entropy { source })?;
+        let server_id = server_id(&mut rng);
         let info = ServerInfo {
-            server_id: server_id(&mut rng),
-            server_name,
+            server_name: if server_name.is_empty() {
+                server_id.clone()
+            } else {
+                server_name
+            },
+            server_id,
             host: client_addr.ip().to_string(),
             port: client_addr.port(),
             max_payload: limits.max_payload_bytes,
+            is_lame_duck: false,
         };
         let shared = Arc::new(Shared::new(limits, info));
         let start = shared.clock.now();
@@ -146,8 +155,6 @@ impl Broker {
         broker
             .services
             .spawn(accept(listener, Arc::clone(&broker.shared)));
-        tracing::info!("Listening for client connections on {client_addr}");
-        tracing::info!("Server is ready");
         Ok(broker)
     }
 
@@ -243,7 +250,6 @@ impl Broker {
                 tracing::error!(error = %err, "monitoring ended");
             }
         });
-        tracing::info!("Starting http monitor on {addr}");
     }
 }
 

@@ -39,6 +39,7 @@ enum Command {
     /// The main job on one screen: serve, publish, read the tables back, and count
     Demo(demo::DemoArgs),
     /// The NATS and JetStream broker alone, with nats-server's flags
+    #[command(disable_help_flag = true, override_help = broker::HELP)]
     Broker(broker::BrokerArgs),
     /// Publish as a fleet of devices, keeping a ledger of what was acknowledged
     Simulate(simulate::SimulateArgs),
@@ -131,7 +132,6 @@ pub(crate) fn on_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> R
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let arguments = broker::with_long_flags(arguments.into_iter());
     Cli::from_arg_matches(&command().try_get_matches_from(arguments)?)
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct ServerInfo {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) max_payload: usize,
+    /// Clients are to go elsewhere.
+    pub(crate) is_lame_duck: bool,
 }
 
 #[derive(Serialize)]
@@ -37,6 +39,8 @@ struct Info<'a> {
     client_id: u64,
     client_ip: IpAddr,
     api_lvl: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ldm: bool,
 }
 
 impl ServerInfo {
@@ -56,6 +60,7 @@ impl ServerInfo {
             client_id: client.0,
             client_ip: ip.to_canonical(),
             api_lvl: API_LEVEL,
+            ldm: self.is_lame_duck,
         };
         let mut line = b"INFO ".to_vec();
         // Strings and numbers always have a JSON form.
@@ -193,6 +198,7 @@ mod tests {
             host: "0.0.0.0".into(),
             port: 4222,
             max_payload: 1 << 20,
+            is_lame_duck: false,
         };
         let line = info.line(ClientId(5), "::ffff:127.0.0.1".parse().unwrap());
         expect![[r#"

@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) locals: Mutex<Vec<Weak<LocalQueue>>>,
     /// Cancelled when nothing more is to be accepted or read.
     pub(crate) stop: CancellationToken,
+    /// Cancelled when nothing more is to be accepted.
+    pub(crate) lame_duck: CancellationToken,
     /// Tasks of connections.
     pub(crate) tasks: TaskTracker,
     /// Sessions that may still hand something over.
@@ -57,6 +59,7 @@ const ACCEPT_LOG_NANOS: u64 = 10_000_000_000;
 
 impl Shared {
     pub(crate) fn new(limits: Limits, info: ServerInfo) -> Self {
+        let stop = CancellationToken::new();
         Self {
             accounts: Arc::new(Accounts::new()),
             inbox: Arc::new(Inbox::new(limits.inbox_bytes)),
@@ -66,7 +69,8 @@ impl Shared {
             clock: RealClock::new(),
             next_client: AtomicU64::new(1),
             locals: Mutex::default(),
-            stop: CancellationToken::new(),
+            lame_duck: stop.child_token(),
+            stop,
             tasks: TaskTracker::new(),
             reading: TaskTracker::new(),
         }
@@ -88,6 +92,20 @@ impl Shared {
         LocalClient::new(name, router, Arc::clone(&self.inbox), queue)
     }
 
+    /// Tells a client that it should go elsewhere.
+    pub(crate) fn tell_of_lame_duck(&self, connection: &Connection) {
+        // Who has not said what it understands is not told.
+        if connection.client.get().is_none() {
+            return;
+        }
+        let info = ServerInfo {
+            is_lame_duck: true,
+            ..self.info.clone()
+        };
+        let mut line = info.line(connection.id(), connection.peer.ip());
+        connection.outbound.push(&mut line);
+    }
+
     /// Tells local clients that nothing more will come.
     pub(crate) fn close_locals(&self) {
         for queue in self.lock_locals().drain(..).filter_map(|held| held.upgrade()) {
@@ -104,12 +122,12 @@ impl Shared {
     }
 }
 
-/// Accepts connections until `stop`.
+/// Accepts connections until the broker is a lame duck or stops.
 pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut log_again = None;
     loop {
         let accepted = tokio::select! {
-            () = shared.stop.cancelled() => return,
+            () = shared.lame_duck.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::options::{AuthOptions, JetStreamOptions};
+use crate::options::{AuthOptions, HostPort, JetStreamOptions, Options, TlsOptions, WebsocketOptions};
 
 /// How a broker is to run.
 #[derive(Clone, Debug)]
@@ -14,14 +14,26 @@ pub struct BrokerConfig {
     pub listen: String,
     /// Where the monitoring endpoints are served; none: nowhere.
     pub monitor_listen: Option<String>,
-    /// The server's name in INFO.
+    /// The server's name in INFO; empty: its id.
     pub server_name: String,
     /// What peers may ask for.
     pub limits: Limits,
     /// Who may connect, and what they may do.
     pub auth: AuthOptions,
-    /// What is said of JetStream. It is on, and its folder is `store_dir`, whatever this says.
+    /// What is said of JetStream. Its folder is `store_dir`, whatever this says.
     pub jetstream: JetStreamOptions,
+    /// TLS on the client port.
+    pub tls: Option<TlsOptions>,
+    /// Clients may stay in plain text although there is TLS.
+    pub allow_non_tls: bool,
+    /// Where the monitoring endpoints are served over TLS, with the client port's certificate; none: nowhere.
+    pub monitor_tls_listen: Option<String>,
+    /// The WebSocket listener.
+    pub websocket: Option<WebsocketOptions>,
+    /// What INFO says instead of `listen`.
+    pub client_advertise: Option<String>,
+    /// Clients are told that headers are not understood.
+    pub no_header_support: bool,
 }
 
 /// What peers may ask for.
@@ -82,7 +94,36 @@ impl BrokerConfig {
             server_name: "tarn".to_owned(),
             limits: Limits::default(),
             auth: AuthOptions::default(),
-            jetstream: JetStreamOptions::default(),
+            jetstream: JetStreamOptions {
+                enabled: true,
+                ..JetStreamOptions::default()
+            },
+            tls: None,
+            allow_non_tls: false,
+            monitor_tls_listen: None,
+            websocket: None,
+            client_advertise: None,
+            no_header_support: false,
+        }
+    }
+
+    /// A broker as `options` say, that keeps its streams in `store_dir`.
+    pub fn from_options(options: &Options, store_dir: impl Into<PathBuf>) -> Self {
+        let text = |at: &HostPort| at.to_string();
+        Self {
+            store_dir: store_dir.into(),
+            listen: text(&options.listen),
+            monitor_listen: options.monitor.http.as_ref().map(text),
+            server_name: options.server_name.clone().unwrap_or_default(),
+            limits: options.limits.clone(),
+            auth: options.auth.clone(),
+            jetstream: options.jetstream.clone(),
+            tls: options.tls.clone(),
+            allow_non_tls: options.allow_non_tls,
+            monitor_tls_listen: options.monitor.https.as_ref().map(text),
+            websocket: options.websocket.clone(),
+            client_advertise: options.client_advertise.clone(),
+            no_header_support: options.no_header_support,
         }
     }
 }

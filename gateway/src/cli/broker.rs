@@ -1,165 +1,208 @@
-//! `tarn broker`: the broker alone, with nats-server's flags.
+//! `tarn broker`: the broker alone, with nats-server's flags and configuration file.
 
+mod apply;
+mod flags;
+mod log;
+mod process;
+mod signals;
+
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tarn_broker::options::Options;
 use tarn_broker::server::{Broker, BrokerConfig, StartError};
 
-use super::serve::Stop;
+use self::apply::Machine;
+use self::flags::{Flag, Flags};
+use self::log::{FATAL, Log};
+use self::process::{Files, Scratch};
+use self::signals::{Asked, Signals};
 use super::{Failure, on_runtime};
-use crate::config::{Listen, Log};
-use crate::logging;
+use crate::present::say;
 
-/// Flags of `tarn broker`; each also with a single dash, as nats-server takes them.
+pub(super) use self::flags::HELP;
+
+/// What `-v` prints: tools read the version out of it.
+const VERSION: &str = "v2.15.2";
+/// Where streams are kept if nothing else is said.
+const STORE_DIR: &str = "tarn-data/broker";
+
+/// Flags of `tarn broker`: read as nats-server reads them, not by clap.
 #[derive(Args, Debug)]
 pub(super) struct BrokerArgs {
-    /// Host to bind to
-    #[arg(
-        short = 'a',
-        long = "addr",
-        alias = "net",
-        env = "TARN_BROKER__ADDR",
-        value_name = "HOST",
-        default_value = "127.0.0.1"
-    )]
-    addr: String,
-    /// Port for clients; -1 for a free one
-    #[arg(short, long, env = "TARN_BROKER__PORT", default_value_t = 4222, allow_negative_numbers = true, value_parser = clap::value_parser!(i32).range(-1..=65535))]
-    port: i32,
-    /// Port for monitoring [default: none]
-    #[arg(
-        short = 'm',
-        long,
-        alias = "http_port",
-        env = "TARN_BROKER__HTTP_PORT",
-        value_name = "PORT"
-    )]
-    http_port: Option<u16>,
-    /// JetStream; it is always on
-    #[arg(long = "js", visible_alias = "jetstream")]
-    jetstream: bool,
-    /// Folder of the streams
-    #[arg(
-        long = "sd",
-        visible_alias = "store_dir",
-        env = "TARN_BROKER__STORE_DIR",
-        value_name = "DIR",
-        default_value = "tarn-data/broker"
-    )]
-    store_dir: PathBuf,
-    /// Name of the server
-    #[arg(
-        short = 'n',
-        long = "name",
-        alias = "server_name",
-        env = "TARN_BROKER__NAME",
-        default_value = "tarn"
-    )]
-    name: String,
-    /// Listen on a non-loopback address without authentication
-    #[arg(long, env = "TARN_ALLOW_ANONYMOUS")]
-    allow_anonymous: bool,
-    /// Log more
-    #[arg(short = 'D', long)]
-    debug: bool,
-}
-
-/// nats-server takes long flags with one dash as well; `-js` would otherwise read as `-j -s`.
-const LONG_WITH_ONE_DASH: [&str; 12] = [
-    "addr",
-    "net",
-    "port",
-    "http_port",
-    "js",
-    "jetstream",
-    "sd",
-    "store_dir",
-    "name",
-    "server_name",
-    "debug",
-    "help",
-];
-
-/// Gives single-dash long flags of `tarn broker` their second dash. Other commands' arguments stay as they are.
-pub(super) fn with_long_flags(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = arguments.collect();
-    if arguments.get(1).is_some_and(|command| command == "broker") {
-        for argument in arguments.iter_mut().skip(2) {
-            let Some(text) = argument.to_str() else { continue };
-            let Some(name) = text.strip_prefix('-').filter(|rest| !rest.starts_with('-')) else {
-                continue;
-            };
-            let flag = name.split('=').next().unwrap_or(name);
-            if LONG_WITH_ONE_DASH.contains(&flag) {
-                *argument = format!("-{text}").into();
-            }
-        }
-    }
-    arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    arguments: Vec<OsString>,
 }
 
 pub(super) fn run(args: BrokerArgs) -> Result<(), Failure> {
-    let level = if args.debug { "debug" } else { "info" };
-    logging::init(&Log {
-        level: level.to_owned(),
-        ..Log::default()
+    let flags = Flags::parse(args.arguments).map_err(Failure::Usage)?;
+    if flags.has(Flag::Help) {
+        say!("{}", HELP.trim_end());
+        return Ok(());
+    }
+    if flags.has(Flag::Version) {
+        say!("nats-server: {VERSION}");
+        return Ok(());
+    }
+    if let Some(command) = flags.text(Flag::Signal) {
+        return process::send(command).map_err(Failure::Work);
+    }
+    let flags = flags.or(Flags::of_environment(|name| std::env::var(name).ok()));
+    let options = apply::options(&flags, &Machine).map_err(Failure::Work)?;
+    if flags.has(Flag::Test) {
+        let file = flags.text(Flag::Config).unwrap_or_default();
+        eprintln!("tarn: configuration file {file} is valid");
+        return Ok(());
+    }
+    let log = Log::install(&options.log).map_err(Failure::Work)?;
+    on_runtime(async move {
+        let ended = Process { flags, log, options }.serve().await;
+        if let Err(Failure::Work(reason) | Failure::Usage(reason)) = &ended {
+            tracing::error!(target: FATAL, "{reason}");
+        }
+        ended
     })
-    .map_err(Failure::work)?;
-    on_runtime(broker(args))
 }
 
-fn listen(host: &str, port: u16, args: &BrokerArgs) -> Result<Listen, Failure> {
-    let listen = Listen::At {
-        host: host.trim_matches(['[', ']']).to_owned(),
-        port,
-    };
-    if !listen.is_loopback() && !args.allow_anonymous {
-        return Err(Failure::Usage(format!(
-            "{listen} can be reached from other machines and no authentication is configured; \
-             leave -a out, or, if you mean it, add --allow-anonymous"
-        )));
-    }
-    Ok(listen)
+/// This process, while it serves.
+struct Process {
+    flags: Flags,
+    log: Log,
+    options: Options,
 }
 
-async fn broker(args: BrokerArgs) -> Result<(), Failure> {
-    let mut stop = Stop::listen()?;
-    // -1 is nats-server's way to say: any free port.
-    let clients = listen(&args.addr, u16::try_from(args.port).unwrap_or(0), &args)?;
-    let monitor = args
-        .http_port
-        .map(|port| listen(&args.addr, port, &args))
-        .transpose()?;
-    std::fs::create_dir_all(&args.store_dir).map_err(|err| {
-        Failure::Work(format!(
-            "store directory {}: {err}; set another with -sd",
-            args.store_dir.display()
-        ))
-    })?;
-    let config = BrokerConfig {
-        monitor_listen: monitor.and_then(|listen| listen.address()),
-        server_name: args.name.clone(),
-        ..BrokerConfig::new(&args.store_dir, clients.to_string())
+impl Process {
+    async fn serve(mut self) -> Result<(), Failure> {
+        let mut signals = Signals::listen().map_err(Failure::Work)?;
+        self.greet();
+        let (config, scratch) = config(&self.options)?;
+        let store = config.store_dir.clone();
+        let broker = Broker::start(config).await.map_err(of_start)?;
+        if self.options.jetstream.enabled {
+            tracing::info!("  Store Directory: \"{}\"", store.display());
+        }
+        let files = self.files(&broker).map_err(Failure::Work)?;
+        self.report(&broker);
+        let asked = loop {
+            match signals.next().await {
+                Asked::Reload => self.reload(&broker),
+                Asked::Reopen => match self.log.reopen() {
+                    Ok(()) => tracing::info!("File log re-opened"),
+                    Err(reason) => tracing::error!("{reason}"),
+                },
+                asked => break asked,
+            }
+        };
+        if let Asked::LameDuck = asked {
+            tokio::select! {
+                () = broker.lame_duck(self.options.lame_duck) => {}
+                () = signals.interrupted() => {}
+            }
+        }
+        tracing::info!("Initiating Shutdown...");
+        tokio::select! {
+            () = broker.shutdown() => {}
+            () = signals.interrupted() => {
+                return Err(Failure::work("stopped before everything was drained; what was acknowledged is on disk"));
+            }
+        }
+        drop((files, scratch));
+        tracing::info!("Server Exiting..");
+        Ok(())
+    }
+
+    /// The lines before anything is done.
+    fn greet(&self) {
+        let options = &self.options;
+        tracing::info!("Starting nats-server");
+        tracing::info!("  Version:  {}", VERSION.trim_start_matches('v'));
+        tracing::info!("  Tarn:     {}", env!("CARGO_PKG_VERSION"));
+        if let Some(name) = &options.server_name {
+            tracing::info!("  Name:     {name}");
+        }
+        if let Some(file) = self.flags.text(Flag::Config) {
+            tracing::info!("Using configuration file: {file}");
+        }
+        for warning in &options.warnings {
+            tracing::warn!("{warning}");
+        }
+        if options.jetstream.enabled {
+            tracing::info!("Starting JetStream");
+        }
+    }
+
+    /// The lines that harnesses wait for.
+    fn report(&self, broker: &Broker) {
+        if let Some(at) = broker.monitor_addr() {
+            tracing::info!("Starting http monitor on {at}");
+        }
+        tracing::info!("Listening for client connections on {}", broker.client_addr());
+        tracing::info!("Server is ready");
+    }
+
+    fn files(&self, broker: &Broker) -> Result<Files, String> {
+        let mut files = Files::default();
+        if let Some(path) = &self.options.process.pid_file {
+            files.pid(path)?;
+        }
+        if let Some(dir) = &self.options.process.ports_file_dir {
+            let mut urls = BTreeMap::new();
+            urls.insert("nats", vec![process::url("nats", broker.client_addr())]);
+            if let Some(at) = broker.monitor_addr() {
+                urls.insert("monitoring", vec![process::url("http", at)]);
+            }
+            files.ports(dir, &urls)?;
+        }
+        Ok(files)
+    }
+
+    /// Reads the file again and goes on as it says, or says why not and goes on as before.
+    fn reload(&mut self, broker: &Broker) {
+        match self.try_reload(broker) {
+            Ok(()) => tracing::info!("Reloaded server configuration"),
+            Err(reason) => tracing::error!("Failed to reload server configuration: {reason}"),
+        }
+    }
+
+    fn try_reload(&mut self, broker: &Broker) -> Result<(), String> {
+        if self.flags.text(Flag::Config).is_none() {
+            return Err("can only reload config when a file is provided using -c or --config".to_owned());
+        }
+        let options = apply::options(&self.flags, &Machine)?;
+        broker
+            .reload(&self.options, &options)
+            .map_err(|err| err.to_string())?;
+        self.log.set(&options.log)?;
+        for warning in &options.warnings {
+            tracing::warn!("{warning}");
+        }
+        self.options = options;
+        Ok(())
+    }
+}
+
+/// How the broker is to run, and its folder if it is to go again.
+fn config(options: &Options) -> Result<(BrokerConfig, Option<Scratch>), Failure> {
+    let scratch = match options.jetstream.enabled {
+        true => None,
+        false => Some(Scratch::new().map_err(Failure::Work)?),
     };
-    let broker = Broker::start(config).await.map_err(of_start)?;
-    log_line(&format!("Store Directory: \"{}\"", args.store_dir.display()));
-    if let Some(address) = broker.monitor_addr() {
-        log_line(&format!("Starting http monitor on {address}"));
-    }
-    log_line(&format!(
-        "Listening for client connections on {}",
-        broker.client_addr()
-    ));
-    log_line("Server is ready");
-    stop.asked().await;
-    log_line("Initiating Shutdown...");
-    tokio::select! {
-        () = broker.shutdown() => {}
-        () = stop.asked() => return Err(Failure::work("stopped before everything was drained; what was acknowledged is on disk")),
-    }
-    log_line("Server Exiting..");
-    Ok(())
+    let store_dir = match (&scratch, &options.jetstream.store_dir) {
+        (Some(scratch), _) => scratch.path().to_owned(),
+        (None, Some(dir)) => dir.clone(),
+        (None, None) => PathBuf::from(STORE_DIR),
+    };
+    make_store_dir(&store_dir)?;
+    Ok((BrokerConfig::from_options(options, store_dir), scratch))
+}
+
+fn make_store_dir(dir: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(dir).map_err(|err| {
+        let dir = dir.display();
+        Failure::Work(format!("store directory {dir}: {err}; set another with -sd"))
+    })
 }
 
 /// Here the settings are flags.
@@ -173,86 +216,12 @@ fn of_start(error: StartError) -> Failure {
         } => (setting, address, format!("cannot listen there ({source})")),
         other => return Failure::work(other),
     };
-    let flag = if setting == "monitor.listen" { "-m" } else { "-p" };
+    let flag = match setting {
+        "monitor.listen" => "-m",
+        "websocket.listen" => "`websocket { port }`",
+        _ => "-p",
+    };
     Failure::Work(format!(
         "{address}: {reason}; stop what listens there, or set another port with {flag}, or another host with -a"
     ))
-}
-
-/// A line in nats-server's form, which tools wait for.
-fn log_line(text: &str) {
-    let now = crate::clock::now().format("%Y/%m/%d %H:%M:%S%.6f");
-    eprintln!("[{}] {now} [INF] {text}", std::process::id());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn long(arguments: &[&str]) -> Vec<String> {
-        with_long_flags(arguments.iter().map(OsString::from))
-            .into_iter()
-            .filter_map(|a| a.into_string().ok())
-            .collect()
-    }
-
-    #[test]
-    fn single_dashes_of_the_broker_become_double() {
-        assert_eq!(
-            long(&[
-                "tarn",
-                "broker",
-                "-js",
-                "-sd",
-                "/x",
-                "-p",
-                "-1",
-                "-store_dir=/y",
-                "--name",
-                "n",
-                "-D"
-            ]),
-            [
-                "tarn",
-                "broker",
-                "--js",
-                "--sd",
-                "/x",
-                "-p",
-                "-1",
-                "--store_dir=/y",
-                "--name",
-                "n",
-                "-D"
-            ]
-        );
-        assert_eq!(long(&["tarn", "serve", "-js"]), ["tarn", "serve", "-js"]);
-    }
-
-    #[test]
-    fn nats_servers_flags_are_taken() {
-        let cli = super::super::parse(
-            [
-                "tarn",
-                "broker",
-                "-js",
-                "-sd",
-                "/x",
-                "-p",
-                "-1",
-                "-a",
-                "127.0.0.1",
-                "-m",
-                "8222",
-            ]
-            .map(OsString::from),
-        );
-        let super::super::Command::Broker(args) = cli.expect("valid").command else {
-            panic!("another command")
-        };
-        assert_eq!(
-            (args.port, args.http_port, args.store_dir),
-            (-1, Some(8222), PathBuf::from("/x"))
-        );
-    }
 }
