@@ -42,6 +42,8 @@ pub(crate) use snapshot::{AccountSnapshot, JsSnapshot, StreamSnapshot};
 
 /// How long a changed consumer may stay unsaved.
 const PERSIST_NS: i64 = 250_000_000;
+/// Consumers that are written in one round at most, beside those that somebody waits for: each costs a sync.
+const STATES_A_ROUND: usize = 8;
 /// How long a stream's age limit may be passed.
 const AGE_CHECK_NS_MIN: i64 = 50_000_000;
 
@@ -107,6 +109,8 @@ pub(crate) struct Engine {
     dirty: BTreeSet<ConsumerId>,
     /// Those of them that somebody waits for.
     urgent: BTreeSet<ConsumerId>,
+    /// Those of them whose time has come.
+    due: VecDeque<ConsumerId>,
     is_persist_armed: bool,
     /// Streams that got records since the last commit.
     appended: Vec<StreamId>,
@@ -131,6 +135,7 @@ impl Engine {
             ready: VecDeque::new(),
             dirty: BTreeSet::new(),
             urgent: BTreeSet::new(),
+            due: VecDeque::new(),
             is_persist_armed: false,
             appended: Vec::new(),
             age_armed: BTreeSet::new(),
@@ -167,9 +172,12 @@ impl Engine {
                 Timer::Consumer(id) => self.consumer_due(now, id, store, effects),
                 Timer::Age(id) => self.age_due(now, id, store),
                 Timer::Expiry(id) => self.expiry_due(now, id, store),
-                Timer::Persist => {
+                Timer::Persist if self.due.is_empty() => {
                     self.is_persist_armed = false;
-                    self.urgent.append(&mut self.dirty);
+                    self.due.extend(std::mem::take(&mut self.dirty));
+                }
+                Timer::Persist => {
+                    self.timers.insert((now.mono.after(PERSIST_NS), Timer::Persist));
                 }
             }
         }
@@ -206,7 +214,11 @@ impl Engine {
 
     /// Writes the states of consumers that are due to the store; they are durable after the commit.
     pub(crate) fn persist<F: Fs>(&mut self, store: &mut Store<F>) {
-        for id in std::mem::take(&mut self.urgent) {
+        let mut ids = std::mem::take(&mut self.urgent);
+        for id in self.due.drain(..self.due.len().min(STATES_A_ROUND)) {
+            ids.insert(id);
+        }
+        for id in ids {
             self.dirty.remove(&id);
             let Some(observer) = self.consumers.get_mut(&id) else {
                 continue;
@@ -226,6 +238,7 @@ impl Engine {
     /// All changed consumers are to be written with the next commit.
     pub(crate) fn persist_all(&mut self) {
         self.urgent.append(&mut self.dirty);
+        self.urgent.extend(self.due.drain(..));
     }
 
     /// Takes note of a commit: new records can be delivered, records of failed streams are forgotten.
@@ -261,7 +274,7 @@ impl Engine {
 
     /// Whether consumer states wait to be written and committed.
     pub(crate) fn has_urgent(&self) -> bool {
-        !self.urgent.is_empty()
+        !self.urgent.is_empty() || !self.due.is_empty()
     }
 
     /// Whether something may be delivered now.

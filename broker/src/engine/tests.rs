@@ -1,5 +1,6 @@
 //! The engine on a simulated disk and a virtual clock.
 
+mod pace;
 mod world;
 
 use std::collections::BTreeMap;

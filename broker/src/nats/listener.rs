@@ -48,7 +48,7 @@ pub(crate) struct Shared {
 }
 
 const READ_BYTES_MIN: usize = 4 << 10;
-const READ_BYTES_MAX: usize = 256 << 10;
+const READ_BYTES_MAX: usize = 64 << 10;
 /// A read of this much is followed by a chance for other tasks.
 const LONG_READ_BYTES: usize = 64 << 10;
 /// How long accepting pauses after an error such as too many open files.

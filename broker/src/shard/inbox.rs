@@ -272,6 +272,11 @@ impl Inbox {
         self.filled.notify_one();
     }
 
+    /// Whether something is queued.
+    pub fn has_batches(&self) -> bool {
+        !lock(&self.state).batches.is_empty()
+    }
+
     /// Takes no more batches. What is queued is still handed out.
     pub fn close(&self) {
         lock(&self.state).closed = true;

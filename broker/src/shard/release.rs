@@ -115,8 +115,29 @@ pub(crate) struct Release<'a, F: Fs, O: Outlet> {
 }
 
 impl<F: Fs, O: Outlet> Release<'_, F, O> {
+    /// Does what the effects say, and gives back those that have to wait for the states of consumers.
+    pub(crate) fn all(&mut self, effects: &mut Vec<Effect>) -> Vec<Effect> {
+        let mut held = Vec::new();
+        let mut account = AccountId::GLOBAL;
+        self.outlet.enter(account);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Enter(entered) => account = entered,
+                Effect::Reply {
+                    after: Some(stream), ..
+                } if self.store.has_states_due(stream) => {
+                    held.extend([Effect::Enter(account), effect]);
+                    continue;
+                }
+                _ => {}
+            }
+            self.effect(effect);
+        }
+        held
+    }
+
     /// Does what the effect says, or, if it waited for a commit that failed, says that.
-    pub(crate) fn effect(&mut self, effect: Effect) {
+    fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::Enter(account) => self.outlet.enter(account),
             Effect::PubAck {

@@ -13,10 +13,10 @@ use super::snapshots::Snapshots;
 use super::view::ShardView;
 use crate::accounts::Accounts;
 use crate::engine::time::{Mono, Now, earliest};
-use crate::engine::{Effect, Engine, EngineOptions, Outlet as _, RecoverError};
+use crate::engine::{Effect, Engine, EngineOptions, RecoverError};
 use crate::env::{Clock, Fs};
-use crate::store::{RecoveryReport, Store, StoreOptions};
-use crate::types::{AccountId, MonoNanos};
+use crate::store::{CommitReport, RecoveryReport, Store, StoreOptions};
+use crate::types::MonoNanos;
 
 /// Added to the monotonic clock, so that what happened before the start has a time too.
 const MONO_BASE: u64 = 1 << 62;
@@ -24,8 +24,8 @@ const MONO_BASE: u64 = 1 << 62;
 const SNAPSHOT_NS: i64 = 500_000_000;
 /// Deliveries in one round while nobody publishes.
 const DELIVERIES_IDLE: usize = 2048;
-/// Deliveries in one round at least, however much is published.
-const DELIVERIES_MIN: usize = 256;
+/// Deliveries between two looks at the inbox.
+const DELIVERIES_STEP: usize = 256;
 
 /// What the storage thread works with.
 pub(crate) struct Shard<F: Fs, C: Clock> {
@@ -160,44 +160,64 @@ impl<F: Fs, C: Clock> Shard<F, C> {
             self.links.view.set_store_figures(self.store.figures());
         }
         self.commit();
-        let budget = if op_count == 0 {
-            DELIVERIES_IDLE
-        } else {
-            DELIVERIES_MIN.max(2 * op_count)
-        };
-        self.engine.dispatch(now, &mut self.store, &mut self.out, budget);
-        self.out.flush();
+        self.dispatch(now, op_count);
         self.store.settle();
         self.publish_snapshot(now);
     }
 
-    /// Commits, and releases what waited for it.
+    /// Delivers: so much that consumers keep up with what is published, and more while nothing comes.
+    fn dispatch(&mut self, now: Now, op_count: usize) {
+        let mut budget = DELIVERIES_STEP.max(2 * op_count);
+        let mut left = DELIVERIES_IDLE;
+        loop {
+            let delivered = self.engine.dispatch(now, &mut self.store, &mut self.out, budget);
+            self.out.flush();
+            left = left.saturating_sub(delivered);
+            if delivered == 0 || left == 0 || self.links.inbox.has_batches() {
+                return;
+            }
+            budget = DELIVERIES_STEP;
+        }
+    }
+
+    /// Commits, and releases what waited for it: who published first, then who waits for the state of a consumer.
     fn commit(&mut self) {
         let before = self.clock.monotonic();
-        let report = self.store.commit();
+        let report = self.store.commit_records();
         if !report.committed.is_empty() || !report.failed.is_empty() {
             let took = self.clock.monotonic().0.saturating_sub(before.0);
             self.links.view.committed(Duration::from_nanos(took));
         }
-        self.engine.committed(&report, &self.store);
+        let effects = std::mem::take(&mut self.effects);
+        let held = self.release(&report, effects);
+        let report = self.store.commit_states();
+        if !held.is_empty() || !report.failed.is_empty() {
+            self.release(&report, held);
+        }
+    }
+
+    /// Releases what the commit of `report` allows, and gives back what has to wait for the states of consumers.
+    fn release(&mut self, report: &CommitReport, mut effects: Vec<Effect>) -> Vec<Effect> {
+        self.engine.committed(report, &self.store);
         if self.store.take_health_changed() || !report.failed.is_empty() || !self.is_healthy {
             self.note_health();
         }
-        if self.effects.is_empty() {
-            return;
+        if effects.is_empty() {
+            return Vec::new();
         }
-        self.out.enter(AccountId::GLOBAL);
         let mut release = Release {
             engine: &self.engine,
             store: &self.store,
-            report: &report,
+            report,
             outlet: &mut self.out,
             text: &mut self.text,
         };
-        for effect in self.effects.drain(..) {
-            release.effect(effect);
-        }
+        let held = release.all(&mut effects);
         self.out.flush();
+        if self.effects.capacity() == 0 {
+            self.effects = effects;
+        }
+        held
     }
 
     /// Shows how the store is, and tells the log when that turned.

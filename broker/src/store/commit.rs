@@ -1,7 +1,8 @@
 //! Making a stream's changes durable.
 //!
 //! Order: frames, segment by segment, each synced before the next is written; then the metadata, then the files that
-//! the metadata no longer needs; then the states of consumers, which so are never newer than the records.
+//! the metadata no longer needs. The states of consumers come in a step of their own, so that nobody who published waits
+//! for them; they are never newer than the records.
 
 use super::StoreError;
 use super::consumers::Consumer;
@@ -22,14 +23,16 @@ enum FlushError {
 }
 
 impl<F: Fs> Stream<F> {
-    /// Makes everything pending durable. `None`: nothing was.
+    /// Makes everything pending durable but the states of consumers, which are due then. `None`: nothing was.
     pub(super) fn commit(&mut self, shared: &mut Shared<F>) -> Option<Result<(), StoreError>> {
         self.queued = false;
         self.refused = false;
         if self.log.is_none() {
             let pending = self.durable < self.index.last || self.has_states();
             self.durable = self.index.last;
-            self.consumers.values_mut().for_each(Consumer::settle);
+            for name in self.changed_consumers.drain(..) {
+                self.consumers.get_mut(&name).map(Consumer::settle);
+            }
             return pending.then_some(Ok(()));
         }
         if self.failed.is_none() && !self.is_dirty() {
@@ -54,7 +57,7 @@ impl<F: Fs> Stream<F> {
     }
 
     fn has_states(&self) -> bool {
-        self.consumers.values().any(|consumer| consumer.pending.is_some())
+        !self.changed_consumers.is_empty()
     }
 
     fn is_dirty(&self) -> bool {
@@ -93,15 +96,33 @@ impl<F: Fs> Stream<F> {
             log.again.logged(&log.to_remove, last.id, log.tail);
             log.to_remove.clear();
         }
-        for step in [Self::commit_meta, Self::commit_consumers] {
-            match step(self, shared) {
-                Ok(()) => {}
-                Err(err) if err.is_no_space() => outcome = Err(err),
-                Err(err) => return Err(self.fail(err)),
-            }
+        match self.commit_meta(shared) {
+            Ok(()) => {}
+            Err(err) if err.is_no_space() => outcome = Err(err),
+            Err(err) => return Err(self.fail(err)),
         }
         self.no_space = outcome.is_err();
+        self.states_due = self.has_states();
         outcome
+    }
+
+    /// Makes the states of consumers durable, if the records that they may be about are.
+    pub(super) fn commit_states(&mut self) -> Result<(), StoreError> {
+        if !std::mem::take(&mut self.states_due) {
+            return Ok(());
+        }
+        match self.commit_consumers() {
+            Ok(()) => Ok(()),
+            Err(err) if err.is_no_space() => {
+                self.no_space = true;
+                Err(err)
+            }
+            Err(err) => {
+                let err = self.fail(err);
+                self.unreported = false;
+                Err(err)
+            }
+        }
     }
 
     /// Puts the removals since the last commit into the log.
@@ -204,9 +225,12 @@ impl<F: Fs> Stream<F> {
             log.meta_dirty = false;
             log.unsettled = false;
         }
-        self.consumers
-            .values_mut()
-            .for_each(|consumer| consumer.pending = None);
+        self.states_due = false;
+        for name in self.changed_consumers.drain(..) {
+            if let Some(consumer) = self.consumers.get_mut(&name) {
+                consumer.pending = None;
+            }
+        }
         err
     }
 

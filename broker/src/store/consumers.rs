@@ -95,6 +95,9 @@ impl<F: Fs> Stream<F> {
     pub(super) fn put_consumer_state(&mut self, name: &str, state: &[u8]) -> Result<(), StoreError> {
         self.check_writable()?;
         let consumer = self.consumers.get_mut(name).ok_or_else(|| unknown(name))?;
+        if consumer.pending.is_none() {
+            self.changed_consumers.push(name.to_owned());
+        }
         let pending = consumer.pending.get_or_insert_default();
         pending.clear();
         pending.extend_from_slice(state);
@@ -126,17 +129,19 @@ impl<F: Fs> Stream<F> {
     }
 
     /// Makes the states that changed durable.
-    pub(super) fn commit_consumers(&mut self, _shared: &mut Shared<F>) -> Result<(), StoreError> {
-        for consumer in self
-            .consumers
-            .values_mut()
-            .filter(|consumer| consumer.pending.is_some())
-        {
-            let before = consumer.body.state.clone();
-            consumer.settle();
+    pub(super) fn commit_consumers(&mut self) -> Result<(), StoreError> {
+        while let Some(name) = self.changed_consumers.pop() {
+            let Some(consumer) = self.consumers.get_mut(&name) else {
+                continue;
+            };
+            let Some(state) = consumer.pending.take() else {
+                continue;
+            };
+            let before = std::mem::replace(&mut consumer.body.state, state);
             let Some(pair) = &mut consumer.pair else { continue };
             if let Err(err) = pair.write(&consumer.body.encode()) {
                 consumer.pending = Some(std::mem::replace(&mut consumer.body.state, before));
+                self.changed_consumers.push(name);
                 return Err(err);
             }
         }

@@ -61,6 +61,8 @@ pub struct Store<F: Fs> {
     dir: PathBuf,
     shared: Shared<F>,
     streams: BTreeMap<StreamId, Stream<F>>,
+    /// Streams with states of consumers that [`Store::commit_states`] has to make durable.
+    states_due: Vec<StreamId>,
     next_id: u32,
     /// Streams that may have something to commit.
     queue: Vec<StreamId>,
@@ -187,8 +189,20 @@ impl<F: Fs> Store<F> {
         consumers.map(|one| (one.body.name.as_str(), &one.body.config[..], one.state()))
     }
 
-    /// Makes everything pending durable: one write and one sync for each stream that has something.
+    /// Makes everything pending durable: one write and one sync for each stream that has something, then the states of
+    /// consumers.
     pub fn commit(&mut self) -> CommitReport {
+        let mut report = self.commit_records();
+        let states = self.commit_states();
+        report
+            .committed
+            .retain(|id| !states.failed.iter().any(|(failed, _)| failed == id));
+        report.failed.extend(states.failed);
+        report
+    }
+
+    /// Makes everything pending durable but the states of consumers; [`Store::commit_states`] has to follow.
+    pub fn commit_records(&mut self) -> CommitReport {
         let mut report = CommitReport::default();
         self.take_out_damaged();
         let mut queue = std::mem::take(&mut self.queue);
@@ -211,6 +225,9 @@ impl<F: Fs> Store<F> {
                 }
                 None => {}
             }
+            if stream.states_due {
+                self.states_due.push(id);
+            }
             if stream.log.as_ref().is_some_and(|log| log.unsettled) {
                 self.unsettled.push(id);
             }
@@ -218,6 +235,30 @@ impl<F: Fs> Store<F> {
         if self.queue.is_empty() {
             queue.clear();
             self.queue = queue;
+        }
+        report
+    }
+
+    /// Whether states of consumers of the stream wait for [`Store::commit_states`].
+    pub fn has_states_due(&self, id: StreamId) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.states_due)
+    }
+
+    /// Makes the states of consumers durable, a write and a sync for each that has changed. Reports the streams where that
+    /// failed.
+    pub fn commit_states(&mut self) -> CommitReport {
+        let mut report = CommitReport::default();
+        for id in std::mem::take(&mut self.states_due) {
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            if let Err(err) = stream.commit_states() {
+                if stream.failed.is_none() && !stream.queued {
+                    stream.queued = true;
+                    self.queue.push(id);
+                }
+                report.failed.push((id, err));
+            }
         }
         report
     }

@@ -71,6 +71,7 @@ impl<F: Fs> Store<F> {
             damaged: RefCell::default(),
             unsettled: Vec::new(),
             tending,
+            states_due: Vec::new(),
             _lock: lock,
         };
         let streams = dir.join(STREAMS);

@@ -45,6 +45,10 @@ pub(super) struct Stream<F: Fs> {
     /// `None` for a stream in memory.
     pub(super) log: Option<Log<F>>,
     pub(super) consumers: BTreeMap<String, Consumer<F>>,
+    /// The consumers whose state has changed since the last commit; some may be gone.
+    pub(super) changed_consumers: Vec<String>,
+    /// Whether all that these states may be about is durable.
+    pub(super) states_due: bool,
     /// Highest position that is durable.
     pub(super) durable: u64,
     /// Positions whose record was lost to damage.
@@ -131,6 +135,8 @@ impl<F: Fs> Stream<F> {
             segments: VecDeque::new(),
             log,
             consumers: BTreeMap::new(),
+            changed_consumers: Vec::new(),
+            states_due: false,
             lost: Ranges::default(),
             damaged: RefCell::default(),
             quarantine: RefCell::default(),

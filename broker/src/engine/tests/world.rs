@@ -140,18 +140,20 @@ impl World {
             engine.step(*now, op, store, effects);
         }
         engine.persist(store);
-        let report = store.commit();
-        engine.committed(&report, store);
-        let mut release = Release {
-            engine,
-            store,
-            report: &report,
-            outlet: clients,
-            text: &mut String::new(),
-        };
-        for effect in effects.drain(..) {
-            release.effect(effect);
+        let mut effects = std::mem::take(effects);
+        for step in [Store::commit_records, Store::commit_states] {
+            let report = step(store);
+            engine.committed(&report, store);
+            let mut release = Release {
+                engine,
+                store,
+                report: &report,
+                outlet: clients,
+                text: &mut String::new(),
+            };
+            effects = release.all(&mut effects);
         }
+        assert!(effects.is_empty(), "nothing waits for a third step");
         let mut rounds = 0;
         while engine.has_ready() && rounds < 100 {
             rounds += 1;
@@ -276,6 +278,24 @@ impl World {
         self.take_answer(&inbox)
     }
 
+    /// Publishes and acknowledges in one round. Gives the answers to both.
+    pub(super) fn publish_beside_ack(
+        &mut self,
+        subject: &str,
+        delivered: &Delivered,
+    ) -> (Option<String>, Option<String>) {
+        let (publish, ack) = (self.inbox(), self.inbox());
+        let kind = JsKind::Publish(self.stream_of(subject));
+        let op = |kind, subject: &str, reply: &str| {
+            Self::op(kind, subject, ReplyTo::Subject(reply.to_owned().into()), "", "")
+        };
+        self.round(vec![
+            op(JsKind::Ack, &delivered.reply, &ack),
+            op(kind, subject, &publish),
+        ]);
+        (self.take_answer(&publish), self.take_answer(&ack))
+    }
+
     /// The stream messages that came since the last call.
     pub(super) fn deliveries(&mut self) -> Vec<Delivered> {
         let (deliveries, rest) = std::mem::take(&mut self.clients.got)
@@ -314,6 +334,11 @@ impl World {
         }
         self.advance_to(end);
         self.round(Vec::new());
+    }
+
+    /// Lets time pass without a round.
+    pub(super) fn pass(&mut self, nanos: u64) {
+        self.advance_to(self.now.mono.0 + nanos);
     }
 
     fn advance_to(&mut self, mono: u64) {

@@ -47,6 +47,11 @@ impl SimFs {
         disk.fail_sync_at = Some(disk.syncs + nth);
     }
 
+    /// Syncs of files and directories so far.
+    pub fn sync_count(&self) -> u64 {
+        self.disk().syncs
+    }
+
     /// Every sync of a directory from now on fails with an error of this kind; `None` ends that.
     pub fn fail_dir_syncs(&self, kind: Option<ErrorKind>) {
         self.disk().fail_dir_syncs = kind;
