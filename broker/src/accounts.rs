@@ -2,21 +2,54 @@
 
 pub(crate) mod names;
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use self::names::AccountNames;
+use crate::options::{AccountLimits, AuthOptions, GLOBAL_ACCOUNT, SYSTEM_ACCOUNT};
 use crate::outbound::Counters;
 use crate::router::Router;
 use crate::types::AccountId;
-
-/// The account of clients that belong to no other.
-pub(crate) const GLOBAL_ACCOUNT: &str = "$G";
 
 /// One account: its name and its own space of subjects.
 #[derive(Debug)]
 pub(crate) struct Account {
     pub(crate) name: Arc<str>,
     pub(crate) router: Arc<Router>,
+    /// Connections now.
+    connections: AtomicU64,
+    limits: RwLock<AccountLimits>,
+}
+
+/// A connection's place in its account; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<Account>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Account {
+    /// Takes in one more connection. None: there are as many as the account may have.
+    pub(crate) fn take_place(self: &Arc<Self>) -> Option<Place> {
+        let max = self.limits().max_connections.unwrap_or(u64::MAX);
+        let one_more = |count: u64| (count < max).then_some(count + 1);
+        self.connections
+            .fetch_update(Relaxed, Relaxed, one_more)
+            .ok()
+            .map(|_| Place(Arc::clone(self)))
+    }
+
+    /// What the account is limited to.
+    pub(crate) fn limits(&self) -> AccountLimits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_limits(&self, limits: AccountLimits) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
 }
 
 /// All accounts of a broker. None is ever taken out.
@@ -65,6 +98,22 @@ impl Accounts {
         self.read().get(id.0 as usize).map(Arc::clone)
     }
 
+    /// The account of this name; a new one if there is none yet.
+    pub(crate) fn named(&self, name: &str) -> Arc<Account> {
+        let id = self.names.intern(name);
+        self.get(id).unwrap_or_else(|| Arc::clone(&self.global))
+    }
+
+    /// Sets the accounts up as the options say.
+    pub(crate) fn configure(&self, options: &AuthOptions) {
+        for account in &options.accounts {
+            self.named(&account.name).set_limits(account.limits);
+        }
+        if !options.no_system_account {
+            self.named(options.system_account.as_deref().unwrap_or(SYSTEM_ACCOUNT));
+        }
+    }
+
     /// All accounts, in the order in which they came.
     pub(crate) fn all(&self) -> Vec<Arc<Account>> {
         self.follow();
@@ -97,5 +146,7 @@ fn account(id: AccountId, name: Arc<str>, counters: &Arc<Counters>) -> Arc<Accou
     Arc::new(Account {
         name,
         router: Arc::new(Router::of(id, Arc::clone(counters))),
+        connections: AtomicU64::new(0),
+        limits: RwLock::default(),
     })
 }

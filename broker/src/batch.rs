@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::auth::permissions::Permissions;
 use crate::local::{LocalDelivery, SubId};
 use crate::nats::codec;
 use crate::outbound::{ClientId, STALL_BACKLOG_BYTES};
 use crate::router::{Message, Receivers, Routed, Router, Subscription, Target, Turn};
 use crate::subject;
 
+/// No router is ever at this generation.
+const NO_GENERATION: u64 = u64::MAX;
 /// Routes that a batch remembers.
 const ROUTES_MAX: usize = 512;
 /// What has gathered is handed over early beyond this.
@@ -38,6 +41,7 @@ pub struct OutBatch {
     kept_bytes: usize,
     stalled: Vec<Target>,
     random: u64,
+    permissions: Option<Arc<Permissions>>,
 }
 
 #[derive(Debug)]
@@ -73,6 +77,8 @@ struct Route {
     plain: Vec<Receiver>,
     queues: Vec<Vec<Receiver>>,
     bound: Option<crate::shard::inbox::JsKind>,
+    /// The sender may not publish there.
+    is_denied: bool,
 }
 
 #[derive(Debug)]
@@ -101,12 +107,36 @@ impl OutBatch {
             kept_bytes: 0,
             stalled: Vec::new(),
             random: origin.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+            permissions: None,
         }
     }
 
     /// Sets whether the sender gets its own messages.
     pub fn set_echo(&mut self, echo: bool) {
         self.echo = echo;
+    }
+
+    /// Sets what the sender may do.
+    pub(crate) fn set_permissions(&mut self, permissions: Option<Arc<Permissions>>) {
+        self.permissions = permissions;
+        self.forget_all();
+    }
+
+    /// Hands over what has gathered, and forgets what was looked up: the next message may be for another router.
+    pub(crate) fn forget_all(&mut self) {
+        self.flush();
+        self.forget();
+        self.routes.generation = NO_GENERATION;
+    }
+
+    /// Whether the sender may not publish to `subject`.
+    pub(crate) fn is_denied(&mut self, router: &Router, subject: &str) -> bool {
+        if self.permissions.is_none() {
+            return false;
+        }
+        self.follow(router);
+        let index = self.route(router, subject);
+        self.routes.entries[index].is_denied
     }
 
     /// Appends protocol text for `target`, behind what has gathered for it.
@@ -208,7 +238,7 @@ impl OutBatch {
     ) -> bool {
         let slot = &mut self.slots[receiver.slot];
         let own = slot.target.id() == self.origin;
-        if (own && !self.echo) || slot.target.is_ended() {
+        if (own && !self.echo) || slot.target.is_ended() || !receiver.subscription.may_deliver(msg.subject) {
             return false;
         }
         match receiver.subscription.take_turn() {
@@ -224,6 +254,9 @@ impl OutBatch {
                 } else {
                     &[]
                 };
+                if let Some(reply) = msg.reply {
+                    outbound.note_request(reply);
+                }
                 codec::encode_message(&mut slot.bytes, receiver.subscription.sid(), msg, headers);
                 self.pending_bytes += slot.bytes.len() - before;
             }
@@ -301,8 +334,14 @@ impl OutBatch {
             plain,
             queues,
             bound,
-            any_last_token,
+            mut any_last_token,
         } = router.receivers(subject);
+        let mut is_denied = false;
+        if let Some(permissions) = &self.permissions {
+            let (is_allowed, for_any_last_token) = permissions.may_publish(subject);
+            is_denied = !is_allowed;
+            any_last_token &= for_any_last_token;
+        }
         let prefix =
             split_last(subject).filter(|(_, last)| any_last_token && subject::is_literal_token(last));
         let key = match prefix {
@@ -319,6 +358,7 @@ impl OutBatch {
             plain,
             queues,
             bound,
+            is_denied,
         })
     }
 

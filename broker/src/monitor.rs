@@ -173,6 +173,7 @@ struct ListQuery {
     limit: usize,
     subs: String,
     cid: u64,
+    auth: String,
 }
 
 impl ListQuery {
@@ -196,7 +197,7 @@ async fn connz(State(monitor): State<Arc<Monitor>>, Query(query): Query<ListQuer
         .iter()
         .skip(query.offset)
         .take(query.limit())
-        .map(|connection| connection_info(&monitor, connection, &subscriptions, &query.subs))
+        .map(|connection| connection_info(&monitor, connection, &subscriptions, &query))
         .collect();
     Json(json!({
         "server_id": monitor.server_id(), "now": time::format(now), "num_connections": page.len(), "total": total,
@@ -208,7 +209,7 @@ fn connection_info(
     monitor: &Monitor,
     connection: &Connection,
     subscriptions: &[(Arc<str>, Arc<Subscription>)],
-    subs: &str,
+    query: &ListQuery,
 ) -> Value {
     let now = monitor.now();
     let idle_nanos = monitor
@@ -228,8 +229,15 @@ fn connection_info(
         "pending_bytes": connection.outbound.backlog_bytes(),
         "in_msgs": load(&counters.in_msgs), "out_msgs": load(&counters.out_msgs),
         "in_bytes": load(&counters.in_bytes), "out_bytes": load(&counters.out_bytes),
-        "subscriptions": load(&counters.subscriptions), "account": "$G",
+        "subscriptions": load(&counters.subscriptions),
     });
+    let identity = connection.identity().filter(|_| wants(&query.auth));
+    if let Some(identity) = identity {
+        info["account"] = (*identity.account.name).into();
+        if !identity.user.is_empty() {
+            info["authorized_user"] = identity.user.as_str().into();
+        }
+    }
     if let Some(client) = connection.client.get() {
         for (name, text) in [
             ("name", &client.name),
@@ -244,6 +252,7 @@ fn connection_info(
     let own = subscriptions
         .iter()
         .filter(|(_, held)| held.target().id() == connection.id());
+    let subs = query.subs.as_str();
     if subs == "detail" {
         info["subscriptions_list_detail"] = own
             .map(|(account, held)| subscription_detail(account, held))

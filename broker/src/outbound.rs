@@ -7,10 +7,14 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use crate::auth::permissions::Replies;
+use crate::env::Clock;
+use crate::env::real::RealClock;
 
 /// Names a connection or local client in one run of the broker. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +55,24 @@ pub enum CloseReason {
     /// A control line beyond `max_control_line`.
     #[error("Maximum Control Line Exceeded")]
     MaxControlLineExceeded,
+    /// The client did not show who it is, or may not come in.
+    #[error("Authentication Failure")]
+    AuthenticationViolation,
+    /// The client did not show in time who it is.
+    #[error("Authentication Timeout")]
+    AuthenticationTimeout,
+    /// The client's time is over.
+    #[error("Authentication Expired")]
+    AuthenticationExpired,
+    /// More connections than the account allows.
+    #[error("Maximum Account Connections Exceeded")]
+    MaxAccountConnectionsExceeded,
+    /// What the client may do has changed.
+    #[error("Credentials Revoked")]
+    Revocation,
+    /// An operator ended it.
+    #[error("Kicked")]
+    Kicked,
     /// More connections than allowed.
     #[error("Maximum Connections Exceeded")]
     MaxConnectionsExceeded,
@@ -143,6 +165,11 @@ pub struct Outbound {
     relief: Notify,
     ended: CancellationToken,
     accepts_headers: AtomicBool,
+    /// A subscription covers subjects that are denied: each delivery is looked at.
+    checks_denials: AtomicBool,
+    /// The requests that the client got and may answer, if its permissions are of that kind.
+    replies: OnceLock<Mutex<Replies>>,
+    clock: RealClock,
     /// What went in and out.
     pub counters: ClientCounters,
     broker: Arc<Counters>,
@@ -201,6 +228,9 @@ impl Outbound {
             relief: Notify::new(),
             ended: CancellationToken::new(),
             accepts_headers: AtomicBool::new(false),
+            checks_denials: AtomicBool::new(false),
+            replies: OnceLock::new(),
+            clock: RealClock::new(),
             counters: ClientCounters::default(),
             broker,
         }
@@ -346,6 +376,43 @@ impl Outbound {
     /// Says whether the client understands HMSG; without it headers are stripped.
     pub fn set_accepts_headers(&self, accepts: bool) {
         self.accepts_headers.store(accepts, Relaxed);
+    }
+
+    /// From now on, each delivery is held against what is denied to the client.
+    pub(crate) fn check_denials(&self) {
+        self.checks_denials.store(true, Relaxed);
+    }
+
+    pub(crate) fn checks_denials(&self) -> bool {
+        self.checks_denials.load(Relaxed)
+    }
+
+    /// From now on, the client may answer the requests that it gets.
+    pub(crate) fn set_replies(&self, replies: Replies) {
+        // A client that connects twice keeps what it may answer already.
+        self.replies.get_or_init(|| Mutex::new(replies));
+    }
+
+    /// A request is delivered that wants its answer at `reply`.
+    pub(crate) fn note_request(&self, reply: &str) {
+        if let Some(replies) = self.replies.get() {
+            let now = self.clock.monotonic();
+            replies
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .asked(reply, now);
+        }
+    }
+
+    /// Whether the client may publish to `subject` because it was asked to; it counts as an answer.
+    pub(crate) fn may_answer(&self, subject: &str) -> bool {
+        let now = self.clock.monotonic();
+        self.replies.get().is_some_and(|replies| {
+            replies
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .may_answer(subject, now)
+        })
     }
 
     /// Whether the client understands HMSG.

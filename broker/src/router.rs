@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::auth::permissions::Permissions;
 use crate::batch::{Delivery, OutBatch};
 use crate::local::{LocalQueue, SubId};
 use crate::outbound::{ClientCounters, ClientId, Counters, Outbound};
@@ -61,6 +62,13 @@ impl Target {
         }
     }
 
+    fn checks_denials(&self) -> bool {
+        match self {
+            Self::Connection(outbound) => outbound.checks_denials(),
+            Self::Local(_) => true,
+        }
+    }
+
     pub(crate) fn counters(&self) -> &ClientCounters {
         match self {
             Self::Connection(outbound) => &outbound.counters,
@@ -95,6 +103,8 @@ pub struct Subscription {
     /// Deliveries after which it ends; 0: never.
     max: AtomicU64,
     gone: AtomicBool,
+    /// What the client may not get although the subject covers it.
+    denials: Option<Arc<Permissions>>,
 }
 
 impl Subscription {
@@ -134,6 +144,16 @@ impl Subscription {
     /// Messages delivered to it.
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Whether the client may have a message of this subject.
+    pub(crate) fn may_deliver(&self, subject: &str) -> bool {
+        match &self.denials {
+            None => true,
+            Some(permissions) => {
+                !self.target.checks_denials() || permissions.may_deliver(subject, self.queue())
+            }
+        }
     }
 
     /// Whether it has been taken out of the router.
@@ -302,6 +322,18 @@ impl Router {
         queue: Option<&str>,
         sid: &[u8],
     ) -> Arc<Subscription> {
+        self.subscribe_with(target, filter, queue, sid, None)
+    }
+
+    /// As [`Self::subscribe`]; what `denials` denies is not delivered.
+    pub(crate) fn subscribe_with(
+        &self,
+        target: &Target,
+        filter: &str,
+        queue: Option<&str>,
+        sid: &[u8],
+        denials: Option<Arc<Permissions>>,
+    ) -> Arc<Subscription> {
         let subscription = Arc::new(Subscription {
             target: target.clone(),
             subject: filter.into(),
@@ -310,6 +342,7 @@ impl Router {
             delivered: AtomicU64::new(0),
             max: AtomicU64::new(0),
             gone: AtomicBool::new(false),
+            denials,
         });
         let mut tables = self.write();
         tables.subscriptions.insert(filter, Arc::clone(&subscription));

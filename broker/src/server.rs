@@ -16,6 +16,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accounts::Accounts;
+use crate::auth::gate::Gate;
 use crate::engine::EngineOptions;
 use crate::env::real::{RealClock, RealFs, RealRng};
 use crate::env::{Clock, Rng};
@@ -23,6 +25,7 @@ use crate::local::LocalClient;
 use crate::monitor::{Monitor, Views};
 use crate::nats::info::{ServerInfo, server_id};
 use crate::nats::listener::{Shared, accept};
+use crate::options::AuthOptions;
 use crate::outbound::CloseReason;
 use crate::shard::thread::{Links, Shard};
 use crate::shard::view::{ShardFigures, ShardView};
@@ -106,6 +109,8 @@ impl Broker {
             monitor_listen,
             server_name,
             limits,
+            auth,
+            tls,
             ..
         } = config;
         let listener = bind("nats.listen", &listen).await?;
@@ -128,7 +133,12 @@ impl Broker {
             max_payload: limits.max_payload_bytes,
             is_lame_duck: false,
         };
-        let shared = Arc::new(Shared::new(limits, info));
+        let accounts = Arc::new(Accounts::new());
+        let maps_certificates = tls.is_some_and(|tls| tls.verify_and_map);
+        let gate = Gate::new(&auth, maps_certificates, &accounts).map_err(|_| StartError::Entropy {
+            source: std::io::ErrorKind::Other.into(),
+        })?;
+        let shared = Arc::new(Shared::new(limits, info, accounts, gate));
         let start = shared.clock.now();
         let links = Links {
             inbox: Arc::clone(&shared.inbox),
@@ -195,6 +205,24 @@ impl Broker {
             lost_records: self.links.view.health().lost,
             store: self.links.view.store_figures(),
             shard: self.links.view.figures(),
+        }
+    }
+
+    /// Lets other users in from now on. Who is connected and no longer known, or may do something else now, has to go.
+    pub fn reload_auth(&self, auth: &AuthOptions) {
+        let shared = &self.shared;
+        shared.gate.reload(auth, &shared.accounts);
+        let directory = shared.gate.directory();
+        for connection in shared.connections.all() {
+            let is_known = connection
+                .identity()
+                .is_none_or(|identity| directory.still_knows(&identity));
+            if !is_known {
+                connection
+                    .outbound
+                    .push(&mut b"-ERR 'Authorization Violation'\r\n".to_vec());
+                connection.outbound.finish(CloseReason::AuthenticationViolation);
+            }
         }
     }
 

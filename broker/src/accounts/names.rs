@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::GLOBAL_ACCOUNT;
+use crate::options::GLOBAL_ACCOUNT;
 use crate::types::AccountId;
 
 /// Names of accounts by handle. Grows only; the first is `$G`.

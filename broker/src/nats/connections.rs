@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::accounts::Place;
+use crate::auth::Identity;
 use crate::outbound::{ClientId, Outbound};
 use crate::types::{MonoNanos, UnixNanos};
 
@@ -16,6 +18,10 @@ pub(crate) struct Connection {
     pub(crate) outbound: Arc<Outbound>,
     /// Who the client says it is, once it has.
     pub(crate) client: OnceLock<ClientName>,
+    /// Who it has shown itself to be, once it has.
+    identity: Mutex<Option<Arc<Identity>>>,
+    /// Its place in the account.
+    place: Mutex<Option<Place>>,
     /// Monotonic time of the last read.
     last_read: AtomicU64,
 }
@@ -29,12 +35,30 @@ pub(crate) struct ClientName {
 }
 
 impl Connection {
+    /// Who it has shown itself to be.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        lock(&self.identity).clone()
+    }
+
+    /// The connection has shown itself to be `identity`.
+    pub(crate) fn set_identity(&self, identity: Arc<Identity>, place: Place) {
+        *lock(&self.identity) = Some(identity);
+        *lock(&self.place) = Some(place);
+    }
+
+    /// Gives its place in the account back.
+    pub(crate) fn leave(&self) {
+        *lock(&self.place) = None;
+    }
+
     pub(crate) fn new(peer: SocketAddr, start: UnixNanos, now: MonoNanos, outbound: Arc<Outbound>) -> Self {
         Self {
             peer,
             start,
             outbound,
             client: OnceLock::new(),
+            identity: Mutex::new(None),
+            place: Mutex::new(None),
             last_read: AtomicU64::new(now.0),
         }
     }
@@ -84,4 +108,8 @@ impl Connections {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ClientId, Arc<Connection>>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

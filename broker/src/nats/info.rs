@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::auth::Login;
 use crate::env::Rng;
+use crate::options::Secret;
 use crate::outbound::ClientId;
 
 /// The version of nats-server whose protocol and API are spoken: clients decide by it what they may use.
@@ -24,6 +26,14 @@ pub(crate) struct ServerInfo {
     pub(crate) is_lame_duck: bool,
 }
 
+/// What INFO says to one client about authentication.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AuthInfo<'a> {
+    pub(crate) is_required: bool,
+    /// What the client has to sign; empty: nothing.
+    pub(crate) nonce: &'a str,
+}
+
 #[derive(Serialize)]
 struct Info<'a> {
     server_id: &'a str,
@@ -38,6 +48,10 @@ struct Info<'a> {
     jetstream: bool,
     client_id: u64,
     client_ip: IpAddr,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    nonce: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    auth_required: bool,
     api_lvl: u32,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ldm: bool,
@@ -45,7 +59,7 @@ struct Info<'a> {
 
 impl ServerInfo {
     /// The INFO line for one client.
-    pub(crate) fn line(&self, client: ClientId, ip: IpAddr) -> Vec<u8> {
+    pub(crate) fn line(&self, client: ClientId, ip: IpAddr, auth: &AuthInfo<'_>) -> Vec<u8> {
         let info = Info {
             server_id: &self.server_id,
             server_name: &self.server_name,
@@ -59,6 +73,8 @@ impl ServerInfo {
             jetstream: true,
             client_id: client.0,
             client_ip: ip.to_canonical(),
+            nonce: auth.nonce,
+            auth_required: auth.is_required,
             api_lvl: API_LEVEL,
             ldm: self.is_lame_duck,
         };
@@ -83,6 +99,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) name: String,
     pub(crate) lang: String,
     pub(crate) version: String,
+    pub(crate) login: Login,
 }
 
 /// CONNECT as it is sent: anything may be left out or null.
@@ -97,6 +114,12 @@ struct Connect {
     name: Option<String>,
     lang: Option<String>,
     version: Option<String>,
+    user: Option<String>,
+    pass: Option<String>,
+    auth_token: Option<String>,
+    nkey: Option<String>,
+    sig: Option<String>,
+    account: Option<String>,
 }
 
 impl From<Connect> for ConnectOptions {
@@ -112,6 +135,14 @@ impl From<Connect> for ConnectOptions {
             name: connect.name.unwrap_or_default(),
             lang: connect.lang.unwrap_or_default(),
             version: connect.version.unwrap_or_default(),
+            login: Login {
+                user: connect.user.unwrap_or_default(),
+                password: Secret(connect.pass.unwrap_or_default()),
+                token: Secret(connect.auth_token.unwrap_or_default()),
+                nkey: connect.nkey.unwrap_or_default(),
+                signature: connect.sig.unwrap_or_default(),
+                account: connect.account.unwrap_or_default(),
+            },
         }
     }
 }
@@ -135,7 +166,7 @@ pub(crate) fn server_id(rng: &mut impl Rng) -> String {
 }
 
 /// CRC-16/XMODEM, as nkeys use it.
-fn crc16(bytes: &[u8]) -> u16 {
+pub(crate) fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc: u16, _| {
             if crc & 0x8000 == 0 {
@@ -200,7 +231,11 @@ mod tests {
             max_payload: 1 << 20,
             is_lame_duck: false,
         };
-        let line = info.line(ClientId(5), "::ffff:127.0.0.1".parse().unwrap());
+        let line = info.line(
+            ClientId(5),
+            "::ffff:127.0.0.1".parse().unwrap(),
+            &AuthInfo::default(),
+        );
         expect![[r#"
             INFO {"server_id":"NX","server_name":"tarn","version":"2.15.2","proto":1,"go":"none","host":"0.0.0.0","port":4222,"headers":true,"max_payload":1048576,"jetstream":true,"client_id":5,"client_ip":"127.0.0.1","api_lvl":5} 
         "#]]

@@ -13,14 +13,18 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::Accounts;
+use crate::auth::Facts;
+use crate::auth::gate::Gate;
 use crate::batch::wait_for;
 use crate::env::Clock;
 use crate::env::real::RealClock;
 use crate::local::{LocalClient, LocalQueue};
 use crate::nats::codec::Codec;
 use crate::nats::connections::{ClientName, Connection, Connections};
-use crate::nats::info::ServerInfo;
+use crate::nats::entry::Entry;
+use crate::nats::info::{AuthInfo, ServerInfo};
 use crate::nats::session::{Received, Session, SessionLimits};
+use crate::options::ConnectionType;
 use crate::outbound::{ClientId, CloseReason, Outbound, Progress};
 use crate::server::Limits;
 use crate::shard::inbox::Inbox;
@@ -31,6 +35,7 @@ use crate::types::MonoNanos;
 pub(crate) struct Shared {
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) inbox: Arc<Inbox>,
+    pub(crate) gate: Gate,
     pub(crate) limits: Limits,
     pub(crate) info: ServerInfo,
     pub(crate) connections: Connections,
@@ -58,10 +63,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ACCEPT_LOG_NANOS: u64 = 10_000_000_000;
 
 impl Shared {
-    pub(crate) fn new(limits: Limits, info: ServerInfo) -> Self {
+    pub(crate) fn new(limits: Limits, info: ServerInfo, accounts: Arc<Accounts>, gate: Gate) -> Self {
         let stop = CancellationToken::new();
         Self {
-            accounts: Arc::new(Accounts::new()),
+            accounts,
+            gate,
             inbox: Arc::new(Inbox::new(limits.inbox_bytes)),
             limits,
             info,
@@ -102,7 +108,11 @@ impl Shared {
             is_lame_duck: true,
             ..self.info.clone()
         };
-        let mut line = info.line(connection.id(), connection.peer.ip());
+        let auth = AuthInfo {
+            is_required: self.gate.directory().is_required(),
+            nonce: "",
+        };
+        let mut line = info.line(connection.id(), connection.peer.ip(), &auth);
         connection.outbound.push(&mut line);
     }
 
@@ -174,7 +184,21 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     };
     let router = Arc::clone(&shared.accounts.global().router);
     let mut session = Session::new(limits, router, Arc::clone(&outbound));
-    session.say(&shared.info.line(id, peer.ip()));
+    let Some(nonce) = shared.gate.nonce() else {
+        tracing::error!("the system gives no entropy: a connection is refused");
+        return;
+    };
+    let facts = Facts {
+        nonce,
+        connection_type: Some(ConnectionType::Standard),
+        ..Facts::default()
+    };
+    let mut entry = Entry::new(&shared, facts);
+    let auth = AuthInfo {
+        is_required: entry.is_required(),
+        nonce: entry.nonce(),
+    };
+    session.say(&shared.info.line(id, peer.ip(), &auth));
     tracing::debug!(conn = id.0, %peer, "connection opened");
 
     let writing = write(&outbound, &stream, shared.limits.write_deadline);
@@ -184,7 +208,10 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
             .insert(Arc::clone(&connection), shared.limits.max_connections)
         {
             let held = shared.reading.token();
-            let end = read(&mut session, &stream, &connection, &shared).await;
+            let end = match entry.open(&mut session, &connection, &shared) {
+                None => read(&mut session, &stream, &connection, &mut entry, &shared).await,
+                end => end,
+            };
             drop(held);
             if let Some(reason) = end {
                 outbound.finish(reason);
@@ -196,6 +223,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
     };
     tokio::join!(reading, writing);
     session.close();
+    connection.leave();
     shared.connections.remove(id);
     let reason = outbound.reason().map(tracing::field::display);
     tracing::debug!(conn = id.0, reason, "connection closed");
@@ -206,6 +234,7 @@ async fn read(
     session: &mut Session,
     stream: &TcpStream,
     connection: &Connection,
+    entry: &mut Entry,
     shared: &Shared,
 ) -> Option<CloseReason> {
     let mut buf = ReadBuffer::default();
@@ -221,25 +250,48 @@ async fn read(
             Ok(0) => return Some(CloseReason::ClientClosed),
             Ok(count) => count,
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                if let Some(reason) = wait(session, stream, &mut pings, ended, &shared.stop).await {
-                    return Some(reason);
+                tokio::select! {
+                    end = wait(session, stream, &mut pings, ended, &shared.stop) => {
+                        if end.is_some() {
+                            return end;
+                        }
+                    }
+                    () = entry.over(shared) => return Some(entry.end(session)),
                 }
                 continue;
             }
             Err(_) => return Some(CloseReason::ReadError),
         };
-        connection.touch(shared.clock.monotonic());
+        let now = shared.clock.monotonic();
+        connection.touch(now);
+        if entry.is_over(now) {
+            return Some(entry.end(session));
+        }
         if buf.held.len() < buf.need_bytes {
             continue;
         }
-        let Received { ops, need_bytes, end } = session.receive(&mut buf.held);
-        buf.need_bytes = need_bytes;
-        if shared.inbox.send(ops).await.is_err() {
-            return Some(CloseReason::ServerShutdown);
-        }
-        introduce(session, connection);
-        if end.is_some() {
-            return end;
+        loop {
+            let Received {
+                ops,
+                need_bytes,
+                end,
+                asks_in,
+            } = session.receive(&mut buf.held);
+            buf.need_bytes = need_bytes;
+            if shared.inbox.send(ops).await.is_err() {
+                return Some(CloseReason::ServerShutdown);
+            }
+            introduce(session, connection);
+            if end.is_some() {
+                return end;
+            }
+            if !asks_in {
+                break;
+            }
+            let end = entry.admit(session, connection, shared).await;
+            if end.is_some() {
+                return end;
+            }
         }
         let stalled = session.take_stalled();
         if !stalled.is_empty() {

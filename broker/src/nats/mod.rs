@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub(crate) mod connections;
+pub(crate) mod entry;
 pub(crate) mod info;
 pub(crate) mod listener;
 pub(crate) mod session;

@@ -8,6 +8,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::auth::Identity;
+use crate::auth::permissions::Permissions;
 use crate::batch::OutBatch;
 use crate::nats::codec::{self, ClientOp, Codec, Decoded, ProtocolError};
 use crate::nats::info::ConnectOptions;
@@ -35,6 +37,21 @@ pub(crate) struct Received {
     pub(crate) need_bytes: usize,
     /// The connection ends, once what was said is sent.
     pub(crate) end: Option<CloseReason>,
+    /// The client asks to be let in: nothing behind its CONNECT is looked at before [`Session::admit`].
+    pub(crate) asks_in: bool,
+}
+
+/// Whether a client has come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    /// Anybody may do everything.
+    Open,
+    /// The client has to say who it is.
+    Closed,
+    /// It has said so with a CONNECT that is not decided on yet.
+    Asked,
+    /// It was let in, and may ask to be somebody else.
+    Admitted,
 }
 
 /// One client's conversation.
@@ -47,6 +64,8 @@ pub(crate) struct Session {
     batch: OutBatch,
     options: ConnectOptions,
     is_connected: bool,
+    entry: Entry,
+    permissions: Option<Arc<Permissions>>,
     subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
     /// Ended subscriptions are swept out when the table has grown to this.
     sweep_at: usize,
@@ -80,6 +99,8 @@ impl Session {
             outbound,
             options: ConnectOptions::default(),
             is_connected: false,
+            entry: Entry::Open,
+            permissions: None,
             subscriptions: HashMap::new(),
             sweep_at: SWEEP_MIN,
             pings_out: 0,
@@ -89,6 +110,42 @@ impl Session {
             in_msgs: 0,
             in_bytes: 0,
         }
+    }
+
+    /// The client has to say who it is before it may do anything.
+    pub(crate) fn require_login(&mut self) {
+        self.entry = Entry::Closed;
+    }
+
+    /// Whether the client has come in.
+    pub(crate) fn is_admitted(&self) -> bool {
+        match self.entry {
+            Entry::Open => self.is_connected,
+            Entry::Admitted => true,
+            Entry::Closed | Entry::Asked => false,
+        }
+    }
+
+    /// Lets the client in as `identity`; completes its CONNECT. Returns the end of a connection that asked for what is not to
+    /// be had.
+    pub(crate) fn admit(&mut self, identity: &Identity) -> Option<CloseReason> {
+        self.close();
+        self.router = Arc::clone(&identity.account.router);
+        self.permissions.clone_from(&identity.permissions);
+        self.batch.set_permissions(identity.permissions.clone());
+        if let Some(replies) = identity.permissions.as_ref().and_then(|held| held.replies()) {
+            self.outbound.set_replies(replies);
+        }
+        self.entry = Entry::Admitted;
+        let end = self.complete_connect().err();
+        self.batch.flush();
+        end
+    }
+
+    /// Refuses the client, with the error's own words.
+    pub(crate) fn refuse(&mut self, text: &str) {
+        self.error(text);
+        self.batch.flush();
     }
 
     /// Says `line` to the client.
@@ -115,6 +172,9 @@ impl Session {
                         end = Some(reason);
                         break 1;
                     }
+                    if self.entry == Entry::Asked {
+                        break 1;
+                    }
                 }
                 Ok(Decoded::Need(bytes)) => break bytes,
                 Err(err) => {
@@ -131,7 +191,12 @@ impl Session {
             .collect();
         self.count();
         self.batch.flush();
-        Received { ops, need_bytes, end }
+        Received {
+            ops,
+            need_bytes,
+            end,
+            asks_in: self.entry == Entry::Asked,
+        }
     }
 
     /// It is time for a ping. Returns the end of a connection that has left too many unanswered.
@@ -169,6 +234,10 @@ impl Session {
     }
 
     fn take(&mut self, op: ClientOp<'_>, buf: &[u8]) -> Result<(), CloseReason> {
+        if self.entry == Entry::Closed && !matches!(op, ClientOp::Connect(_)) {
+            self.error("Authorization Violation");
+            return Err(CloseReason::AuthenticationViolation);
+        }
         match op {
             ClientOp::Publish(msg) => self.publish(&msg, buf)?,
             ClientOp::Ping => self.answer(b"PONG\r\n"),
@@ -185,6 +254,14 @@ impl Session {
         self.close();
         self.options = serde_json::from_slice(json).map_err(|_| self.violation(ProtocolError::Arguments))?;
         self.is_connected = true;
+        if self.entry != Entry::Open {
+            self.entry = Entry::Asked;
+            return Ok(());
+        }
+        self.complete_connect()
+    }
+
+    fn complete_connect(&mut self) -> Result<(), CloseReason> {
         self.outbound.set_accepts_headers(self.options.headers);
         self.batch.set_echo(self.options.echo);
         if !(0..=1).contains(&self.options.protocol) {
@@ -207,6 +284,16 @@ impl Session {
         }
         if self.options.pedantic && !subject::is_valid_literal(msg.subject) {
             self.error("Invalid Publish Subject");
+        }
+        if self.batch.is_denied(&self.router, msg.subject) && !self.outbound.may_answer(msg.subject) {
+            self.error(&format!("Permissions Violation for Publish to {:?}", msg.subject));
+            return Ok(());
+        }
+        if let Some(reply) = msg.reply.filter(|reply| is_reserved_reply(reply)) {
+            self.error(&format!(
+                "Permissions Violation for Publish with Reply of {reply:?}"
+            ));
+            return Ok(());
         }
         self.ok();
         let routed = self.router.route_publish(msg, &mut self.batch);
@@ -251,12 +338,31 @@ impl Session {
                 .retain(|_, subscription| !subscription.is_gone());
             self.sweep_at = SWEEP_MIN.max(self.subscriptions.len() * 2);
         }
+        let mut denials = None;
+        if let Some(permissions) = &self.permissions {
+            if !permissions.may_subscribe(subject, queue) {
+                let group = queue.map_or(String::new(), |queue| format!(" using queue {queue:?}"));
+                return self.error(&format!(
+                    "Permissions Violation for Subscription to {subject:?}{group}"
+                ));
+            }
+            if permissions.has_denials() {
+                denials = Some(Arc::clone(permissions));
+            }
+            if (queue.is_some() || !subject::is_literal(subject))
+                && permissions.must_check_deliveries(subject)
+            {
+                self.outbound.check_denials();
+            }
+        }
         let max = self.limits.max_subscriptions;
         if max > 0 && self.outbound.counters.subscriptions.load(Relaxed) >= max as u64 {
             return self.error("maximum subscriptions exceeded");
         }
         if self.subscriptions.get(sid).is_none_or(|held| held.is_gone()) {
-            let subscription = self.router.subscribe(&self.target, subject, queue, sid);
+            let subscription = self
+                .router
+                .subscribe_with(&self.target, subject, queue, sid, denials);
             self.subscriptions.insert(sid.into(), subscription);
         }
         self.ok();
@@ -334,6 +440,11 @@ impl Staged {
             payload: whole.slice(self.payload),
         }
     }
+}
+
+/// Replies that only the server itself may ask for: those of imported services, and acknowledgements.
+fn is_reserved_reply(reply: &str) -> bool {
+    reply.starts_with("_R_.") || reply.starts_with("$JS.ACK.")
 }
 
 /// Where `part` lies in `whole`, of which it is a slice.

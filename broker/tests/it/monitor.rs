@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::Server;
 
-async fn get(server: &Server, path: &str) -> (u16, String) {
+pub(crate) async fn get(server: &Server, path: &str) -> (u16, String) {
     let addr = server.broker.monitor_addr().unwrap();
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");

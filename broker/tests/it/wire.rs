@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::Server;
 
 /// Sends `text` and reads until the server ends the connection or `until` has come.
-async fn talk(socket: &mut TcpStream, text: &str, until: &str) -> String {
+pub(crate) async fn talk(socket: &mut TcpStream, text: &str, until: &str) -> String {
     socket.write_all(text.as_bytes()).await.unwrap();
     let mut heard = Vec::new();
     let reading = async {
@@ -31,7 +31,7 @@ async fn talk(socket: &mut TcpStream, text: &str, until: &str) -> String {
     String::from_utf8(heard).unwrap().replace("\r\n", "\n")
 }
 
-async fn connect(server: &Server) -> TcpStream {
+pub(crate) async fn connect(server: &Server) -> TcpStream {
     let mut socket = TcpStream::connect(server.broker.client_addr()).await.unwrap();
     let info = talk(&mut socket, "", "\n").await;
     assert!(

@@ -348,7 +348,7 @@ proptest! {
         let mut peer = Peer::new(1, &router, 3);
         for fragment in fragments {
             peer.buf.extend_from_slice(&fragment);
-            let Received { ops, need_bytes, end } = peer.session.receive(&mut peer.buf);
+            let Received { ops, need_bytes, end, .. } = peer.session.receive(&mut peer.buf);
             for op in ops {
                 prop_assert!(op.kind == JsKind::Api || op.subject_str().starts_with("s."));
             }

@@ -1,0 +1,140 @@
+//! How a connection comes in: what it is asked for, how long it has, and when it has to go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auth::{AuthError, Facts};
+use crate::env::Clock;
+use crate::nats::connections::Connection;
+use crate::nats::listener::Shared;
+use crate::nats::session::Session;
+use crate::outbound::CloseReason;
+use crate::types::MonoNanos;
+
+/// What a connection is asked for and how long it may stay.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    facts: Facts,
+    is_required: bool,
+    /// When it has to have come in, or has to go.
+    deadline: Option<MonoNanos>,
+}
+
+impl Entry {
+    /// For a new connection.
+    pub(crate) fn new(shared: &Shared, facts: Facts) -> Self {
+        let directory = shared.gate.directory();
+        let is_required = directory.is_required();
+        let deadline = is_required.then(|| after(shared.clock.monotonic(), directory.timeout()));
+        Self {
+            facts,
+            is_required,
+            deadline,
+        }
+    }
+
+    /// What the client has to sign; empty: nothing.
+    pub(crate) fn nonce(&self) -> &str {
+        &self.facts.nonce
+    }
+
+    /// Whether clients have to say who they are.
+    pub(crate) fn is_required(&self) -> bool {
+        self.is_required
+    }
+
+    /// Lets the connection in as anybody, if that is enough. Returns the end of one that is too many.
+    pub(crate) fn open(
+        &self,
+        session: &mut Session,
+        connection: &Connection,
+        shared: &Shared,
+    ) -> Option<CloseReason> {
+        if self.is_required {
+            session.require_login();
+            return None;
+        }
+        let identity = shared.gate.directory().anybody();
+        let Some(place) = identity.account.take_place() else {
+            return Some(refuse(session, AuthError::TooManyAccountConnections));
+        };
+        connection.set_identity(Arc::new(identity), place);
+        None
+    }
+
+    /// Decides on a CONNECT. Returns the end of a connection that may not come in.
+    pub(crate) async fn admit(
+        &mut self,
+        session: &mut Session,
+        connection: &Connection,
+        shared: &Shared,
+    ) -> Option<CloseReason> {
+        let login = session
+            .options()
+            .map(|options| options.login.clone())
+            .unwrap_or_default();
+        let identity = match shared.gate.identify(&login, &self.facts).await {
+            Ok(identity) => Arc::new(identity),
+            Err(err) => {
+                let user = if login.user.is_empty() {
+                    &login.nkey
+                } else {
+                    &login.user
+                };
+                tracing::error!(conn = connection.id().0, peer = %connection.peer, user, "authentication error");
+                return Some(refuse(session, err));
+            }
+        };
+        let Some(place) = identity.account.take_place() else {
+            return Some(refuse(session, AuthError::TooManyAccountConnections));
+        };
+        connection.set_identity(Arc::clone(&identity), place);
+        self.deadline = identity.expires.map(|at| {
+            let left = u64::try_from(at.since(shared.clock.now())).unwrap_or(0);
+            after(shared.clock.monotonic(), Duration::from_nanos(left))
+        });
+        session.admit(&identity)
+    }
+
+    /// Waits until the connection has to go; for ever, if it has not.
+    pub(crate) async fn over(&self, shared: &Shared) {
+        match self.deadline {
+            Some(at) => {
+                let left = at.0.saturating_sub(shared.clock.monotonic().0);
+                tokio::time::sleep(Duration::from_nanos(left)).await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether the connection has to go at `now`.
+    pub(crate) fn is_over(&self, now: MonoNanos) -> bool {
+        self.deadline.is_some_and(|at| at <= now)
+    }
+
+    /// Says why the connection has to go now.
+    pub(crate) fn end(&self, session: &mut Session) -> CloseReason {
+        if session.is_admitted() {
+            session.refuse("User Authentication Expired");
+            CloseReason::AuthenticationExpired
+        } else {
+            session.refuse("Authentication Timeout");
+            CloseReason::AuthenticationTimeout
+        }
+    }
+}
+
+fn refuse(session: &mut Session, err: AuthError) -> CloseReason {
+    session.refuse(&err.to_string());
+    match err {
+        AuthError::Violation => CloseReason::AuthenticationViolation,
+        AuthError::TooManyAccountConnections => CloseReason::MaxAccountConnectionsExceeded,
+    }
+}
+
+fn after(now: MonoNanos, duration: Duration) -> MonoNanos {
+    MonoNanos(
+        now.0
+            .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+    )
+}
