@@ -2,12 +2,20 @@
 //!
 //! Layout (`FORMAT.md` has the frame around it): a version byte, then unsigned LEB128 integers:
 //! next stream sequence, next consumer sequence, resume sequence, number of skip-list entries and
-//! each as the difference to the one before, number of pending messages and for each the
-//! differences of its stream and consumer sequence to the one before and its deliveries.
+//! each as the difference to the one before, number of runs of pending messages and for each run
+//! the differences of its first stream and consumer sequence to the last of the run before, the
+//! deliveries of each of its messages, their number, and, if that is more than one, the distance of
+//! their stream sequences; their consumer sequences have the distance one. So a consumer with a
+//! million messages on their way costs some bytes and not megabytes each time it is written.
+//!
+//! Version 1 had for each message the two differences and the deliveries. It is still read.
 
 use thiserror::Error;
 
-const VERSION: u8 = 1;
+use super::PENDING_MAX;
+
+const VERSION: u8 = 2;
+const VERSION_WITHOUT_RUNS: u8 = 1;
 
 /// The durable part of a consumer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,13 +64,19 @@ impl ConsumerState {
             put(out, seq - last);
             last = *seq;
         }
-        put(out, self.pending.len() as u64);
+        let runs: Vec<Run> = runs(&self.pending).collect();
+        put(out, runs.len() as u64);
         let (mut last_stream, mut last_consumer) = (0, 0);
-        for entry in &self.pending {
-            put(out, entry.stream_seq - last_stream);
-            put(out, entry.consumer_seq - last_consumer);
-            put(out, entry.deliveries);
-            (last_stream, last_consumer) = (entry.stream_seq, entry.consumer_seq);
+        for run in runs {
+            put(out, run.first.stream_seq - last_stream);
+            put(out, run.first.consumer_seq - last_consumer);
+            put(out, run.first.deliveries);
+            put(out, run.count);
+            if run.count > 1 {
+                put(out, run.stride);
+            }
+            last_stream = run.first.stream_seq + run.stride * (run.count - 1);
+            last_consumer = run.first.consumer_seq + (run.count - 1);
         }
     }
 
@@ -72,7 +86,7 @@ impl ConsumerState {
     /// If the bytes are of another version, end early, go on too long or are not in order.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StateError> {
         let (&version, mut rest) = bytes.split_first().ok_or(StateError::Truncated)?;
-        if version != VERSION {
+        if ![VERSION, VERSION_WITHOUT_RUNS].contains(&version) {
             return Err(StateError::Version(version));
         }
         let rest = &mut rest;
@@ -92,11 +106,22 @@ impl ConsumerState {
             stream_seq = rising(stream_seq, take(rest)?)?;
             consumer_seq = rising(consumer_seq, take(rest)?)?;
             let deliveries = take(rest)?;
-            state.pending.push(PendingState {
-                stream_seq,
-                consumer_seq,
-                deliveries,
-            });
+            let count = if version == VERSION { take(rest)? } else { 1 };
+            let stride = if count > 1 { take(rest)? } else { 0 };
+            if count == 0 || count > (PENDING_MAX - state.pending.len()) as u64 {
+                return Err(StateError::Malformed);
+            }
+            for at in 0..count {
+                if at > 0 {
+                    stream_seq = rising(stream_seq, stride)?;
+                    consumer_seq = rising(consumer_seq, 1)?;
+                }
+                state.pending.push(PendingState {
+                    stream_seq,
+                    consumer_seq,
+                    deliveries,
+                });
+            }
         }
         let delivered_below = |entry: &PendingState| {
             entry.stream_seq < state.next_stream_seq
@@ -109,6 +134,36 @@ impl ConsumerState {
             Err(StateError::Malformed)
         }
     }
+}
+
+/// Pending messages at equal distances that were delivered one after the other.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    first: PendingState,
+    count: u64,
+    /// Distance of the stream sequences. 0 if there is but one.
+    stride: u64,
+}
+
+/// The longest runs that `pending` consists of, taken from the front.
+fn runs(pending: &[PendingState]) -> impl Iterator<Item = Run> {
+    let mut rest = pending;
+    std::iter::from_fn(move || {
+        let (first, after) = rest.split_first()?;
+        let stride = after.first().map_or(0, |next| next.stream_seq - first.stream_seq);
+        let goes_on = |(at, entry): &(u64, &PendingState)| {
+            entry.stream_seq - first.stream_seq == stride * at
+                && entry.consumer_seq - first.consumer_seq == *at
+                && entry.deliveries == first.deliveries
+        };
+        let count = 1 + (1..).zip(after).take_while(goes_on).count();
+        rest = &rest[count..];
+        Some(Run {
+            first: *first,
+            count: count as u64,
+            stride: if count > 1 { stride } else { 0 },
+        })
+    })
 }
 
 fn rising(last: u64, step: u64) -> Result<u64, StateError> {
@@ -150,7 +205,11 @@ mod tests {
     use super::*;
 
     fn state() -> impl Strategy<Value = ConsumerState> {
-        let steps = proptest::collection::vec((1_u64..1 << 40, 1_u64..9, 1_u64..300), 0..50);
+        let steps = prop_oneof![
+            proptest::collection::vec((1_u64..1 << 40, 1_u64..9, 1_u64..300), 0..50),
+            // Runs, and what breaks them.
+            proptest::collection::vec((1_u64..3, 1_u64..3, 1_u64..3), 0..50),
+        ];
         let skips = proptest::collection::vec(1_u64..1 << 20, 0..50);
         (steps, skips, 0_u64..1 << 40, any::<u64>()).prop_map(|(steps, skips, ahead, resume_seq)| {
             let mut state = ConsumerState {
@@ -215,6 +274,36 @@ mod tests {
         };
         let mut bytes = Vec::new();
         state.encode(&mut bytes);
-        assert_eq!(bytes, [1, 0xac, 2, 5, 0, 0, 1, 0xab, 2, 4, 2]);
+        assert_eq!(bytes, [2, 0xac, 2, 5, 0, 0, 1, 0xab, 2, 4, 2, 1]);
+        let of_version_1 = [1, 0xac, 2, 5, 0, 0, 1, 0xab, 2, 4, 2];
+        assert_eq!(ConsumerState::decode(&of_version_1), Ok(state));
+    }
+
+    #[test]
+    fn a_million_messages_on_their_way_are_a_few_bytes() {
+        let entry = |at: u64| PendingState {
+            stream_seq: 2 * at,
+            consumer_seq: at,
+            deliveries: if at == 500_000 { 2 } else { 1 },
+        };
+        let state = ConsumerState {
+            next_stream_seq: 3_000_000,
+            next_consumer_seq: 1_000_001,
+            pending: (1..=1_000_000).map(entry).collect(),
+            ..ConsumerState::default()
+        };
+        let mut bytes = Vec::new();
+        state.encode(&mut bytes);
+        assert!(bytes.len() < 50, "{} bytes", bytes.len());
+        assert_eq!(ConsumerState::decode(&bytes), Ok(state));
+    }
+
+    #[test]
+    fn no_number_takes_memory_without_end() {
+        let mut bytes = vec![VERSION];
+        for number in [u64::MAX, u64::MAX, 0, 0, 1, 1, 1, 1, u64::MAX >> 1, 1] {
+            put(&mut bytes, number);
+        }
+        assert_eq!(ConsumerState::decode(&bytes), Err(StateError::Malformed));
     }
 }
