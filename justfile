@@ -30,6 +30,10 @@ kills n="20":
 faults *arguments:
     TARN_E2E_FAULTS="{{ arguments }}" e2e/run.sh faults
 
+# What nats-server's own clients see of the broker, beside the real nats-server: async-nats | nats.py | cli | diff
+conformance suite *arguments:
+    e2e/conformance.sh {{ suite }} {{ arguments }}
+
 # The real Trino 476 on a running Tarn, with a query prompt
 trino catalog="http://127.0.0.1:8181/catalog":
     e2e/setup.sh python trino

@@ -18,3 +18,9 @@ class Reason:
 REASONS = [
     Reason("The wording behind \"invalid JSON\" is the parser's own", path=r"\.error\.description$", real="^(invalid JSON|json:)", ours="invalid JSON"),
 ]
+
+# Commands of the `nats` command line whose text may differ: a pattern of the command and the reason.
+CLI_REASONS: list[tuple[str, str]] = []
+
+# Tests of suites that can't pass, a pattern of the name and the reason.
+EXCLUDED: dict[str, list[tuple[str, str]]] = {"async-nats": [], "nats.py": []}
