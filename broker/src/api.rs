@@ -1,6 +1,7 @@
 //! What `$JS.API.>` speaks: errors, times, requests and answers as JSON.
 
 pub(crate) mod error;
+mod feature_error;
 pub(crate) mod pedantic;
 pub(crate) mod time;
 pub(crate) mod types;

@@ -8,13 +8,17 @@
 mod account;
 mod acks;
 mod api;
+mod batches;
 mod dispatch;
 mod effect;
+mod events;
+mod features;
 mod limits;
 mod observer;
 mod publish;
 mod recover;
 mod snapshot;
+mod sourcing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
@@ -35,10 +39,11 @@ use observer::Observer;
 use time::{Mono, Now};
 
 pub(crate) use dispatch::{Outlet, push_number, send_notice};
-pub(crate) use effect::{Effect, Outgoing};
+pub(crate) use effect::{AckExtra, Effect, Outgoing};
 pub(crate) use publish::store_error;
 pub(crate) use recover::RecoverError;
 pub(crate) use snapshot::{AccountSnapshot, JsSnapshot, StreamSnapshot};
+pub(crate) use sourcing::Origins;
 
 /// How long a changed consumer may stay unsaved.
 const PERSIST_NS: i64 = 250_000_000;
@@ -87,6 +92,9 @@ enum Timer {
     Consumer(ConsumerId),
     Age(StreamId),
     Expiry(StreamId),
+    Batches(StreamId),
+    Schedule(StreamId),
+    Copy(StreamId),
     Persist,
 }
 
@@ -115,6 +123,18 @@ pub(crate) struct Engine {
     /// Streams that got records since the last commit.
     appended: Vec<StreamId>,
     age_armed: BTreeSet<StreamId>,
+    /// Atomic batches that are not complete, of all streams.
+    open_batches: usize,
+    /// The streams that copy a stream, by its account and name.
+    copies: BTreeMap<(AccountId, Arc<str>), Vec<StreamId>>,
+    /// Those that have something to copy.
+    to_copy: BTreeSet<StreamId>,
+    /// What was copied and is to leave its origin.
+    copied: Vec<sourcing::Copied>,
+    /// Streams whose positions in their sources have changed.
+    sources_dirty: BTreeSet<StreamId>,
+    /// When the last tick was.
+    ticked: Mono,
     api_requests: u64,
     random: u64,
     changes: u64,
@@ -139,6 +159,12 @@ impl Engine {
             is_persist_armed: false,
             appended: Vec::new(),
             age_armed: BTreeSet::new(),
+            open_batches: 0,
+            copies: BTreeMap::new(),
+            to_copy: BTreeSet::new(),
+            copied: Vec::new(),
+            sources_dirty: BTreeSet::new(),
+            ticked: Mono(0),
             api_requests: 0,
             changes: 0,
         }
@@ -163,6 +189,7 @@ impl Engine {
 
     /// Does what is due at `now`.
     pub(crate) fn tick<F: Fs>(&mut self, now: Now, store: &mut Store<F>, effects: &mut Vec<Effect>) {
+        self.ticked = now.mono;
         while let Some(&(due, timer)) = self.timers.first() {
             if due > now.mono {
                 break;
@@ -170,17 +197,25 @@ impl Engine {
             self.timers.pop_first();
             match timer {
                 Timer::Consumer(id) => self.consumer_due(now, id, store, effects),
-                Timer::Age(id) => self.age_due(now, id, store),
-                Timer::Expiry(id) => self.expiry_due(now, id, store),
+                Timer::Age(id) => self.age_due(now, id, store, effects),
+                Timer::Expiry(id) => self.expiry_due(now, id, store, effects),
+                Timer::Batches(id) => self.batches_due(now, id, effects),
+                Timer::Schedule(id) => self.schedules_due(now, id, store, effects),
+                Timer::Copy(id) => {
+                    self.to_copy.insert(id);
+                }
                 Timer::Persist if self.due.is_empty() => {
                     self.is_persist_armed = false;
                     self.due.extend(std::mem::take(&mut self.dirty));
+                    self.save_positions(store);
                 }
                 Timer::Persist => {
                     self.timers.insert((now.mono.after(PERSIST_NS), Timer::Persist));
                 }
             }
         }
+        self.retire_copied(store);
+        self.copy(now, store, effects);
     }
 
     fn consumer_due<F: Fs>(
@@ -202,7 +237,7 @@ impl Engine {
         observer.consumer.expire_requests(now.mono, &mut notices);
         push_notices(notices, effects);
         if observer.consumer.is_abandoned(now.mono) {
-            if let Err(err) = self.remove_consumer(id, store, effects) {
+            if let Err(err) = self.remove_consumer(now, id, store, effects) {
                 tracing::warn!(error = %err, "abandoned consumer was not deleted");
             }
             return;
@@ -250,6 +285,7 @@ impl Engine {
             tracing::error!(stream = %stream.name, error = %err, "commit failed");
             stream.duplicates.roll_back(store.durable_seq(*id).0);
             stream.expiries.roll_back(store.durable_seq(*id).0);
+            stream.schedules.roll_back(store.durable_seq(*id).0);
             let last_seq = store.state(*id).last_seq.0;
             for consumer in stream.consumers.values() {
                 if let Some(observer) = self.consumers.get_mut(consumer) {
@@ -257,7 +293,11 @@ impl Engine {
                 }
             }
         }
+        for (id, _) in &report.failed {
+            self.forget_copied(*id);
+        }
         for id in std::mem::take(&mut self.appended) {
+            self.mark_copies(id);
             let Some(stream) = self.streams.get(&id) else {
                 continue;
             };
@@ -274,7 +314,7 @@ impl Engine {
 
     /// Whether consumer states wait to be written and committed.
     pub(crate) fn has_urgent(&self) -> bool {
-        !self.urgent.is_empty() || !self.due.is_empty()
+        !self.urgent.is_empty() || !self.due.is_empty() || !self.to_copy.is_empty()
     }
 
     /// Whether something may be delivered now.
@@ -333,10 +373,14 @@ impl Engine {
         if observer.is_stored && observer.consumer.is_dirty() {
             self.dirty.insert(id);
             self.changes += 1;
-            if !self.is_persist_armed {
-                self.is_persist_armed = true;
-                self.timers.insert((now.after(PERSIST_NS), Timer::Persist));
-            }
+            self.arm_persist(now);
+        }
+    }
+
+    fn arm_persist(&mut self, now: Mono) {
+        if !self.is_persist_armed {
+            self.is_persist_armed = true;
+            self.timers.insert((now.after(PERSIST_NS), Timer::Persist));
         }
     }
 

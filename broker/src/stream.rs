@@ -1,21 +1,32 @@
 //! One stream: what it takes in and in which order its checks come. Its records are in the store.
 
+pub(crate) mod batch;
 pub(crate) mod config;
+pub(crate) mod counter;
+mod cron;
 pub(crate) mod dedupe;
+mod features;
 pub(crate) mod headers;
+pub(crate) mod schedule;
+mod shape;
+pub(crate) mod source;
 pub(crate) mod ttl;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::api::error::ApiError;
-use crate::engine::ConsumerId;
-use crate::engine::time::Mono;
-use crate::store::StreamState;
+use crate::engine::time::{Mono, Now};
+use crate::engine::{ConsumerId, Origins};
+use crate::store::{Record, StreamState};
+use crate::subject::transform::SubjectTransform;
 use crate::types::{AccountId, StreamId, UnixNanos};
+use batch::Batches;
 use config::{Discard, StreamConfig};
 use dedupe::{DuplicateWindow, IdKind};
 use headers::PublishHeaders;
+use schedule::Schedules;
+pub(crate) use shape::Shaped;
 use ttl::Expiries;
 
 /// Largest header block, in bytes.
@@ -32,6 +43,18 @@ pub(crate) struct Stream {
     pub(crate) duplicates: DuplicateWindow,
     /// When messages expire that say so themselves.
     pub(crate) expiries: Expiries,
+    /// Messages that publish others later.
+    pub(crate) schedules: Schedules,
+    /// Batches that are not complete.
+    pub(crate) batches: Batches,
+    /// What is done to the subjects that come in.
+    pub(crate) transform: Option<SubjectTransform>,
+    /// Under which subject what was stored is published once more.
+    pub(crate) republish: Option<SubjectTransform>,
+    /// What the stream copies.
+    pub(crate) origins: Origins,
+    /// Whether another stream copies this one.
+    pub(crate) is_copied: bool,
     /// Id of the last message, empty if it had none.
     pub(crate) last_msg_id: String,
     /// The consumers by name.
@@ -41,10 +64,10 @@ pub(crate) struct Stream {
 }
 
 /// What is to be done with a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Verdict {
-    /// Store it.
-    Store(Rollup),
+    /// Store it, in another shape if there is one.
+    Store(Rollup, Option<Box<Shaped>>),
     /// It was stored before, as this sequence.
     Duplicate(u64),
 }
@@ -66,6 +89,8 @@ pub(crate) trait Records {
     fn state(&self) -> StreamState;
     /// Number of records and last sequence of a subject, or of all that a wildcard covers.
     fn subject(&self, subject: &str) -> Option<(u64, u64)>;
+    /// The last message of a subject.
+    fn last(&self, subject: &str) -> Option<Record>;
 }
 
 /// A message that wants to be stored.
@@ -87,6 +112,12 @@ impl Stream {
             created,
             duplicates: DuplicateWindow::new(config.duplicate_window),
             expiries: Expiries::default(),
+            schedules: Schedules::default(),
+            batches: Batches::default(),
+            transform: shape::transform_of(&config),
+            republish: shape::republish_of(&config),
+            origins: Origins::new(&config),
+            is_copied: false,
             last_msg_id: String::new(),
             consumers: BTreeMap::new(),
             ack_prefix: format!("{{\"stream\":{name},\"seq\":").into(),
@@ -97,6 +128,9 @@ impl Stream {
     /// Replaces the configuration by an update that was checked.
     pub(crate) fn set_config(&mut self, config: StreamConfig) {
         self.duplicates.set_window(config.duplicate_window);
+        self.transform = shape::transform_of(&config);
+        self.republish = shape::republish_of(&config);
+        self.origins.change(&config);
         self.config = Arc::new(config);
     }
 
@@ -107,7 +141,7 @@ impl Stream {
     /// Source: nats-server, `processJetStreamMsg`.
     pub(crate) fn check(
         &mut self,
-        now: Mono,
+        now: Now,
         message: Incoming<'_>,
         headers: &PublishHeaders<'_>,
         records: &impl Records,
@@ -116,10 +150,13 @@ impl Stream {
             return Err(ApiError::SEALED);
         }
         let mut rollup = Rollup::None;
-        if !message.headers.is_empty() {
+        let mut shaped = None;
+        if !message.headers.is_empty() || self.config.allow_msg_counter {
+            counter::check(headers, message.payload, self.config.allow_msg_counter)?;
             self.check_expected(message.subject, headers, records)?;
+            shaped = self.shape(now.wall, message, headers, records)?;
             if let Some(id) = headers.msg_id {
-                if let Some(seq) = self.duplicates.find(now, IdKind::Message, id) {
+                if let Some(seq) = self.duplicates.find(now.mono, IdKind::Message, id) {
                     return Ok(Verdict::Duplicate(seq));
                 }
                 if self.duplicates.is_full() {
@@ -132,12 +169,16 @@ impl Stream {
                 return Err(ApiError::wrong_last_msg_id(&self.last_msg_id));
             }
             rollup = self.rollup(headers)?;
+            if shaped.as_ref().is_some_and(|shaped| shaped.fires.is_some()) {
+                rollup = Rollup::Subject;
+            }
         }
-        self.check_size(message)?;
-        if self.config.discard == Discard::New {
-            self.check_room(message, records)?;
-        }
-        Ok(Verdict::Store(rollup))
+        let stored = match &shaped {
+            Some(shaped) => shaped.incoming(message.subject),
+            None => message,
+        };
+        self.check_fits(stored, records)?;
+        Ok(Verdict::Store(rollup, shaped))
     }
 
     fn check_expected(
@@ -146,7 +187,6 @@ impl Stream {
         headers: &PublishHeaders<'_>,
         records: &impl Records,
     ) -> Result<(), ApiError> {
-        headers.check_unsupported()?;
         self.check_ttl(headers)?;
         if headers.expected_stream.is_some_and(|name| name != &*self.name) {
             return Err(ApiError::STREAM_NOT_MATCH);
@@ -191,7 +231,12 @@ impl Stream {
     /// Notes when the message just stored as `seq` at `at` expires. Returns the time if it is the
     /// first to expire.
     pub(crate) fn note_expiry(&mut self, at: Mono, seq: u64, headers: &PublishHeaders<'_>) -> Option<Mono> {
-        let nanos = ttl::parse(headers.ttl?).ok().flatten()?;
+        let Some(nanos) = ttl::parse(headers.ttl?).ok()? else {
+            if headers.ttl.is_some_and(|text| text.eq_ignore_ascii_case("never")) {
+                self.expiries.keep(seq);
+            }
+            return None;
+        };
         let expires = at.after(nanos);
         (self.config.allow_msg_ttl && self.expiries.insert(expires, seq)).then_some(expires)
     }
@@ -210,6 +255,18 @@ impl Stream {
                 "rollup value invalid: {value:?}"
             ))),
         }
+    }
+
+    /// Checks a message against the stream's limits.
+    ///
+    /// # Errors
+    /// If it is too large, or there is no room and the new message is to be refused.
+    pub(crate) fn check_fits(&self, message: Incoming<'_>, records: &impl Records) -> Result<(), ApiError> {
+        self.check_size(message)?;
+        if self.config.discard == Discard::New {
+            self.check_room(message, records)?;
+        }
+        Ok(())
     }
 
     fn check_size(&self, message: Incoming<'_>) -> Result<(), ApiError> {

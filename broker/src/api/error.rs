@@ -18,7 +18,7 @@ pub(crate) struct ApiError {
     pub(crate) description: Cow<'static, str>,
 }
 
-const fn fixed(code: u16, err_code: u16, description: &'static str) -> ApiError {
+pub(super) const fn fixed(code: u16, err_code: u16, description: &'static str) -> ApiError {
     ApiError {
         code,
         err_code,
@@ -26,7 +26,7 @@ const fn fixed(code: u16, err_code: u16, description: &'static str) -> ApiError 
     }
 }
 
-fn text(code: u16, err_code: u16, description: String) -> ApiError {
+pub(super) fn text(code: u16, err_code: u16, description: String) -> ApiError {
     ApiError {
         code,
         err_code,

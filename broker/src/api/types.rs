@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::time::JsonTime;
 use crate::consumer::config::ConsumerConfig;
 use crate::stream::config::{StreamConfig, is_false, is_zero_u64};
+use crate::stream::source::SubjectTransformConfig;
 
 /// Names in one page of an answer.
 pub(crate) const NAMES_PAGE: usize = 1024;
@@ -227,6 +228,10 @@ pub(crate) struct StreamInfo {
     pub(crate) config: StreamConfig,
     pub(crate) created: JsonTime,
     pub(crate) state: StreamStateInfo,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) mirror: Option<SourceInfo>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sources: Vec<SourceInfo>,
     pub(crate) ts: JsonTime,
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) did_create: bool,
@@ -239,6 +244,22 @@ pub(crate) struct StreamInfo {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ClusterInfo {
     pub(crate) leader: String,
+}
+
+/// How a stream stands with one that it copies.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SourceInfo {
+    pub(crate) name: String,
+    /// Messages that are still to be copied.
+    pub(crate) lag: u64,
+    /// Nanoseconds since the last was; -1: none was.
+    pub(crate) active: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<ApiError>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) filter_subject: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) subject_transforms: Vec<SubjectTransformConfig>,
 }
 
 /// A stream, with the page of its subjects.

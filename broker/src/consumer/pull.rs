@@ -199,7 +199,7 @@ fn header(out: &mut String, name: &str, value: impl std::fmt::Display) {
 }
 
 /// A duration as Go prints it: `1m30s`, `250ms`, `1.5s`.
-fn go_duration(nanos: i64) -> String {
+pub(crate) fn go_duration(nanos: i64) -> String {
     let fraction = |value: i64, unit: i64| {
         let digits = unit.to_string().len() - 1;
         let rest = format!("{:0digits$}", value % unit);

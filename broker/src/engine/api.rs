@@ -93,11 +93,13 @@ impl Engine {
         let stats = &mut self.js_account().api_stats;
         stats.total += 1;
         stats.errors += u64::from(outcome.is_error);
+        let payload = Bytes::from(outcome.payload);
+        self.tell_api(now, op, &payload, effects);
         if let ReplyTo::Subject(to) = &op.reply {
             let message = Outgoing {
                 to: to.clone(),
                 headers: Bytes::new(),
-                payload: outcome.payload.into(),
+                payload,
             };
             effects.push(Effect::Reply {
                 message,
@@ -131,7 +133,7 @@ impl Engine {
             }
             ("STREAM.DELETE", [stream]) => Outcome::new(
                 "stream_delete",
-                self.delete_stream(stream, payload, store, effects),
+                self.delete_stream(now, stream, payload, store, effects),
             ),
             ("STREAM.PURGE", [stream]) => {
                 let id = self.id_of(stream);
@@ -148,10 +150,10 @@ impl Engine {
             }
             ("CONSUMER.CREATE", [stream, rest @ ..]) => Outcome::new(
                 "consumer_create",
-                self.create_consumer(now, stream, rest, payload, store),
+                self.create_consumer(now, stream, rest, payload, store, effects),
             ),
             ("CONSUMER.DURABLE.CREATE", [stream, rest @ ..]) => {
-                let result = self.create_durable(now, stream, rest, payload, store);
+                let result = self.create_durable(now, stream, rest, payload, store, effects);
                 Outcome::new("consumer_create", result)
             }
             ("CONSUMER.INFO", [stream, consumer]) => Outcome::new(
@@ -159,7 +161,7 @@ impl Engine {
                 self.consumer_info_of(now, stream, consumer, store),
             ),
             ("CONSUMER.DELETE", [stream, consumer]) => {
-                let result = self.delete_consumer(stream, consumer, payload, store, effects);
+                let result = self.delete_consumer(now, stream, consumer, payload, store, effects);
                 Outcome::new("consumer_delete", result)
             }
             ("CONSUMER.NAMES", [stream]) => {

@@ -24,6 +24,10 @@ const UNREADABLE_TRIES: u32 = 10;
 
 /// Where deliveries go.
 pub(crate) trait Outlet {
+    /// Whether anybody listens to a message of the server's own, or a stream captures it.
+    fn is_wanted(&self, subject: &str) -> bool;
+    /// Sends a message of the server's own to all who want it.
+    fn publish(&mut self, message: &Message<'_>);
     /// What follows is for the clients of this account.
     fn enter(&mut self, account: AccountId);
     /// How the listener of a subject stands.

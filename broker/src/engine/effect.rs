@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::events::Event;
 use crate::api::error::ApiError;
 use crate::consumer::pull::Notice;
 use crate::shard::inbox::ReplyTo;
@@ -16,6 +17,15 @@ pub(crate) struct Outgoing {
     pub(crate) payload: Bytes,
 }
 
+/// What an acknowledgement says besides the sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum AckExtra {
+    /// A counter's value.
+    Value(String),
+    /// A batch and how many messages of it were stored.
+    Batch { id: String, count: u64 },
+}
+
 /// Something to be done after the commit that follows the step.
 #[derive(Debug)]
 pub(crate) enum Effect {
@@ -27,8 +37,17 @@ pub(crate) enum Effect {
         stream: StreamId,
         seq: StreamSeq,
         is_duplicate: bool,
+        extra: Option<Box<AckExtra>>,
         reply: ReplyTo,
     },
+    /// A message that the server itself publishes: for subscribers, and for the stream that captures its subject. With
+    /// `after`, only if that record is stored.
+    Publish {
+        message: Outgoing,
+        after: Option<(StreamId, StreamSeq)>,
+    },
+    /// An advisory or a metric.
+    Event(Box<Event>),
     /// A message was refused.
     PubRefused {
         stream: StreamId,

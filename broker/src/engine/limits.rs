@@ -1,5 +1,6 @@
 //! Messages that leave streams: limits, age, roll-ups, and those that nobody needs any more.
 
+use super::effect::Effect;
 use super::time::Now;
 use super::{AGE_CHECK_NS_MIN, Engine, Timer};
 use crate::env::Fs;
@@ -100,6 +101,14 @@ impl Engine {
             return;
         };
         self.changes += 1;
+        if stream.expiries.has_staying()
+            && let Some(stream) = self.streams.get_mut(&id)
+        {
+            stream.expiries.forget(seq.0);
+        }
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
         for consumer in stream.consumers.values() {
             if let Some(observer) = self.consumers.get_mut(consumer) {
                 observer.removed(seq.0);
@@ -114,7 +123,13 @@ impl Engine {
     }
 
     /// Removes what is older than the stream's `max_age`, and sets the timer for the next.
-    pub(super) fn age_due<F: Fs>(&mut self, now: Now, id: StreamId, store: &mut Store<F>) {
+    pub(super) fn age_due<F: Fs>(
+        &mut self,
+        now: Now,
+        id: StreamId,
+        store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
+    ) {
         self.age_armed.remove(&id);
         let Some(stream) = self.streams.get(&id) else {
             return;
@@ -122,6 +137,9 @@ impl Engine {
         let max_age = stream.config.max_age;
         if max_age <= 0 {
             return;
+        }
+        if stream.expiries.has_staying() || stream.config.subject_delete_marker_ttl > 0 {
+            return self.age_each(now, id, max_age, store, effects);
         }
         let oldest_kept = now.wall.saturating_add(-max_age);
         let state = store.state(id);
@@ -145,13 +163,22 @@ impl Engine {
     }
 
     /// Removes the messages whose own time to live has ended, and sets the timer for the next.
-    pub(super) fn expiry_due<F: Fs>(&mut self, now: Now, id: StreamId, store: &mut Store<F>) {
+    pub(super) fn expiry_due<F: Fs>(
+        &mut self,
+        now: Now,
+        id: StreamId,
+        store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Some(stream) = self.streams.get(&id) {
+            self.enter(stream.account, effects);
+        }
         while let Some(seq) = self
             .streams
             .get_mut(&id)
             .and_then(|stream| stream.expiries.pop_due(now.mono))
         {
-            self.remove_message(id, StreamSeq(seq), store);
+            self.expire_message(now, id, StreamSeq(seq), store, effects);
         }
         if let Some(next) = self.streams.get(&id).and_then(|stream| stream.expiries.next()) {
             self.timers.insert((next, Timer::Expiry(id)));
@@ -176,7 +203,7 @@ impl Engine {
 
     /// Whether a consumer of the stream has still to deliver a message or waits for its
     /// acknowledgement.
-    fn is_needed<F: Fs>(&self, id: StreamId, seq: u64, store: &Store<F>) -> bool {
+    pub(super) fn is_needed<F: Fs>(&self, id: StreamId, seq: u64, store: &Store<F>) -> bool {
         let Some(stream) = self.streams.get(&id) else {
             return false;
         };
@@ -188,7 +215,7 @@ impl Engine {
                 .get(consumer)
                 .is_some_and(|observer| observer.needs(seq, &record.subject))
         };
-        stream.consumers.values().any(needs)
+        stream.consumers.values().any(needs) || self.is_to_be_copied(id, seq, &record.subject)
     }
 
     /// Interest retention: removes everything that no consumer needs, after one has gone.

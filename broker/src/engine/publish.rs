@@ -2,23 +2,26 @@
 
 use bytes::Bytes;
 
-use super::effect::Effect;
+use super::effect::{AckExtra, Effect, Outgoing};
 use super::time::Now;
 use super::{AGE_CHECK_NS_MIN, Engine, Timer};
 use crate::api::error::ApiError;
+use crate::api::time;
 use crate::env::Fs;
 use crate::shard::inbox::{JsOp, ReplyTo, Resend};
-use crate::store::{NewRecord, Store, StoreError, StreamState, SubjectFilter};
+use crate::store::{NewRecord, Record, Store, StoreError, StreamState, SubjectFilter};
+use crate::stream::batch::Staged;
 use crate::stream::config::Retention;
 use crate::stream::dedupe::IdKind;
 use crate::stream::headers::{self, PublishHeaders, RESEND_ID};
-use crate::stream::{Incoming, Records, Rollup, Stream, Verdict};
+use crate::stream::{Incoming, Records, Rollup, Shaped, Stream, Verdict};
 use crate::subject;
+use crate::subject::transform::SubjectTransform;
 use crate::types::{StreamId, StreamSeq};
 
-struct StreamRecords<'a, F: Fs> {
-    store: &'a Store<F>,
-    id: StreamId,
+pub(super) struct StreamRecords<'a, F: Fs> {
+    pub(super) store: &'a Store<F>,
+    pub(super) id: StreamId,
 }
 
 impl<F: Fs> Records for StreamRecords<'_, F> {
@@ -36,6 +39,11 @@ impl<F: Fs> Records for StreamRecords<'_, F> {
             .subject(self.id, subject)
             .map(|summary| (summary.messages, summary.last.0))
     }
+
+    fn last(&self, subject: &str) -> Option<Record> {
+        let last = self.store.subject(self.id, subject)?.last;
+        self.store.read(self.id, last).ok().flatten()
+    }
 }
 
 /// The error that a publisher gets when the store refused.
@@ -51,6 +59,28 @@ pub(crate) fn store_error(err: &StoreError) -> ApiError {
 struct Stored {
     seq: StreamSeq,
     is_duplicate: bool,
+    extra: Option<Box<AckExtra>>,
+}
+
+impl Stored {
+    fn duplicate(seq: u64) -> Self {
+        Self {
+            seq: StreamSeq(seq),
+            is_duplicate: true,
+            extra: None,
+        }
+    }
+}
+
+/// What [`Engine::stored`] has to know of a message.
+pub(super) struct StoredMessage<'a> {
+    pub(super) seq: StreamSeq,
+    pub(super) subject: &'a str,
+    pub(super) headers: &'a [u8],
+    pub(super) payload: &'a [u8],
+    pub(super) rollup: Rollup,
+    /// The last message of the subject before, 0 for none.
+    pub(super) last_of_subject: u64,
 }
 
 impl Engine {
@@ -84,13 +114,38 @@ impl Engine {
         if stream.config.no_ack && !matches!(reply, ReplyTo::Local { .. }) {
             reply = ReplyTo::None;
         }
-        match self.store_message(now, id, &subject, &headers, &payload, resend.as_ref(), store) {
-            Ok(Stored { seq, is_duplicate }) => {
+        let parsed = if headers.is_empty() {
+            PublishHeaders::default()
+        } else {
+            PublishHeaders::parse(&headers)
+        };
+        if parsed.batch.id.is_some() {
+            let staged = Staged {
+                subject,
+                headers: headers.clone(),
+                payload,
+            };
+            return self.publish_batched(now, id, &parsed, staged, reply, store, effects);
+        }
+        let parts = Parts {
+            subject: &subject,
+            headers: &headers,
+            payload: &payload,
+            parsed: &parsed,
+            resend: resend.as_ref(),
+        };
+        match self.store_message(now, id, &parts, store, effects) {
+            Ok(Stored {
+                seq,
+                is_duplicate,
+                extra,
+            }) => {
                 if !matches!(reply, ReplyTo::None) {
                     effects.push(Effect::PubAck {
                         stream: id,
                         seq,
                         is_duplicate,
+                        extra,
                         reply,
                     });
                 }
@@ -103,78 +158,115 @@ impl Engine {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a message has that many parts")]
     fn store_message<F: Fs>(
         &mut self,
         now: Now,
         id: StreamId,
-        subject: &Bytes,
-        headers: &Bytes,
-        payload: &Bytes,
-        resend: Option<&Resend>,
+        parts: &Parts<'_>,
         store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
     ) -> Result<Stored, ApiError> {
+        let Parts {
+            subject,
+            headers,
+            payload,
+            parsed,
+            resend,
+        } = *parts;
+        let random = self.next_random();
         let stream = self.streams.get_mut(&id).ok_or(ApiError::STREAM_NOT_FOUND)?;
         let subject = std::str::from_utf8(subject).map_err(|_| ApiError::BAD_REQUEST)?;
-        let parsed = if headers.is_empty() {
-            PublishHeaders::default()
-        } else {
-            PublishHeaders::parse(headers)
-        };
+        let transformed = transformed(stream, subject, random);
+        let subject = transformed.as_deref().unwrap_or(subject);
         if let Some(Resend { key, is_resend: true }) = resend
             && let Some(seq) = stream.duplicates.find(now.mono, IdKind::Resend, key)
         {
-            return Ok(Stored {
-                seq: StreamSeq(seq),
-                is_duplicate: true,
-            });
+            return Ok(Stored::duplicate(seq));
         }
         let message = Incoming {
             subject,
             headers,
             payload,
         };
-        let verdict = stream.check(now.mono, message, &parsed, &StreamRecords { store: &*store, id })?;
-        let rollup = match verdict {
-            Verdict::Duplicate(seq) => {
-                return Ok(Stored {
-                    seq: StreamSeq(seq),
-                    is_duplicate: true,
-                });
-            }
-            Verdict::Store(rollup) => rollup,
+        let verdict = stream.check(now, message, parsed, &StreamRecords { store: &*store, id })?;
+        let (rollup, shaped) = match verdict {
+            Verdict::Duplicate(seq) => return Ok(Stored::duplicate(seq)),
+            Verdict::Store(rollup, shaped) => (rollup, shaped),
         };
         if resend.is_some() && stream.duplicates.is_full() {
             return Err(ApiError::TOO_MANY_REQUESTS);
         }
+        let message = match &shaped {
+            Some(shaped) => shaped.incoming(subject),
+            None => message,
+        };
         let with_resend;
         let stored_headers: &[u8] = match resend {
             Some(resend) => {
-                with_resend = headers::with_field(headers, RESEND_ID, &resend.key);
+                with_resend = headers::with_field(message.headers, RESEND_ID, &resend.key);
                 &with_resend
             }
-            None => headers,
+            None => message.headers,
         };
         let record = NewRecord {
             time: now.wall,
             subject,
             headers: stored_headers,
-            payload,
+            payload: message.payload,
         };
+        let last_of_subject = last_of_subject(stream, subject, store);
         let seq = append(stream, &record, store, &self.consumers)?;
-        remember(stream, now, seq, &parsed, resend);
-        if let Some(expires) = stream.note_expiry(now.mono, seq.0, &parsed) {
-            self.timers.insert((expires, Timer::Expiry(id)));
+        remember(stream, now, seq, parsed, resend);
+        let stored = StoredMessage {
+            seq,
+            subject,
+            headers: stored_headers,
+            payload: message.payload,
+            rollup,
+            last_of_subject,
+        };
+        self.stored(now, id, &stored, shaped.as_deref(), store, effects);
+        Ok(Stored {
+            seq,
+            is_duplicate: false,
+            extra: shaped
+                .and_then(|shaped| shaped.value)
+                .map(|value| Box::new(AckExtra::Value(value))),
+        })
+    }
+
+    /// Does what follows the storing of a message: expiry, schedules, limits, publishing it once more.
+    pub(super) fn stored<F: Fs>(
+        &mut self,
+        now: Now,
+        id: StreamId,
+        stored: &StoredMessage<'_>,
+        shaped: Option<&Shaped>,
+        store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let seq = stored.seq;
+        if stream.config.allow_msg_ttl {
+            let parsed = PublishHeaders::parse(stored.headers);
+            if let Some(expires) = stream.note_expiry(now.mono, seq.0, &parsed) {
+                self.timers.insert((expires, Timer::Expiry(id)));
+            }
+        }
+        if let Some(republish) = &stream.republish {
+            let again = republish_effect(stream, republish, now, stored);
+            effects.extend(again);
+        }
+        if stream.config.allow_msg_schedules {
+            self.note_schedule(now, id, stored, shaped, store);
         }
         if self.appended.last() != Some(&id) {
             self.appended.push(id);
         }
         self.changes += 1;
-        self.after_append(now, id, seq, subject, rollup, store);
-        Ok(Stored {
-            seq,
-            is_duplicate: false,
-        })
+        self.after_append(now, id, seq, stored.subject, stored.rollup, store);
     }
 
     fn after_append<F: Fs>(
@@ -203,15 +295,82 @@ impl Engine {
     }
 }
 
+/// The parts of a publish.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    subject: &'a [u8],
+    headers: &'a [u8],
+    payload: &'a [u8],
+    parsed: &'a PublishHeaders<'a>,
+    resend: Option<&'a Resend>,
+}
+
+/// The subject that the stream's transform makes of `subject`, if it is another one.
+pub(super) fn transformed(stream: &Stream, subject: &str, random: u64) -> Option<String> {
+    stream.transform.as_ref()?.apply(subject, random as u32)
+}
+
+/// The last message of a subject, if it matters: for gap detection of what is published once more.
+pub(super) fn last_of_subject<F: Fs>(stream: &Stream, subject: &str, store: &Store<F>) -> u64 {
+    if stream.republish.is_none() {
+        return 0;
+    }
+    store
+        .subject(stream.id, subject)
+        .map_or(0, |summary| summary.last.0)
+}
+
+/// The message that is published once more, under another subject.
+fn republish_effect(
+    stream: &Stream,
+    republish: &SubjectTransform,
+    now: Now,
+    stored: &StoredMessage<'_>,
+) -> Option<Effect> {
+    let to = republish.apply(stored.subject, 0)?;
+    if !subject::is_valid_literal(&to) {
+        return None;
+    }
+    let headers_only = stream
+        .config
+        .republish
+        .as_ref()
+        .is_some_and(|config| config.headers_only);
+    let mut block = stored.headers.to_vec();
+    let fields = [
+        ("Nats-Stream", stream.name.to_string()),
+        ("Nats-Subject", stored.subject.to_owned()),
+        ("Nats-Sequence", stored.seq.0.to_string()),
+        ("Nats-Time-Stamp", time::format(now.wall)),
+        ("Nats-Last-Sequence", stored.last_of_subject.to_string()),
+    ];
+    for (name, value) in &fields {
+        block = headers::with_field(&block, name, value);
+    }
+    if headers_only {
+        block = headers::with_field(&block, "Nats-Msg-Size", &stored.payload.len().to_string());
+    }
+    let payload: &[u8] = if headers_only { &[] } else { stored.payload };
+    let message = Outgoing {
+        to: to.into(),
+        headers: block.into(),
+        payload: Bytes::copy_from_slice(payload),
+    };
+    Some(Effect::Publish {
+        message,
+        after: Some((stream.id, stored.seq)),
+    })
+}
+
 /// Appends the record, or only takes a sequence for it if the stream keeps what somebody is
 /// interested in and nobody is.
-fn append<F: Fs>(
+pub(super) fn append<F: Fs>(
     stream: &Stream,
     record: &NewRecord<'_>,
     store: &mut Store<F>,
     consumers: &std::collections::BTreeMap<super::ConsumerId, super::Observer>,
 ) -> Result<StreamSeq, ApiError> {
-    if stream.config.retention == Retention::Interest {
+    if stream.config.retention == Retention::Interest && !stream.is_copied {
         let wants = |id| {
             consumers
                 .get(id)
@@ -228,7 +387,7 @@ fn append<F: Fs>(
     store.append(stream.id, record).map_err(|err| store_error(&err))
 }
 
-fn remember(
+pub(super) fn remember(
     stream: &mut Stream,
     now: Now,
     seq: StreamSeq,

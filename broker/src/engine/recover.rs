@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::batches::drop_unfinished;
+use super::features::recover_schedule;
 use super::observer::Observer;
+use super::sourcing::POSITIONS;
 use super::time::{Mono, Now};
 use super::{AGE_CHECK_NS_MIN, ConsumerId, Engine, EngineOptions, Timer};
 use crate::api::time::JsonTime;
@@ -68,7 +71,11 @@ impl Engine {
                 })?;
             let (account, _) = engine.options.accounts.of_stored(&meta.name);
             let mut stream = Stream::new(id, account, config, meta.created);
+            if stream.config.allow_atomic {
+                drop_unfinished(id, store);
+            }
             read_back(&mut stream, store, now);
+            engine.arm_recovered(now, &stream);
             if let Some(next) = stream.expiries.next() {
                 engine.timers.insert((next, Timer::Expiry(id)));
             }
@@ -83,6 +90,7 @@ impl Engine {
             js_account.names.insert(stream.name.clone(), id);
             engine.streams.insert(id, stream);
         }
+        engine.index_copies();
         Ok(engine)
     }
 
@@ -94,6 +102,7 @@ impl Engine {
     ) -> Result<(), RecoverError> {
         let stored: Vec<(String, Vec<u8>, Vec<u8>)> = store
             .consumers(stream.id)
+            .filter(|(name, ..)| *name != POSITIONS)
             .map(|(name, config, state)| (name.to_owned(), config.to_vec(), state.to_vec()))
             .collect();
         for (name, config, state) in stored {
@@ -214,7 +223,7 @@ pub(super) fn starting_state<F: Fs>(
 /// may have a time to live, when each of the stream's ends.
 fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
     let window_start = now.wall.saturating_add(-stream.config.duplicate_window);
-    let first = if stream.config.allow_msg_ttl {
+    let first = if stream.config.allow_msg_ttl || stream.config.allow_msg_schedules {
         Some(StreamSeq(1))
     } else {
         store.seq_at_or_after(stream.id, window_start)
@@ -230,6 +239,7 @@ fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
         let age_ns = u64::try_from(now.wall.since(record.time)).unwrap_or(0);
         let at = Mono(now.mono.0.saturating_sub(age_ns));
         stream.note_expiry(at, seq.0, &headers);
+        recover_schedule(stream, &record, now);
         if record.time < window_start {
             continue;
         }

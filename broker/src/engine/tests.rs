@@ -1,6 +1,8 @@
 //! The engine on a simulated disk and a virtual clock.
 
+mod features;
 mod pace;
+mod sourcing;
 mod world;
 
 use std::collections::BTreeMap;

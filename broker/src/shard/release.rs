@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::accounts::Accounts;
 use crate::api::error::ApiError;
 use crate::batch::OutBatch;
 use crate::consumer::Receiver;
-use crate::engine::{Effect, Engine, Outgoing, Outlet, push_number, send_notice, store_error};
+use crate::engine::{AckExtra, Effect, Engine, Outgoing, Outlet, push_number, send_notice, store_error};
 use crate::env::Fs;
 use crate::outbound::ClientId;
 use crate::router::{Message, Router};
-use crate::shard::inbox::{PubAck, PublishError, ReplyTo};
+use crate::shard::inbox::{JsKind, JsOp, PubAck, PublishError, ReplyTo};
 use crate::store::{CommitReport, Store, StoreError};
 use crate::types::{AccountId, StreamId, StreamSeq};
 
@@ -24,6 +25,8 @@ pub(super) struct Routers {
     accounts: Arc<Accounts>,
     ways: Vec<Way>,
     current: usize,
+    /// Messages of the server's own that a stream captures.
+    captured: Vec<JsOp>,
 }
 
 /// The way to the clients of one account.
@@ -38,6 +41,7 @@ impl Routers {
             accounts,
             ways: Vec::new(),
             current: 0,
+            captured: Vec::new(),
         };
         routers.enter(AccountId::GLOBAL);
         routers
@@ -48,6 +52,16 @@ impl Routers {
         for way in &mut self.ways {
             way.out.flush();
         }
+    }
+
+    /// Takes the messages of the server's own that streams capture, to be stored.
+    pub(super) fn take_captured(&mut self) -> Vec<JsOp> {
+        std::mem::take(&mut self.captured)
+    }
+
+    /// Whether messages of the server's own wait to be stored.
+    pub(super) fn has_captured(&self) -> bool {
+        !self.captured.is_empty()
     }
 
     fn router(&self) -> &Router {
@@ -88,6 +102,25 @@ impl Outlet for Routers {
     fn answer(&mut self, message: &Message<'_>) {
         let Way { router, out } = &mut self.ways[self.current];
         router.route(message, out);
+    }
+
+    fn is_wanted(&self, subject: &str) -> bool {
+        self.router().has_interest(subject) || self.router().captured_by(subject).is_some()
+    }
+
+    fn publish(&mut self, message: &Message<'_>) {
+        let Way { router, out } = &mut self.ways[self.current];
+        let routed = router.route_publish(message, out);
+        if let Some(kind @ JsKind::Publish(_)) = routed.bound {
+            self.captured.push(JsOp {
+                account: router.account(),
+                kind,
+                subject: Bytes::copy_from_slice(message.subject.as_bytes()),
+                reply: ReplyTo::None,
+                headers: Bytes::copy_from_slice(message.headers),
+                payload: Bytes::copy_from_slice(message.payload),
+            });
+        }
     }
 
     fn capture(&mut self, stream: StreamId, subjects: &[String]) {
@@ -144,17 +177,34 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
                 stream,
                 seq,
                 is_duplicate,
+                extra,
                 reply,
             } => {
                 match self
                     .failure(stream)
                     .filter(|_| seq > self.store.durable_seq(stream))
                 {
-                    None => self.acknowledge(stream, seq, is_duplicate, reply),
+                    None => self.acknowledge(stream, seq, is_duplicate, extra.as_deref(), reply),
                     Some(err) => {
                         let local = commit_error(err);
                         self.refuse(stream, &store_error(err), local, reply);
                     }
+                }
+            }
+            Effect::Publish { message, after } => {
+                let is_lost =
+                    |(stream, seq)| self.failure(stream).is_some() && seq > self.store.durable_seq(stream);
+                if !after.is_some_and(is_lost) {
+                    self.publish(&message);
+                }
+            }
+            Effect::Event(event) => {
+                if self.outlet.is_wanted(&event.subject) {
+                    self.publish(&Outgoing {
+                        to: event.subject.clone().into(),
+                        headers: Bytes::new(),
+                        payload: event.encode().into(),
+                    });
                 }
             }
             Effect::PubRefused { stream, error, reply } => {
@@ -179,7 +229,14 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
             .map(|(_, err)| err)
     }
 
-    fn acknowledge(&mut self, stream: StreamId, seq: StreamSeq, is_duplicate: bool, reply: ReplyTo) {
+    fn acknowledge(
+        &mut self,
+        stream: StreamId,
+        seq: StreamSeq,
+        is_duplicate: bool,
+        extra: Option<&AckExtra>,
+        reply: ReplyTo,
+    ) {
         match reply {
             ReplyTo::None => {}
             ReplyTo::Subject(to) => {
@@ -189,6 +246,9 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
                 self.text.clear();
                 self.text.push_str(prefix);
                 push_number(self.text, seq.0);
+                if let Some(extra) = extra {
+                    push_extra(self.text, extra);
+                }
                 self.text.push_str(if is_duplicate {
                     ",\"duplicate\": true}"
                 } else {
@@ -242,6 +302,17 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
         }
     }
 
+    fn publish(&mut self, outgoing: &Outgoing) {
+        let to = std::str::from_utf8(&outgoing.to).unwrap_or_default();
+        let message = Message {
+            subject: to,
+            reply: None,
+            headers: &outgoing.headers,
+            payload: &outgoing.payload,
+        };
+        self.outlet.publish(&message);
+    }
+
     fn send(&mut self, outgoing: &Outgoing) {
         let to = std::str::from_utf8(&outgoing.to).unwrap_or_default();
         let message = Message {
@@ -251,6 +322,23 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
             payload: &outgoing.payload,
         };
         self.outlet.answer(&message);
+    }
+}
+
+/// Adds what an acknowledgement says besides the sequence.
+fn push_extra(text: &mut String, extra: &AckExtra) {
+    match extra {
+        AckExtra::Value(value) => {
+            text.push_str(",\"val\":\"");
+            text.push_str(value);
+            text.push('"');
+        }
+        AckExtra::Batch { id, count } => {
+            text.push_str(",\"batch\":");
+            text.push_str(&serde_json::Value::from(id.as_str()).to_string());
+            text.push_str(",\"count\":");
+            push_number(text, *count);
+        }
     }
 }
 

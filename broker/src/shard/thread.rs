@@ -135,7 +135,7 @@ impl<F: Fs, C: Clock> Shard<F, C> {
 
     /// How long the thread may sleep. `None`: until something comes.
     fn patience(&self) -> Option<Duration> {
-        if self.engine.has_ready() || self.engine.has_urgent() {
+        if self.engine.has_ready() || self.engine.has_urgent() || self.out.has_captured() {
             return Some(Duration::ZERO);
         }
         let now = now(&self.clock).mono;
@@ -150,7 +150,8 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         let now = now(&self.clock);
         let mut op_count = 0;
         self.engine.tick(now, &mut self.store, &mut self.effects);
-        for op in taken.batches.into_iter().flatten() {
+        let captured = self.out.take_captured();
+        for op in captured.into_iter().chain(taken.batches.into_iter().flatten()) {
             op_count += 1;
             self.engine.step(now, op, &mut self.store, &mut self.effects);
         }

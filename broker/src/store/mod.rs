@@ -121,6 +121,16 @@ impl<F: Fs> Store<F> {
         }
     }
 
+    /// Sees to it that records of these sizes (subject, headers and payload together) fit in the stream's current segment, so
+    /// that they become durable in one write if they are appended now.
+    ///
+    /// # Errors
+    /// As for [`Store::append`].
+    pub fn reserve(&mut self, id: StreamId, sizes: impl Iterator<Item = usize>) -> Result<(), StoreError> {
+        let (stream, shared) = self.change(id)?;
+        stream.reserve(shared, sizes)
+    }
+
     /// Removes one record; durable after the next commit. `false`: it was not there.
     ///
     /// # Errors

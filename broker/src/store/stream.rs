@@ -233,6 +233,24 @@ impl<F: Fs> Stream<F> {
         Ok(StreamSeq(seq))
     }
 
+    /// Sees to it that the last segment has room for records with these bytes of subject, headers and payload.
+    pub(super) fn reserve(
+        &mut self,
+        shared: &mut Shared<F>,
+        sizes: impl Iterator<Item = usize>,
+    ) -> Result<(), StoreError> {
+        self.check_writable()?;
+        let need: usize = sizes.map(|size| padded(HEADER_BYTES + size)).sum();
+        let max = u64::from(shared.options.segment_bytes_max) - DATA_START;
+        if need as u64 > max {
+            return Err(StoreError::TooLarge {
+                len: need as u64,
+                max,
+            });
+        }
+        self.make_room(shared, need, shared.options.reserve_bytes)
+    }
+
     /// Sees to it that the last segment has room for `need` more bytes, whose records are above all others.
     pub(super) fn make_room(
         &mut self,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::source::{RePublish, StreamSource, SubjectTransformConfig};
 use crate::api::error::ApiError;
 use crate::subject;
 
@@ -115,16 +116,16 @@ pub(crate) struct StreamConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) placement: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) mirror: Option<Value>,
+    pub(crate) mirror: Option<StreamSource>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) sources: Vec<Value>,
+    pub(crate) sources: Vec<StreamSource>,
     pub(crate) compression: Compression,
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub(crate) first_seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) subject_transform: Option<Value>,
+    pub(crate) subject_transform: Option<SubjectTransformConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) republish: Option<Value>,
+    pub(crate) republish: Option<RePublish>,
     pub(crate) allow_direct: bool,
     pub(crate) mirror_direct: bool,
     #[serde(skip_serializing_if = "is_false")]
@@ -195,12 +196,10 @@ impl StreamConfig {
     /// Overlap with other streams is the caller's to check.
     ///
     /// # Errors
-    /// nats-server's error for the first check that fails; features that this server does not have
-    /// are refused with 10052, or 10074 for replicas.
+    /// nats-server's error for the first check that fails.
     pub(crate) fn normalize(mut self) -> Result<Self, ApiError> {
         self.check_name()?;
-        set_static_metadata(&mut self.metadata, u32::from(self.allow_msg_ttl));
-        self.check_unsupported()?;
+        self.check_replicas()?;
         for limit in [
             &mut self.max_msgs,
             &mut self.max_msgs_per_subject,
@@ -214,7 +213,12 @@ impl StreamConfig {
         }
         self.normalize_times()?;
         self.check_policies()?;
+        self.normalize_features()?;
+        self.check_origins()?;
         self.check_subjects()?;
+        self.check_transforms()?;
+        let level = self.required_level();
+        set_static_metadata(&mut self.metadata, level);
         Ok(self)
     }
 
@@ -248,7 +252,7 @@ impl StreamConfig {
         Ok(())
     }
 
-    fn check_unsupported(&mut self) -> Result<(), ApiError> {
+    fn check_replicas(&mut self) -> Result<(), ApiError> {
         if self.num_replicas == 0 {
             self.num_replicas = 1;
         }
@@ -268,30 +272,7 @@ impl StreamConfig {
                 "stream has no mirror but does have mirror direct",
             ));
         }
-        let unsupported = [
-            (self.mirror.is_some(), "mirrors"),
-            (!self.sources.is_empty(), "sources"),
-            (self.subject_transform.is_some(), "subject transforms"),
-            (self.republish.is_some(), "republish"),
-            (self.subject_delete_marker_ttl != 0, "subject delete markers"),
-            (self.allow_msg_counter, "message counters"),
-            (self.allow_atomic, "atomic publish"),
-            (self.allow_batched, "batch publish"),
-            (self.allow_msg_schedules, "message schedules"),
-        ];
-        for (used, feature) in unsupported {
-            if used {
-                return Err(ApiError::invalid_config(format!(
-                    "{feature} are not supported by this server"
-                )));
-            }
-        }
-        match self.persist_mode.as_deref() {
-            None | Some("" | "default") => Ok(()),
-            Some(mode) => Err(ApiError::invalid_config(format!(
-                "persist mode {mode:?} is not supported by this server"
-            ))),
-        }
+        Ok(())
     }
 
     fn normalize_times(&mut self) -> Result<(), ApiError> {
@@ -301,7 +282,7 @@ impl StreamConfig {
         if self.max_age != 0 && self.max_age < SHORTEST_NS {
             return Err(ApiError::invalid_config("max age needs to be >= 100ms"));
         }
-        if self.duplicate_window == 0 {
+        if self.duplicate_window == 0 && !self.copies() {
             self.duplicate_window = match self.max_age {
                 0 => DUPLICATE_WINDOW_DEFAULT_NS,
                 age => age.min(DUPLICATE_WINDOW_DEFAULT_NS),
@@ -315,7 +296,7 @@ impl StreamConfig {
                 "duplicates window can not be larger then max age",
             ));
         }
-        if self.duplicate_window < SHORTEST_NS {
+        if self.duplicate_window > 0 && self.duplicate_window < SHORTEST_NS {
             return Err(ApiError::invalid_config("duplicates window needs to be >= 100ms"));
         }
         Ok(())
@@ -346,7 +327,7 @@ impl StreamConfig {
                 "more than {SUBJECTS_MAX} subjects"
             )));
         }
-        if self.subjects.is_empty() {
+        if self.subjects.is_empty() && !self.copies() {
             self.subjects.push(self.name.clone());
         }
         for (index, subject) in self.subjects.iter().enumerate() {
@@ -409,7 +390,22 @@ impl StreamConfig {
                 self.allow_msg_ttl && !new.allow_msg_ttl,
                 "message TTL status can not be disabled",
             ),
+            (
+                self.allow_msg_counter != new.allow_msg_counter,
+                "stream configuration update can not change message counter setting",
+            ),
+            (
+                self.allow_msg_schedules && !new.allow_msg_schedules,
+                "message schedules can not be disabled",
+            ),
+            (
+                self.persist_mode != new.persist_mode,
+                "stream configuration update can not change persist mode",
+            ),
         ];
+        if new.mirror.is_some() && new.mirror != self.mirror {
+            return Err(ApiError::MIRROR_NOT_UPDATABLE);
+        }
         if let Some((_, text)) = refused.iter().find(|(found, _)| *found) {
             return Err(ApiError::invalid_config(*text));
         }
@@ -483,7 +479,7 @@ mod tests {
             (|c| c.name = "a".repeat(256), 10052),
             (|c| c.num_replicas = 3, 10074),
             (|c| c.num_replicas = -1, 10133),
-            (|c| c.mirror = Some(Value::Null), 10052),
+            (|c| c.mirror = Some(StreamSource::default()), 10142),
             (|c| c.max_age = 1, 10052),
             (|c| c.subjects = vec!["a..b".to_owned()], 10052),
             (|c| c.subjects = vec![">".to_owned()], 10052),

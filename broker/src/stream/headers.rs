@@ -1,13 +1,34 @@
 //! The headers of a message: the ones that JetStream acts on, and adding others.
 
-use crate::api::error::ApiError;
-
 /// First line of a header block.
 pub(crate) const VERSION_LINE: &str = "NATS/1.0\r\n";
 /// Header that names a message for duplicate detection.
 pub(crate) const MSG_ID: &str = "Nats-Msg-Id";
 /// Header under which a local client's [`Resend`](crate::shard::inbox::Resend) key is stored.
 pub(crate) const RESEND_ID: &str = "Tarn-Resend-Id";
+
+/// Header that adds to a counter.
+pub(crate) const INCREMENT: &str = "Nats-Incr";
+/// Header with what a counter got from each of its stream's sources.
+pub(crate) const COUNTER_SOURCES: &str = "Nats-Counter-Sources";
+/// Header that names a batch.
+pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
+/// Header of a batch's last message.
+pub(crate) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+/// Header with a schedule's pattern.
+pub(crate) const SCHEDULE: &str = "Nats-Schedule";
+/// Header of a scheduled message: the subject of its schedule.
+pub(crate) const SCHEDULER: &str = "Nats-Scheduler";
+/// Header of a scheduled message: when the next one comes, or `purge`.
+pub(crate) const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
+/// Header of a message that was copied from another stream.
+pub(crate) const STREAM_SOURCE: &str = "Nats-Stream-Source";
+/// Header that rolls messages up.
+pub(crate) const ROLLUP: &str = "Nats-Rollup";
+/// Header with a message's time to live.
+pub(crate) const TTL: &str = "Nats-TTL";
+/// Header of a delete marker: why there is one.
+pub(crate) const MARKER_REASON: &str = "Nats-Marker-Reason";
 
 /// What a publisher asks for in headers.
 /// Source: nats-server, `stream.go`.
@@ -23,9 +44,33 @@ pub(crate) struct PublishHeaders<'a> {
     pub(crate) rollup: Option<&'a str>,
     pub(crate) required_api_level: Option<&'a str>,
     pub(crate) ttl: Option<&'a str>,
-    increment: Option<&'a str>,
-    batch: Option<&'a str>,
-    schedule: Option<&'a str>,
+    pub(crate) increment: Option<&'a str>,
+    pub(crate) batch: BatchHeaders<'a>,
+    pub(crate) schedule: ScheduleHeaders<'a>,
+    pub(crate) stream_source: Option<&'a str>,
+}
+
+/// What marks a message as part of a batch. Source: ADR-50.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BatchHeaders<'a> {
+    pub(crate) id: Option<&'a str>,
+    pub(crate) seq: Option<&'a str>,
+    /// Present, though it may be empty.
+    pub(crate) commit: Option<&'a str>,
+}
+
+/// What makes a message a schedule for others. Source: ADR-51.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ScheduleHeaders<'a> {
+    pub(crate) pattern: Option<&'a str>,
+    /// Present, though it may be empty.
+    pub(crate) time_zone: Option<&'a str>,
+    pub(crate) ttl: Option<&'a str>,
+    pub(crate) rollup: Option<&'a str>,
+    pub(crate) target: Option<&'a str>,
+    pub(crate) source: Option<&'a str>,
+    pub(crate) scheduler: Option<&'a str>,
+    pub(crate) next: Option<&'a str>,
 }
 
 impl<'a> PublishHeaders<'a> {
@@ -42,12 +87,28 @@ impl<'a> PublishHeaders<'a> {
                 "Nats-Expected-Last-Msg-Id" => &mut headers.expected_last_msg_id,
                 "Nats-Expected-Last-Subject-Sequence" => &mut headers.expected_last_subject_seq,
                 "Nats-Expected-Last-Subject-Sequence-Subject" => &mut headers.expected_last_subject,
-                "Nats-Rollup" => &mut headers.rollup,
+                ROLLUP => &mut headers.rollup,
                 "Nats-Required-Api-Level" => &mut headers.required_api_level,
-                "Nats-TTL" => &mut headers.ttl,
-                "Nats-Incr" => &mut headers.increment,
-                "Nats-Batch-Id" => &mut headers.batch,
-                "Nats-Schedule" => &mut headers.schedule,
+                TTL => &mut headers.ttl,
+                INCREMENT => &mut headers.increment,
+                BATCH_ID => &mut headers.batch.id,
+                "Nats-Batch-Sequence" => &mut headers.batch.seq,
+                BATCH_COMMIT => {
+                    headers.batch.commit.get_or_insert(value);
+                    continue;
+                }
+                SCHEDULE => &mut headers.schedule.pattern,
+                "Nats-Schedule-Time-Zone" => {
+                    headers.schedule.time_zone.get_or_insert(value);
+                    continue;
+                }
+                "Nats-Schedule-TTL" => &mut headers.schedule.ttl,
+                "Nats-Schedule-Rollup" => &mut headers.schedule.rollup,
+                "Nats-Schedule-Target" => &mut headers.schedule.target,
+                "Nats-Schedule-Source" => &mut headers.schedule.source,
+                SCHEDULER => &mut headers.schedule.scheduler,
+                SCHEDULE_NEXT => &mut headers.schedule.next,
+                STREAM_SOURCE => &mut headers.stream_source,
                 _ => continue,
             };
             if slot.is_none() && !value.is_empty() {
@@ -55,22 +116,6 @@ impl<'a> PublishHeaders<'a> {
             }
         }
         headers
-    }
-
-    /// Headers that ask for what no stream of this server does are refused, not passed over.
-    ///
-    /// # Errors
-    /// The error that nats-server gives where the stream does not allow the feature.
-    pub(crate) fn check_unsupported(&self) -> Result<(), ApiError> {
-        let refusals = [
-            (self.batch, ApiError::ATOMIC_PUBLISH_DISABLED),
-            (self.increment, ApiError::COUNTER_DISABLED),
-            (self.schedule, ApiError::SCHEDULES_DISABLED),
-        ];
-        match refusals.into_iter().find(|(value, _)| value.is_some()) {
-            Some((_, error)) => Err(error),
-            None => Ok(()),
-        }
     }
 }
 
@@ -94,6 +139,35 @@ pub(crate) fn with_field(block: &[u8], name: &str, value: &str) -> Vec<u8> {
         out.extend_from_slice(part.as_bytes());
     }
     out
+}
+
+/// `block` without the headers that `is_unwanted` names; empty if none is left.
+pub(crate) fn without_fields(block: &[u8], is_unwanted: impl Fn(&str) -> bool) -> Vec<u8> {
+    let mut out = VERSION_LINE.as_bytes().to_vec();
+    for line in block.split_inclusive(|byte| *byte == b'\n').skip(1) {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let is_end = line == b"\r\n";
+        if !is_end && !std::str::from_utf8(name).is_ok_and(&is_unwanted) {
+            out.extend_from_slice(line);
+        }
+    }
+    if out.len() == VERSION_LINE.len() {
+        return Vec::new();
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// `block` with one header of this name, at its end.
+pub(crate) fn set_field(block: &[u8], name: &str, value: &str) -> Vec<u8> {
+    with_field(&without_fields(block, |other| other == name), name, value)
+}
+
+/// The value of a header.
+pub(crate) fn field<'a>(block: &'a [u8], name: &str) -> Option<&'a str> {
+    fields(block)
+        .find(|(other, _)| *other == name)
+        .map(|(_, value)| value)
 }
 
 /// The header block of the answer to a request that nobody is subscribed to: how nats-server answers
@@ -123,9 +197,7 @@ mod tests {
         let headers = PublishHeaders::parse(block);
         assert_eq!(headers.msg_id, Some("a b"));
         assert_eq!(headers.rollup, Some("sub"));
-        assert_eq!(headers.check_unsupported(), Ok(()));
-        let batch = PublishHeaders::parse(b"NATS/1.0\r\nNats-Batch-Id: b\r\n\r\n");
-        assert_eq!(batch.check_unsupported().unwrap_err().err_code, 10174);
+        assert_eq!(headers.ttl, None);
     }
 
     #[test]
@@ -137,6 +209,19 @@ mod tests {
             second,
             b"NATS/1.0\r\nTarn-Resend-Id: k1\r\nNats-Msg-Id: m\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn headers_are_taken_out_and_replaced() {
+        let block = b"NATS/1.0\r\nA: 1\r\nB: 2\r\nA: 3\r\n\r\n";
+        assert_eq!(
+            without_fields(block, |name| name == "A"),
+            b"NATS/1.0\r\nB: 2\r\n\r\n"
+        );
+        assert_eq!(without_fields(block, |_| true), b"");
+        assert_eq!(set_field(block, "A", "4"), b"NATS/1.0\r\nB: 2\r\nA: 4\r\n\r\n");
+        assert_eq!(field(block, "A"), Some("1"));
+        assert_eq!(field(block, "C"), None);
     }
 
     #[test]

@@ -15,12 +15,39 @@ const SECOND_NS: i64 = 1_000_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct Expiries {
     due: BTreeSet<(Mono, u64)>,
+    /// Messages that never expire, not even of age.
+    stay: BTreeSet<u64>,
 }
 
 impl Expiries {
     /// Whether no further message fits.
     pub(crate) fn is_full(&self) -> bool {
-        self.due.len() >= EXPIRIES_MAX
+        self.due.len() + self.stay.len() >= EXPIRIES_MAX
+    }
+
+    /// Message `seq` never expires.
+    pub(crate) fn keep(&mut self, seq: u64) {
+        self.stay.insert(seq);
+    }
+
+    /// Whether message `seq` never expires.
+    pub(crate) fn stays(&self, seq: u64) -> bool {
+        self.stay.contains(&seq)
+    }
+
+    /// Whether any message never expires.
+    pub(crate) fn has_staying(&self) -> bool {
+        !self.stay.is_empty()
+    }
+
+    /// Messages below `first_seq` are gone.
+    pub(crate) fn forget_below(&mut self, first_seq: u64) {
+        self.stay = self.stay.split_off(&first_seq);
+    }
+
+    /// Message `seq` is gone.
+    pub(crate) fn forget(&mut self, seq: u64) {
+        self.stay.remove(&seq);
     }
 
     /// Message `seq` expires at `at`. Returns whether it is the first to.
@@ -43,6 +70,7 @@ impl Expiries {
     /// Forgets everything above `durable_seq`: it was not stored after all.
     pub(crate) fn roll_back(&mut self, durable_seq: u64) {
         self.due.retain(|(_, seq)| *seq <= durable_seq);
+        self.stay.retain(|seq| *seq <= durable_seq);
     }
 }
 

@@ -127,8 +127,8 @@ async fn bad_requests_get_the_servers_codes() {
         ),
         (
             "$JS.API.STREAM.CREATE.S",
-            r#"{"name":"S","mirror":{"name":"M"}}"#,
-            10052,
+            r#"{"name":"S","mirror":{"name":"M"},"subjects":["m"]}"#,
+            10034,
         ),
         (
             "$JS.API.STREAM.CREATE.S",

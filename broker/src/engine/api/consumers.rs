@@ -33,6 +33,7 @@ impl Engine {
         rest: &[&str],
         payload: &[u8],
         store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
     ) -> Result<ConsumerInfo, ApiError> {
         let mut request: ConsumerRequest = parse(payload)?;
         if request.stream_name != stream {
@@ -53,7 +54,7 @@ impl Engine {
         } else if request.config.is_durable() {
             return Err(ApiError::EPHEMERAL_WITH_DURABLE);
         }
-        self.put_consumer(now, request, store)
+        self.put_consumer(now, request, store, effects)
     }
 
     /// `CONSUMER.DURABLE.CREATE.<stream>.<consumer>`
@@ -64,6 +65,7 @@ impl Engine {
         rest: &[&str],
         payload: &[u8],
         store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
     ) -> Result<ConsumerInfo, ApiError> {
         let mut request: ConsumerRequest = parse(payload)?;
         let [name] = rest else {
@@ -79,7 +81,7 @@ impl Engine {
             return Err(ApiError::DURABLE_NOT_MATCH_SUBJECT);
         }
         (*name).clone_into(&mut request.config.name);
-        self.put_consumer(now, request, store)
+        self.put_consumer(now, request, store, effects)
     }
 
     fn put_consumer<F: Fs>(
@@ -87,6 +89,7 @@ impl Engine {
         now: Now,
         request: ConsumerRequest,
         store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
     ) -> Result<ConsumerInfo, ApiError> {
         let ConsumerRequest {
             stream_name,
@@ -119,11 +122,21 @@ impl Engine {
         if config.name.len() > NAME_BYTES_MAX {
             return Err(ApiError::consumer_name_too_long(NAME_BYTES_MAX));
         }
-        let id = match (self.find_consumer(&stream_name, &config.name), action) {
+        let name = config.name.clone();
+        let known = self.find_consumer(&stream_name, &config.name);
+        let changes_before = self.changes;
+        let id = match (known, action) {
             (Some(id), action) => self.change_consumer(id, config, action, store)?,
             (None, Action::Update) => return Err(ApiError::CONSUMER_DOES_NOT_EXIST),
             (None, _) => self.new_consumer(now, stream_id, config, store)?,
         };
+        match known {
+            None => self.tell_consumer(now, &stream_name, &name, "create", effects),
+            Some(_) if self.changes != changes_before => {
+                self.tell_consumer(now, &stream_name, &name, "modify", effects);
+            }
+            Some(_) => {}
+        }
         self.mark_ready(id);
         self.rearm(now.mono, id);
         self.consumer_info(now, id, store)
@@ -227,6 +240,7 @@ impl Engine {
 
     pub(super) fn delete_consumer<F: Fs>(
         &mut self,
+        now: Now,
         stream: &str,
         consumer: &str,
         payload: &[u8],
@@ -240,7 +254,7 @@ impl Engine {
         let id = self
             .find_consumer(stream, consumer)
             .ok_or(ApiError::CONSUMER_NOT_FOUND)?;
-        self.remove_consumer(id, store, effects)
+        self.remove_consumer(now, id, store, effects)
             .map_err(|err| ApiError::stream_general(text_of(&err)))?;
         Ok(Success { success: true })
     }
@@ -248,6 +262,7 @@ impl Engine {
     /// Takes a consumer out, from the store too, and tells those who wait for its messages.
     pub(in crate::engine) fn remove_consumer<F: Fs>(
         &mut self,
+        now: Now,
         id: ConsumerId,
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
@@ -271,6 +286,8 @@ impl Engine {
         let mut notices = Vec::new();
         observer.consumer.end_all(&Status::ConsumerDeleted, &mut notices);
         push_notices(notices, effects);
+        let consumer = &observer.consumer;
+        self.tell_consumer(now, &consumer.stream, &consumer.name, "delete", effects);
         self.retire_all(stream_id, store);
         Ok(())
     }

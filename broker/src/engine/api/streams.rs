@@ -48,7 +48,8 @@ impl Engine {
                 "stream configuration for create can not be sealed",
             ));
         }
-        let config = config.normalize()?;
+        let mut config = config.normalize()?;
+        config.adopt_origins(|name| self.stream_by_name(name).map(|stream| Arc::clone(&stream.config)))?;
         if let Some(existing) = self.stream_by_name(name) {
             if *existing.config != config {
                 return Err(ApiError::STREAM_NAME_EXIST);
@@ -81,6 +82,8 @@ impl Engine {
         self.js_account().names.insert(stream.name.clone(), id);
         self.streams.insert(id, stream);
         self.changes += 1;
+        self.index_copies();
+        self.tell_stream(now, name, "create", effects);
         Ok(info)
     }
 
@@ -103,6 +106,7 @@ impl Engine {
         }
         let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
         let (id, old) = (stream.id, Arc::clone(&stream.config));
+        config.adopt_origins(|name| self.stream_by_name(name).map(|stream| Arc::clone(&stream.config)))?;
         old.check_update(&mut config)?;
         config.first_seq = old.first_seq;
         self.check_overlap(&config, Some(id))?;
@@ -118,8 +122,10 @@ impl Engine {
             stream.set_config(config);
         }
         self.changes += 1;
+        self.index_copies();
+        self.tell_stream(now, name, "modify", effects);
         self.enforce_limits(id, None, store);
-        self.age_due(now, id, store);
+        self.age_due(now, id, store, effects);
         self.retire_all(id, store);
         let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
         Ok(self.stream_info(now, stream, false, store))
@@ -142,6 +148,7 @@ impl Engine {
 
     pub(super) fn delete_stream<F: Fs>(
         &mut self,
+        now: Now,
         name: &str,
         payload: &[u8],
         store: &mut Store<F>,
@@ -171,6 +178,9 @@ impl Engine {
             }
         }
         push_notices(notices, effects);
+        self.open_batches -= stream.batches.len();
+        self.index_copies();
+        self.tell_stream(now, name, "delete", effects);
         Ok(Success { success: true })
     }
 
@@ -319,6 +329,8 @@ impl Engine {
     ) -> StreamInfo {
         let mut config = StreamConfig::clone(&stream.config);
         set_dynamic_metadata(&mut config.metadata, self.options.version);
+        let mut sources = self.source_infos(now, stream);
+        let mirror = stream.origins.is_mirror.then(|| sources.pop()).flatten();
         StreamInfo {
             config,
             created: JsonTime(stream.created),
@@ -326,6 +338,8 @@ impl Engine {
             ts: JsonTime(now.wall),
             did_create: false,
             cluster: None,
+            mirror,
+            sources,
         }
     }
 

@@ -32,6 +32,20 @@ pub(super) struct Delivered {
 }
 
 impl Delivered {
+    fn new(to: &str, message: &Message<'_>) -> Self {
+        Self {
+            to: to.to_owned(),
+            subject: message.subject.to_owned(),
+            reply: message.reply.unwrap_or_default().to_owned(),
+            headers: String::from_utf8(message.headers.to_vec()).unwrap(),
+            payload: message.payload.to_vec(),
+        }
+    }
+
+    pub(super) fn headers(&self) -> &str {
+        &self.headers
+    }
+
     fn number(&self, index: usize) -> u64 {
         self.reply.split('.').nth(index).unwrap().parse().unwrap()
     }
@@ -53,6 +67,8 @@ impl Delivered {
 #[derive(Debug, Default)]
 struct Clients {
     listening: BTreeSet<String>,
+    /// What the server published itself.
+    published: Vec<Delivered>,
     got: Vec<Delivered>,
 }
 
@@ -71,16 +87,18 @@ impl Outlet for Clients {
         self.send(message.subject, message);
     }
 
+    fn is_wanted(&self, _subject: &str) -> bool {
+        true
+    }
+
+    fn publish(&mut self, message: &Message<'_>) {
+        self.published.push(Delivered::new(message.subject, message));
+    }
+
     fn capture(&mut self, _stream: StreamId, _subjects: &[String]) {}
 
     fn send(&mut self, to: &str, message: &Message<'_>) {
-        self.got.push(Delivered {
-            to: to.to_owned(),
-            subject: message.subject.to_owned(),
-            reply: message.reply.unwrap_or_default().to_owned(),
-            headers: String::from_utf8(message.headers.to_vec()).unwrap(),
-            payload: message.payload.to_vec(),
-        });
+        self.got.push(Delivered::new(to, message));
     }
 }
 
@@ -229,6 +247,16 @@ impl World {
             .step(self.now, op, self.store.as_mut().unwrap(), &mut self.effects);
     }
 
+    /// Publishes, but the power is cut before anything is answered: the commit may have been half done.
+    pub(super) fn publish_and_cut(&mut self, subject: &str, headers: &str, payload: &str) {
+        let kind = JsKind::Publish(self.stream_of(subject));
+        let op = Self::op(kind, subject, ReplyTo::None, headers, payload);
+        let store = self.store.as_mut().unwrap();
+        self.engine.step(self.now, op, store, &mut self.effects);
+        self.fs.fail_nth_sync(1);
+        drop(store.commit());
+    }
+
     pub(super) fn publish_resend(
         &mut self,
         subject: &str,
@@ -296,6 +324,11 @@ impl World {
         (self.take_answer(&publish), self.take_answer(&ack))
     }
 
+    /// What the server published itself since the last call.
+    pub(super) fn published(&mut self) -> Vec<Delivered> {
+        std::mem::take(&mut self.clients.published)
+    }
+
     /// The stream messages that came since the last call.
     pub(super) fn deliveries(&mut self) -> Vec<Delivered> {
         let (deliveries, rest) = std::mem::take(&mut self.clients.got)
@@ -320,6 +353,17 @@ impl World {
 
     pub(super) fn unlisten(&mut self, subject: &str) {
         self.clients.listening.remove(subject);
+    }
+
+    /// Lets the engine do what is urgent, until nothing is.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..1000 {
+            self.round(Vec::new());
+            if !self.engine.has_urgent() {
+                return;
+            }
+        }
+        panic!("there is always something urgent");
     }
 
     /// Lets time pass, stopping wherever a timer is due.

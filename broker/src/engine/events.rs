@@ -1,0 +1,177 @@
+//! Advisories and metrics: what JetStream tells those who listen on `$JS.EVENT.>`.
+//! Source: nats-server, `jetstream_events.go`.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::Engine;
+use super::effect::Effect;
+use super::time::Now;
+use crate::api::time;
+use crate::shard::inbox::JsOp;
+use crate::types::UnixNanos;
+
+/// Digits and letters of an event's id.
+const ID_LETTERS: usize = 22;
+
+/// Something to be told, if anybody listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// Where it goes.
+    pub(crate) subject: String,
+    /// Its type, without `io.nats.jetstream.`.
+    kind: &'static str,
+    id: u128,
+    time: UnixNanos,
+    fields: Fields,
+}
+
+/// Names and values, in their order.
+pub(super) type Fields = Vec<(&'static str, Content)>;
+
+/// The value of a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Json(Value),
+    /// Bytes shown as text.
+    Text(Bytes),
+}
+
+impl Event {
+    /// The event as JSON.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = format!(
+            "{{\"type\":\"io.nats.jetstream.{}\",\"id\":\"{}\",\"timestamp\":\"{}\"",
+            self.kind,
+            unique_id(self.id),
+            time::format(self.time)
+        );
+        for (name, value) in &self.fields {
+            let value = match value {
+                Content::Json(value) => value.to_string(),
+                Content::Text(bytes) => Value::from(String::from_utf8_lossy(bytes)).to_string(),
+            };
+            write!(out, ",\"{name}\":{value}").expect("writing to a string does not fail");
+        }
+        out.push('}');
+        out.into_bytes()
+    }
+}
+
+/// Letters and digits as nats-server's ids have them.
+fn unique_id(mut random: u128) -> String {
+    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut letter = || {
+        let letter = ALPHABET[(random % 62) as usize];
+        random /= 62;
+        char::from(letter)
+    };
+    (0..ID_LETTERS).map(|_| letter()).collect()
+}
+
+/// A field of an event.
+pub(super) fn field(name: &'static str, value: impl Serialize) -> (&'static str, Content) {
+    (
+        name,
+        Content::Json(serde_json::to_value(value).unwrap_or(Value::Null)),
+    )
+}
+
+impl Engine {
+    /// Tells an event to the current account's listeners after the next commit.
+    pub(super) fn tell(
+        &mut self,
+        now: Now,
+        kind: &'static str,
+        subject: String,
+        fields: Fields,
+        effects: &mut Vec<Effect>,
+    ) {
+        let id = u128::from(self.next_random()) << 64 | u128::from(self.next_random());
+        effects.push(Effect::Event(Box::new(Event {
+            subject,
+            kind,
+            id,
+            time: now.wall,
+            fields,
+        })));
+    }
+
+    /// A request to the API was answered.
+    pub(super) fn tell_api(&mut self, now: Now, op: &JsOp, response: &Bytes, effects: &mut Vec<Effect>) {
+        let account = self.options.accounts.name(self.account).unwrap_or_default();
+        let mut fields = vec![
+            field("server", &self.options.server_name),
+            field("client", serde_json::json!({ "acc": &*account })),
+            ("subject", Content::Text(op.subject.clone())),
+        ];
+        if !op.payload.is_empty() {
+            fields.push(("request", Content::Text(op.payload.clone())));
+        }
+        fields.push(("response", Content::Text(response.clone())));
+        let subject = "$JS.EVENT.ADVISORY.API".to_owned();
+        self.tell(now, "advisory.v1.api_audit", subject, fields, effects);
+    }
+
+    /// A stream was created, changed or deleted.
+    pub(super) fn tell_stream(
+        &mut self,
+        now: Now,
+        stream: &str,
+        action: &'static str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let verb = past(action);
+        let subject = format!("$JS.EVENT.ADVISORY.STREAM.{verb}.{stream}");
+        let fields = vec![field("stream", stream), field("action", action)];
+        self.tell(now, "advisory.v1.stream_action", subject, fields, effects);
+    }
+
+    /// A consumer was created or deleted.
+    pub(super) fn tell_consumer(
+        &mut self,
+        now: Now,
+        stream: &str,
+        consumer: &str,
+        action: &'static str,
+        effects: &mut Vec<Effect>,
+    ) {
+        let verb = past(action);
+        let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.{verb}.{stream}.{consumer}");
+        let fields = vec![
+            field("stream", stream),
+            field("consumer", consumer),
+            field("action", action),
+        ];
+        self.tell(now, "advisory.v1.consumer_action", subject, fields, effects);
+    }
+}
+
+fn past(action: &str) -> &'static str {
+    match action {
+        "create" => "CREATED",
+        "delete" => "DELETED",
+        _ => "UPDATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_written_as_the_server_writes_them() {
+        let event = Event {
+            subject: "s".to_owned(),
+            kind: "advisory.v1.stream_action",
+            id: 61,
+            time: UnixNanos(1_700_000_000_000_000_000),
+            fields: vec![field("stream", "S\""), field("action", "create")],
+        };
+        expect_test::expect![[r#"{"type":"io.nats.jetstream.advisory.v1.stream_action","id":"z000000000000000000000","timestamp":"2023-11-14T22:13:20Z","stream":"S\"","action":"create"}"#]]
+        .assert_eq(std::str::from_utf8(&event.encode()).unwrap());
+    }
+}

@@ -1,0 +1,546 @@
+//! Mirrors and sources: streams that copy others of the same account.
+//!
+//! A copied record says where it came from: a mirror's by its own sequence, a source's by its `Nats-Stream-Source` header.
+//! Where to go on after a restart is read from what is stored, so that each message is copied exactly once.
+//! Source: nats-server, `processInboundMirrorMsg`, `processInboundSourceMsg`.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::effect::Effect;
+use super::publish::{StoredMessage, append, last_of_subject, remember};
+use super::time::{Mono, Now};
+use super::{Engine, Timer};
+use crate::api::error::ApiError;
+use crate::api::types::SourceInfo;
+use crate::env::Fs;
+use crate::store::{NewRecord, Record, Store, SubjectFilter};
+use crate::stream::config::{Retention, Storage, StreamConfig};
+use crate::stream::counter::{self, LastCounter};
+use crate::stream::dedupe::IdKind;
+use crate::stream::headers::{self, PublishHeaders, STREAM_SOURCE};
+use crate::stream::source::StreamSource;
+use crate::stream::{Incoming, Rollup, Stream};
+use crate::subject::transform::SubjectTransform;
+use crate::types::{StreamId, StreamSeq};
+
+/// Messages that a stream copies in one step.
+const COPIED_MAX: usize = 512;
+/// When a stream that took nothing, or whose origin is not there, looks again.
+const RETRY_NS: i64 = 1_000_000_000;
+
+/// What is kept of a stream's positions, as the state of a consumer that no client can name.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Positions {
+    /// The copy's last sequence at that time: later records say themselves where they are from.
+    last_seq: u64,
+    /// The next sequence of each origin.
+    next: BTreeMap<String, u64>,
+}
+
+/// The name that [`Positions`] are kept under.
+pub(super) const POSITIONS: &str = ".sources";
+
+/// Messages that can leave their origin once the copy is durable.
+#[derive(Debug)]
+pub(super) struct Copied {
+    origin: StreamId,
+    copy: StreamId,
+    copy_seq: StreamSeq,
+    done: Vec<u64>,
+}
+
+/// Where a stream stands with one origin.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    name: String,
+    /// As `Nats-Stream-Source` has it.
+    index_name: String,
+    filter: SubjectFilter,
+    /// Source filters and what becomes of their subjects; `None`: as they are.
+    transforms: Vec<(String, Option<SubjectTransform>)>,
+    /// The next position to look at; 0: not known yet.
+    next_seq: u64,
+    /// Which stream it was; another one of the same name starts anew.
+    id: Option<StreamId>,
+    lag: u64,
+    last_active: Option<Mono>,
+    error: Option<ApiError>,
+}
+
+impl Origin {
+    fn new(source: &StreamSource) -> Self {
+        let filters: Vec<&str> = if source.subject_transforms.is_empty() {
+            Some(source.filter_subject.as_str())
+                .into_iter()
+                .filter(|filter| !filter.is_empty())
+                .collect()
+        } else {
+            fn all(src: &str) -> &str {
+                if src.is_empty() { ">" } else { src }
+            }
+            source
+                .subject_transforms
+                .iter()
+                .map(|transform| all(transform.src.as_str()))
+                .collect()
+        };
+        let transforms = source.subject_transforms.iter().map(|transform| {
+            let src = if transform.src.is_empty() {
+                ">"
+            } else {
+                &transform.src
+            };
+            let built = SubjectTransform::new(src, &transform.dest).ok();
+            (src.to_owned(), built.filter(|_| !transform.dest.is_empty()))
+        });
+        Self {
+            name: source.name.clone(),
+            index_name: source.index_name(),
+            filter: SubjectFilter::new(&filters),
+            transforms: transforms.collect(),
+            next_seq: 0,
+            id: None,
+            lag: 0,
+            last_active: None,
+            error: None,
+        }
+    }
+
+    fn subject(&self, subject: &str, random: u64) -> String {
+        let applied = self
+            .transforms
+            .iter()
+            .find(|(source, _)| crate::subject::matches(source, subject))
+            .and_then(|(_, transform)| transform.as_ref()?.apply(subject, random as u32));
+        applied.unwrap_or_else(|| subject.to_owned())
+    }
+
+    /// `<stream> <sequence> <filter> <transform> <subject>`
+    fn header(&self, record: &Record) -> String {
+        let mut parts = self.index_name.splitn(3, ' ');
+        let mut part = || parts.next().unwrap_or_default();
+        let (name, filter, transform) = (part(), part(), part());
+        format!("{name} {} {filter} {transform} {}", record.seq.0, record.subject)
+    }
+}
+
+/// What a stream copies.
+#[derive(Debug, Default)]
+pub(crate) struct Origins {
+    pub(crate) is_mirror: bool,
+    list: Vec<Origin>,
+}
+
+impl Origins {
+    /// The origins of a configuration, with nothing known about them.
+    pub(crate) fn new(config: &StreamConfig) -> Self {
+        Self {
+            is_mirror: config.mirror.is_some(),
+            list: config
+                .mirror
+                .iter()
+                .chain(&config.sources)
+                .map(Origin::new)
+                .collect(),
+        }
+    }
+
+    /// Takes over what is known about origins that stay.
+    pub(crate) fn change(&mut self, config: &StreamConfig) {
+        let mut old: BTreeMap<String, Origin> = std::mem::take(&mut self.list)
+            .into_iter()
+            .map(|origin| (origin.index_name.clone(), origin))
+            .collect();
+        *self = Self::new(config);
+        for origin in &mut self.list {
+            if let Some(known) = old.remove(&origin.index_name) {
+                *origin = known;
+            }
+        }
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+}
+
+/// The stream, index name and sequence that a `Nats-Stream-Source` header names.
+fn read_header(value: &str) -> Option<(String, u64)> {
+    let fields: Vec<&str> = value.split(' ').collect();
+    let [stream, seq, filter, transform, ..] = fields.as_slice() else {
+        return None;
+    };
+    Some((format!("{stream} {filter} {transform}"), seq.parse().ok()?))
+}
+
+impl Engine {
+    /// Streams that copy are looked at after each commit that gave their origins records.
+    pub(super) fn mark_copies(&mut self, origin: StreamId) {
+        let Some(stream) = self.streams.get(&origin) else {
+            return;
+        };
+        let (account, name) = (stream.account, stream.name.clone());
+        if let Some(copies) = self.copies.get(&(account, name)) {
+            self.to_copy.extend(copies.iter().copied());
+        }
+    }
+
+    /// Finds out anew which streams copy which.
+    pub(super) fn index_copies(&mut self) {
+        self.copies.clear();
+        for stream in self.streams.values() {
+            for origin in &stream.origins.list {
+                let key = (stream.account, origin.name.as_str().into());
+                self.copies.entry(key).or_default().push(stream.id);
+            }
+            if !stream.origins.is_empty() {
+                self.to_copy.insert(stream.id);
+            }
+        }
+        for stream in self.streams.values_mut() {
+            stream.is_copied = self.copies.contains_key(&(stream.account, stream.name.clone()));
+        }
+    }
+
+    /// Copies what has become durable in origins since the last time.
+    pub(super) fn copy<F: Fs>(&mut self, now: Now, store: &mut Store<F>, effects: &mut Vec<Effect>) {
+        for id in std::mem::take(&mut self.to_copy) {
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            let mut origins = std::mem::take(&mut stream.origins);
+            let account = stream.account;
+            self.enter(account, effects);
+            for origin in &mut origins.list {
+                self.copy_from(now, id, origin, origins.is_mirror, store, effects);
+            }
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.origins = origins;
+            }
+        }
+    }
+
+    fn copy_from<F: Fs>(
+        &mut self,
+        now: Now,
+        id: StreamId,
+        origin: &mut Origin,
+        is_mirror: bool,
+        store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(origin_id) = self.id_of(&origin.name) else {
+            origin.id = None;
+            origin.error = Some(ApiError::STREAM_NOT_FOUND);
+            return;
+        };
+        origin.error = None;
+        if origin.id != Some(origin_id) {
+            origin.id = Some(origin_id);
+            origin.next_seq = self.start_of(id, origin, origin_id, is_mirror, store);
+        }
+        let durable = store.durable_seq(origin_id);
+        let mut done = Vec::new();
+        for count in 0.. {
+            let from = StreamSeq(origin.next_seq);
+            let next = store
+                .next_match(origin_id, &origin.filter, from)
+                .filter(|seq| *seq <= durable);
+            let Some(seq) = next else {
+                origin.next_seq = origin.next_seq.max(durable.0 + 1);
+                break;
+            };
+            if count == COPIED_MAX {
+                self.to_copy.insert(id);
+                break;
+            }
+            if let Ok(Some(record)) = store.read(origin_id, seq)
+                && let Err(error) = self.copy_record(now, id, origin, &record, is_mirror, store, effects)
+            {
+                tracing::debug!(origin = %origin.name, error = %error.description, "a message was not copied");
+                origin.error = Some(error);
+                self.timers.insert((now.mono.after(RETRY_NS), Timer::Copy(id)));
+                break;
+            }
+            origin.next_seq = seq.0 + 1;
+            origin.last_active = Some(now.mono);
+            done.push(seq.0);
+        }
+        origin.lag = store.count_matching(origin_id, &origin.filter, StreamSeq(origin.next_seq));
+        if !done.is_empty() {
+            self.sources_dirty.insert(id);
+            self.arm_persist(now.mono);
+            self.release_copied(origin_id, id, done, store);
+        }
+    }
+
+    /// Origins that keep messages only until somebody has them let go of what was copied, once that is durable.
+    fn release_copied<F: Fs>(&mut self, origin: StreamId, copy: StreamId, done: Vec<u64>, store: &Store<F>) {
+        let keeps = self
+            .streams
+            .get(&origin)
+            .is_none_or(|stream| stream.config.retention == Retention::Limits);
+        if !keeps {
+            self.copied.push(Copied {
+                origin,
+                copy,
+                copy_seq: store.state(copy).last_seq,
+                done,
+            });
+        }
+    }
+
+    /// Removes from origins what copies have durably.
+    pub(super) fn retire_copied<F: Fs>(&mut self, store: &mut Store<F>) {
+        for copied in std::mem::take(&mut self.copied) {
+            if store.durable_seq(copied.copy) >= copied.copy_seq {
+                self.retire(copied.origin, &copied.done, store);
+            } else {
+                self.copied.push(copied);
+            }
+        }
+    }
+
+    /// The commit of a stream failed: what it copied last is to be copied again.
+    pub(super) fn forget_copied(&mut self, id: StreamId) {
+        self.copied.retain(|copied| copied.copy != id);
+        if let Some(stream) = self.streams.get_mut(&id)
+            && !stream.origins.is_empty()
+        {
+            for origin in &mut stream.origins.list {
+                origin.id = None;
+            }
+            self.timers.insert((self.ticked.after(RETRY_NS), Timer::Copy(id)));
+        }
+    }
+
+    /// Whether a stream has still to copy the message.
+    pub(super) fn is_to_be_copied(&self, id: StreamId, seq: u64, subject: &str) -> bool {
+        let Some(stream) = self.streams.get(&id).filter(|stream| stream.is_copied) else {
+            return false;
+        };
+        let copies = self.copies.get(&(stream.account, stream.name.clone()));
+        let mut copies = copies
+            .into_iter()
+            .flatten()
+            .filter_map(|copy| self.streams.get(copy));
+        copies.any(|copy| {
+            let mut origins = copy.origins.list.iter();
+            origins.any(|origin| {
+                *origin.name == *stream.name && origin.next_seq <= seq && origin.filter.matches(subject)
+            })
+        })
+    }
+
+    /// Writes down how far streams have copied.
+    pub(super) fn save_positions<F: Fs>(&mut self, store: &mut Store<F>) {
+        for id in std::mem::take(&mut self.sources_dirty) {
+            let Some(stream) = self.streams.get(&id) else {
+                continue;
+            };
+            if stream.config.storage == Storage::Memory || stream.origins.is_mirror {
+                continue;
+            }
+            let next = stream.origins.list.iter().filter(|origin| origin.id.is_some());
+            let positions = Positions {
+                last_seq: store.state(id).last_seq.0,
+                next: next
+                    .map(|origin| (origin.index_name.clone(), origin.next_seq))
+                    .collect(),
+            };
+            let saved = serde_json::to_vec(&positions).map_err(|err| err.to_string());
+            let saved = saved.and_then(|bytes| {
+                let is_new = !store.consumers(id).any(|(name, ..)| name == POSITIONS);
+                if is_new {
+                    store
+                        .put_consumer(id, POSITIONS, b"{}")
+                        .map_err(|err| err.to_string())?;
+                }
+                store
+                    .put_consumer_state(id, POSITIONS, &bytes)
+                    .map_err(|err| err.to_string())
+            });
+            if let Err(error) = saved {
+                tracing::warn!(stream = %stream.name, error, "positions in sources were not written");
+            }
+        }
+    }
+
+    /// Where to start: behind what the copy has already, or where the configuration says.
+    fn start_of<F: Fs>(
+        &self,
+        id: StreamId,
+        origin: &Origin,
+        origin_id: StreamId,
+        is_mirror: bool,
+        store: &Store<F>,
+    ) -> u64 {
+        let Some(stream) = self.streams.get(&id) else {
+            return 1;
+        };
+        let known = if is_mirror {
+            Some(store.state(id).last_seq.0)
+                .filter(|seq| *seq > 0)
+                .map(|seq| seq + 1)
+        } else {
+            next_to_copy(id, origin, store)
+        };
+        if let Some(next) = known {
+            return next;
+        }
+        let config = stream.config.mirror.iter().chain(&stream.config.sources);
+        let source = config
+            .into_iter()
+            .find(|source| source.index_name() == origin.index_name);
+        let Some(source) = source else { return 1 };
+        match source.opt_start_time {
+            Some(time) => store
+                .seq_at_or_after(origin_id, time.0)
+                .map_or(store.state(origin_id).last_seq.0 + 1, |seq| seq.0),
+            None => source.opt_start_seq.max(1),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "copying has that many parts")]
+    fn copy_record<F: Fs>(
+        &mut self,
+        now: Now,
+        id: StreamId,
+        origin: &Origin,
+        record: &Record,
+        is_mirror: bool,
+        store: &mut Store<F>,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), ApiError> {
+        let random = self.next_random();
+        let subject = origin.subject(&record.subject, random);
+        let stream = self.streams.get_mut(&id).ok_or(ApiError::STREAM_NOT_FOUND)?;
+        if stream.config.sealed {
+            return Err(ApiError::SEALED);
+        }
+        let mut block = record.headers.to_vec();
+        let mut payload = record.payload.clone();
+        if !is_mirror {
+            let is_dropped = |name: &str| {
+                name == STREAM_SOURCE || name.starts_with("Nats-Expected-") || name.starts_with("Nats-Batch-")
+            };
+            block = headers::without_fields(&block, is_dropped);
+            block = headers::with_field(&block, STREAM_SOURCE, &origin.header(record));
+            if stream.config.allow_msg_counter {
+                let last = store
+                    .subject(id, &subject)
+                    .and_then(|summary| store.read(id, summary.last).ok().flatten());
+                let last = last.as_ref().map(|last| LastCounter {
+                    headers: &last.headers,
+                    payload: &last.payload,
+                });
+                let counted = counter::add_sourced(&block, &payload, &origin.name, &record.subject, last)?;
+                (block, payload) = (counted.headers, counted.payload.into());
+            }
+        }
+        let parsed = PublishHeaders::parse(&block);
+        let message = Incoming {
+            subject: &subject,
+            headers: &block,
+            payload: &payload,
+        };
+        let rollup = {
+            let records = super::publish::StreamRecords { store: &*store, id };
+            stream.check_copied(message, &parsed, &records)?
+        };
+        let is_known = |stream: &mut Stream| {
+            let id = parsed.msg_id?;
+            stream.duplicates.find(now.mono, IdKind::Message, id)
+        };
+        if !is_mirror && is_known(stream).is_some() {
+            return Ok(());
+        }
+        if is_mirror && record.seq.prev() > store.state(id).last_seq {
+            store
+                .raise_last_seq(id, record.seq.prev())
+                .map_err(|err| super::store_error(&err))?;
+        }
+        let new = NewRecord {
+            time: if is_mirror { record.time } else { now.wall },
+            subject: &subject,
+            headers: &block,
+            payload: &payload,
+        };
+        let last_of_subject = last_of_subject(stream, &subject, store);
+        let seq = append(stream, &new, store, &self.consumers)?;
+        remember(stream, now, seq, &parsed, None);
+        let stored = StoredMessage {
+            seq,
+            subject: &subject,
+            headers: &block,
+            payload: &payload,
+            rollup,
+            last_of_subject,
+        };
+        self.stored(now, id, &stored, None, store, effects);
+        Ok(())
+    }
+
+    /// How a stream stands with its origins: its mirror's or its sources'.
+    pub(super) fn source_infos(&self, now: Now, stream: &Stream) -> Vec<SourceInfo> {
+        let config = stream.config.mirror.iter().chain(&stream.config.sources);
+        config
+            .zip(&stream.origins.list)
+            .map(|(source, origin)| SourceInfo {
+                name: source.name.clone(),
+                lag: origin.lag,
+                active: origin
+                    .last_active
+                    .map_or(-1, |at| i64::try_from(now.mono.since(at)).unwrap_or(i64::MAX)),
+                error: origin.error.clone(),
+                filter_subject: source.filter_subject.clone(),
+                subject_transforms: source.subject_transforms.clone(),
+            })
+            .collect()
+    }
+}
+
+/// The next sequence to copy of an origin, from what was written down and from the records behind that.
+fn next_to_copy<F: Fs>(id: StreamId, origin: &Origin, store: &Store<F>) -> Option<u64> {
+    let saved = store.consumers(id).find(|(name, ..)| *name == POSITIONS);
+    let positions: Positions = saved
+        .and_then(|(_, _, state)| serde_json::from_slice(state).ok())
+        .unwrap_or_default();
+    let known = positions.next.get(&origin.index_name).copied();
+    let state = store.state(id);
+    let mut seq = state.last_seq;
+    while seq >= state.first_seq && seq.0 > positions.last_seq {
+        if let Ok(Some(record)) = store.read(id, seq)
+            && let Some(value) = headers::field(&record.headers, STREAM_SOURCE)
+            && let Some((index_name, copied)) = read_header(value)
+            && index_name == origin.index_name
+        {
+            return known.max(Some(copied + 1));
+        }
+        seq = seq.prev();
+    }
+    known
+}
+
+impl Stream {
+    /// Checks a message that was copied from another stream: only what concerns this one. Returns what it rolls up.
+    ///
+    /// # Errors
+    /// As for messages that are published.
+    fn check_copied(
+        &self,
+        message: Incoming<'_>,
+        headers: &PublishHeaders<'_>,
+        records: &impl crate::stream::Records,
+    ) -> Result<Rollup, ApiError> {
+        self.check_fits(message, records)?;
+        Ok(match headers.rollup {
+            Some("sub") if self.config.allow_rollup_hdrs => Rollup::Subject,
+            Some("all") if self.config.allow_rollup_hdrs => Rollup::All,
+            _ => Rollup::None,
+        })
+    }
+}
