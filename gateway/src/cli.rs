@@ -13,6 +13,7 @@ mod settings;
 mod simulate;
 mod table;
 mod verify;
+mod verify_store;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -53,7 +54,7 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersCommand),
     /// Check the configuration and print the effective settings, secrets hidden
     CheckConfig(check_config::CheckConfigArgs),
-    /// Check disk, clock, ports, catalog and tables, in words one can act on
+    /// Check disk, clock, ports, store, catalog and tables, in words one can act on
     Doctor(doctor::DoctorArgs),
 }
 

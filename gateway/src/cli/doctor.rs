@@ -12,7 +12,7 @@ use tarn_processor::{Lake, LakeError, LakeOptions};
 use tokio::time::Instant;
 
 use super::settings::SettingsArgs;
-use super::{Failure, on_runtime};
+use super::{Failure, on_runtime, verify_store};
 use crate::config::{Listen, Settings};
 use crate::present::say;
 use crate::serve::{DataDir, DataDirError, FREE_BYTES_MIN, free_bytes, next_step};
@@ -66,6 +66,7 @@ pub(super) fn run(args: DoctorArgs) -> Result<(), Failure> {
     ] {
         report(name, port(listen, running));
     }
+    report("store", store(&settings, running));
     report("catalog", on_runtime(catalog(&settings))?);
     if bad == 0 {
         Ok(())
@@ -197,6 +198,16 @@ fn port(listen: &Listen, running: bool) -> Finding {
             "{address} is in use by another process; stop it or set another address"
         )),
         Err(err) => Bad(format!("{address}: {err}; set an address of this machine")),
+    }
+}
+
+fn store(settings: &Settings, running: bool) -> Finding {
+    if running {
+        return Good("not looked into: the running tarn has it; it reads for damage by itself".to_owned());
+    }
+    match verify_store::summary(&settings.broker_dir()) {
+        Ok(text) => Good(text),
+        Err(text) => Bad(text),
     }
 }
 
