@@ -19,7 +19,7 @@ use self::flags::{Flag, Flags};
 use self::log::{FATAL, Log};
 use self::process::{Files, Scratch};
 use self::signals::{Asked, Signals};
-use super::{Failure, on_runtime};
+use super::{Failure, on_runtime, verify_store};
 use crate::present::say;
 
 pub(super) use self::flags::HELP;
@@ -55,6 +55,10 @@ pub(super) fn run(args: BrokerArgs) -> Result<(), Failure> {
         let file = flags.text(Flag::Config).unwrap_or_default();
         eprintln!("tarn: configuration file {file} is valid");
         return Ok(());
+    }
+    if flags.has(Flag::VerifyStore) {
+        let dir = options.jetstream.store_dir.as_deref();
+        return verify_store::run(dir.unwrap_or(Path::new(STORE_DIR)));
     }
     let log = Log::install(&options.log).map_err(Failure::Work)?;
     on_runtime(async move {

@@ -30,10 +30,12 @@ pub(super) fn run(dir: &Path) -> Result<(), Failure> {
         );
     }
     let of_store = verdict.findings.iter().map(|found| (None, found));
-    let of_streams = verdict
-        .streams
-        .iter()
-        .flat_map(|stream| stream.findings.iter().map(|found| (Some(stream.name.as_str()), found)));
+    let of_streams = verdict.streams.iter().flat_map(|stream| {
+        stream
+            .findings
+            .iter()
+            .map(|found| (Some(stream.name.as_str()), found))
+    });
     let count = verdict.findings().count();
     for (stream, found) in of_store.chain(of_streams).take(LINES_MAX) {
         tell(stream, found);
@@ -54,8 +56,13 @@ fn tell(stream: Option<&str>, found: &Finding) {
         Severity::Note => "note",
         Severity::Damage | Severity::Fatal => "BAD ",
     };
-    let stream = stream.map(|stream| format!("stream {stream}: ")).unwrap_or_default();
-    let offset = found.offset.map(|at| format!(" at byte {at}")).unwrap_or_default();
+    let stream = stream
+        .map(|stream| format!("stream {stream}: "))
+        .unwrap_or_default();
+    let offset = found
+        .offset
+        .map(|at| format!(" at byte {at}"))
+        .unwrap_or_default();
     let range = found.range.map_or_else(String::new, |range| {
         if range.first == range.last {
             format!(", sequence {}", range.first)
@@ -63,7 +70,11 @@ fn tell(stream: Option<&str>, found: &Finding) {
             format!(", sequences {} to {}", range.first, range.last)
         }
     });
-    say!("{mark}  {stream}{}{offset}{range}: {}", found.file.display(), found.what);
+    say!(
+        "{mark}  {stream}{}{offset}{range}: {}",
+        found.file.display(),
+        found.what
+    );
     say!("      {}", found.next);
 }
 
@@ -86,12 +97,17 @@ pub(super) fn summary(dir: &Path) -> Result<String, String> {
 }
 
 fn worst(verdict: &StoreVerdict, dir: &Path) -> String {
-    let bad = verdict.findings().filter(|found| found.severity > Severity::Note);
-    let first = bad.clone().max_by_key(|found| found.severity);
-    let first = first.map_or_else(String::new, |found| format!("{}: {}", found.file.display(), found.what));
+    let bad: Vec<&Finding> = verdict
+        .findings()
+        .filter(|found| found.severity > Severity::Note)
+        .collect();
+    let first = bad.iter().max_by_key(|found| found.severity);
+    let first = first.map_or_else(String::new, |found| {
+        format!("{}: {}", found.file.display(), found.what)
+    });
     format!(
-        "{first}; {} findings in all, each named by `tarn broker --verify-store --store_dir {}`",
-        bad.count(),
+        "{first}; {} findings in all, each named by `tarn broker --verify-store -sd {}`",
+        bad.len(),
         dir.display()
     )
 }

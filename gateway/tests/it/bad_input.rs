@@ -186,7 +186,26 @@ fn a_broken_record_is_lost_alone_and_counted() {
     bytes[payloads[payloads.len() / 2] + 2] ^= 0xff;
     std::fs::write(&segment, bytes).expect("written");
 
+    let store = folder.path().join("data/broker");
+    let verify = ["broker", "--verify-store", "-sd", store.to_str().expect("UTF-8")];
+    let looked = run(&verify);
+    let said = String::from_utf8_lossy(&looked.stdout).into_owned();
+    assert_eq!(looked.status.code(), Some(1), "{said}");
+    let segment = segment.to_str().expect("UTF-8");
+    let parts = [
+        "BAD   stream SENSORS: ",
+        segment,
+        " at byte ",
+        ", sequence ",
+        "are damaged",
+        "1 lost",
+    ];
+    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+
     let tarn = Tarn::start(&file);
+    let (code, said) = refused(&run(&verify));
+    assert_eq!(code, Some(1), "{said}");
+    assert_says(&said, &["a running broker has", "stop it first"]);
     let (_, metrics) = get(tarn.http, "/metrics");
     assert!(metrics.contains("tarn_broker_lost_records 1\n"), "{metrics}");
     let (_, jsz) = get(tarn.monitor, "/jsz?streams=1");

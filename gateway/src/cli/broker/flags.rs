@@ -25,6 +25,7 @@ Server:
 JetStream:
   -js, --jetstream             Enable it
   -sd, --store_dir DIR         Folder of the streams [env: TARN_BROKER__STORE_DIR] [default: tarn-data/broker]
+      --verify-store           Read everything in that folder, say what is wrong with it, change nothing, and exit
 
 Authorization:
       --user USER --pass PASS  The one user
@@ -81,6 +82,7 @@ pub(super) enum Flag {
     TlsVerify,
     Trace,
     User,
+    VerifyStore,
     Version,
 }
 
@@ -103,7 +105,8 @@ const FLAGS: &[(&[&str], Flag, bool)] = &[
     (&["sl", "signal"], Signal, true),
     (&["allow-anonymous", "allow_anonymous"], AllowAnonymous, false),
     (&["js", "jetstream"], JetStream, false),
-    (&["sd", "store_dir"], StoreDir, true),
+    (&["sd", "store_dir", "store-dir"], StoreDir, true),
+    (&["verify-store", "verify_store"], VerifyStore, false),
     (&["user"], User, true),
     (&["pass"], Pass, true),
     (&["auth"], Auth, true),
