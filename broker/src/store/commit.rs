@@ -155,8 +155,9 @@ impl<F: Fs> Stream<F> {
                 last_seq: self.index.last,
             });
         }
-        let alone = chunks.len() == 1;
-        for chunk in &chunks {
+        for (number, chunk) in chunks.iter().enumerate() {
+            // Behind it no segment was begun, so what is durable by now ends where it begins.
+            let is_last = number + 1 == chunks.len();
             let segments = self.segments.iter().rev().chain(&log.dropped);
             let found = segments
                 .filter(|segment| segment.id == chunk.segment)
@@ -164,7 +165,7 @@ impl<F: Fs> Stream<F> {
             let Some((file, path)) = found else { continue };
             if let Err(err) = file.write_at(&chunk.bytes, chunk.offset) {
                 let err = StoreError::io("write", path, err);
-                if alone && err.is_no_space() && erase(file, chunk).is_ok() {
+                if is_last && err.is_no_space() && erase(file, chunk).is_ok() {
                     self.roll_back();
                     return Err(FlushError::RolledBack(err));
                 }

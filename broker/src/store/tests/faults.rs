@@ -178,6 +178,47 @@ fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
 }
 
 #[test]
+fn a_commit_that_runs_out_of_room_in_the_next_segment_keeps_what_is_durable_and_heals() {
+    for seed in 0..50 {
+        let fs = SimFs::new(seed);
+        let (mut store, _) = open(&fs, 1);
+        let id = store
+            .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+            .unwrap();
+        append(&mut store, id, "a", &[0; 700]);
+        commit(&mut store);
+        for n in 2..=6u8 {
+            append(&mut store, id, "a", &[n; 700]);
+        }
+        fs.fill_at_nth_write(2);
+        let report = store.commit();
+        assert!(report.failed[0].1.is_no_space(), "{report:?}");
+        assert!(store.health().read_only.is_empty(), "a full disk heals");
+        let durable = store.durable_seq(id).0;
+        assert!(
+            (2..6).contains(&durable),
+            "the first segment's part is durable: {durable}"
+        );
+        assert_eq!(store.state(id).last_seq.0, durable);
+        assert_eq!(append(&mut store, id, "c", b"again"), StreamSeq(durable + 1));
+        commit(&mut store);
+        store.settle();
+        drop(store);
+        fs.crash(seed);
+        let (store, report) = open(&fs, 2);
+        assert_eq!(report.lost, []);
+        let id = id_of(&store, "S").unwrap();
+        assert_eq!(store.state(id).last_seq.0, durable + 1);
+        for seq in 1..=durable {
+            let record = store.read(id, StreamSeq(seq)).unwrap().unwrap();
+            assert_eq!(record.payload[0], if seq == 1 { 0 } else { seq as u8 });
+        }
+        let last = store.read(id, StreamSeq(durable + 1)).unwrap().unwrap();
+        assert_eq!(&last.payload[..], b"again");
+    }
+}
+
+#[test]
 fn removals_have_room_that_records_leave() {
     let fs = SimFs::new(1);
     let mut options = small(1);
