@@ -14,15 +14,20 @@ mod report;
 mod rows;
 mod server;
 
+use anyhow::ensure;
 use options::Options;
 use report::Table;
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse(std::env::args().skip(1))?;
     let mut tables: Vec<Table> = Vec::new();
+    let mut failed = Vec::new();
     for row in &options.rows {
         eprintln!("{}", row.name());
-        tables.extend(row.run(&options)?);
+        match row.run(&options) {
+            Ok(measured) => tables.extend(measured),
+            Err(err) => failed.push(format!("{}: {err:#}", row.name())),
+        }
     }
     println!(
         "128-byte messages, {} rounds, interleaved; median (lowest to highest)",
@@ -31,5 +36,6 @@ fn main() -> anyhow::Result<()> {
     for table in &tables {
         println!("\n{table}");
     }
+    ensure!(failed.is_empty(), "rows that failed: {}", failed.join("; "));
     Ok(())
 }

@@ -170,16 +170,20 @@ impl Raw {
 
 /// Creates the stream BENCH of `bench.>`, in `storage`.
 pub(crate) fn create_stream(port: u16, storage: &str) -> anyhow::Result<()> {
+    create_stream_of(port, "BENCH", "bench.>", storage)
+}
+
+pub(crate) fn create_stream_of(port: u16, name: &str, subject: &str, storage: &str) -> anyhow::Result<()> {
     let mut raw = Raw::connect(port)?;
     raw.subscribe("_INBOX.r.*", 1)?;
-    let config = format!(r#"{{"name":"BENCH","subjects":["bench.>"],"storage":"{storage}"}}"#);
-    raw.api("STREAM.CREATE.BENCH", &config)?;
+    let config = format!(r#"{{"name":"{name}","subjects":["{subject}"],"storage":"{storage}"}}"#);
+    raw.api(&format!("STREAM.CREATE.{name}"), &config)?;
     Ok(())
 }
 
 /// A publish that is acknowledged to `_INBOX.r.1`.
-pub(crate) fn publish_frame() -> Vec<u8> {
-    let mut one = format!("PUB {SUBJECT} _INBOX.r.1 {}\r\n", PAYLOAD.len()).into_bytes();
+pub(crate) fn publish_frame(subject: &str) -> Vec<u8> {
+    let mut one = format!("PUB {subject} _INBOX.r.1 {}\r\n", PAYLOAD.len()).into_bytes();
     one.extend_from_slice(&PAYLOAD);
     one.extend_from_slice(b"\r\n");
     one
@@ -190,7 +194,7 @@ pub(crate) fn fill(port: u16, count: u64) -> anyhow::Result<()> {
     const WINDOW: u64 = 4096;
     let mut raw = Raw::connect(port)?;
     raw.subscribe("_INBOX.r.*", 1)?;
-    let one = publish_frame();
+    let one = publish_frame(SUBJECT);
     let many = one.repeat(WINDOW as usize);
     let (mut sent, mut seen) = (0, 0);
     while seen < count {

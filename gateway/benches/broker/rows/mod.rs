@@ -21,9 +21,10 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::new("publish512", publish::window_512),
         Self::new("single", publish::single),
+        Self::new("beside", publish::beside),
         Self::new("memory", publish::memory),
         Self::new("pull", consume::pull),
         Self::new("restart", scale::restart),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::each_round;
 use crate::options::Options;
-use crate::raw::{PAYLOAD, Raw, SUBJECT, create_stream, publish_frame};
+use crate::raw::{PAYLOAD, Raw, SUBJECT, create_stream, create_stream_of, publish_frame};
 use crate::report::{Goal, Table, Unit, median};
 use crate::server::{Kind, now};
 
@@ -27,7 +27,7 @@ pub(super) fn window_512(options: &Options) -> anyhow::Result<Vec<Table>> {
     let kinds = [Kind::Tarn, Kind::NatsAlways, Kind::NatsDefault, Kind::Null];
     each_round(options, &kinds, |kind, server| {
         prepare(kind, server.port(), "file")?;
-        let rate = publish_raw(server.port(), WINDOW, options.duration)?.rate;
+        let rate = publish_raw(server.port(), SUBJECT, WINDOW, options.duration)?.rate;
         raw.add(kind.name(), goal(kind), rate);
         Ok(())
     })?;
@@ -49,8 +49,30 @@ pub(super) fn single(options: &Options) -> anyhow::Result<Vec<Table>> {
     each_round(options, &kinds, |kind, server| {
         let goal = (kind == Kind::NatsAlways).then_some(Goal::AtMost(0.75));
         prepare(kind, server.port(), "file")?;
-        let micros = publish_raw(server.port(), 1, options.duration)?.cycle_micros;
+        let micros = publish_raw(server.port(), SUBJECT, 1, options.duration)?.cycle_micros;
         table.add(kind.name(), goal, micros);
+        Ok(())
+    })?;
+    Ok(vec![table])
+}
+
+/// One at a time in one stream while another stream is kept as busy as it can be.
+pub(super) fn beside(options: &Options) -> anyhow::Result<Vec<Table>> {
+    let mut table = Table::new(
+        "one at a time beside a busy stream, p50, raw socket",
+        Unit::Micros,
+    );
+    let kinds = [Kind::Tarn, Kind::NatsAlways, Kind::NatsDefault];
+    each_round(options, &kinds, |kind, server| {
+        let port = server.port();
+        create_stream(port, "file")?;
+        create_stream_of(port, "BUSY", "busy.>", "file")?;
+        let longer = options.duration * 2;
+        let busy = std::thread::spawn(move || publish_raw(port, "busy.subject", WINDOW, longer));
+        std::thread::sleep(options.duration / 5);
+        let micros = publish_raw(port, SUBJECT, 1, options.duration)?.cycle_micros;
+        busy.join().ok().context("the busy publisher panicked")??;
+        table.add(kind.name(), None, micros);
         Ok(())
     })?;
     Ok(vec![table])
@@ -67,7 +89,7 @@ pub(super) fn memory(options: &Options) -> anyhow::Result<Vec<Table>> {
         |kind, server| {
             let goal = (kind == Kind::NatsDefault).then_some(Goal::AtLeast(2.5));
             prepare(kind, server.port(), "memory")?;
-            let rate = publish_raw(server.port(), WINDOW, options.duration)?.rate;
+            let rate = publish_raw(server.port(), SUBJECT, WINDOW, options.duration)?.rate;
             table.add(kind.name(), goal, rate);
             Ok(())
         },
@@ -90,10 +112,10 @@ struct Published {
 }
 
 /// Warms up for a fifth of `duration`, then counts.
-fn publish_raw(port: u16, window: usize, duration: Duration) -> anyhow::Result<Published> {
+fn publish_raw(port: u16, subject: &str, window: usize, duration: Duration) -> anyhow::Result<Published> {
     let mut raw = Raw::connect(port)?;
     raw.subscribe("_INBOX.r.*", 1)?;
-    let one = publish_frame();
+    let one = publish_frame(subject);
     let many = one.repeat(window);
     let (mut sent, mut seen) = (0_u64, 0_u64);
     let mut counted_from = None;
