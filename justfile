@@ -48,6 +48,13 @@ bench-broker *arguments:
     e2e/setup.sh nats-server
     cargo bench --locked --bench broker -- --nats-server {{ cache }}/nats-server {{ arguments }}
 
+# N messages over SUBJECTS subjects in a store of their own in DIRECTORY: filling, opening, asking (100 bytes of disk a message)
+scale messages="1000000" subjects="1000000" directory="/tmp/tarn-scale":
+    cargo build --release --locked -p tarn-broker --example scale
+    target/release/examples/scale {{ messages }} {{ subjects }} {{ directory }}
+    target/release/examples/scale {{ messages }} {{ subjects }} {{ directory }}
+    rm -r {{ directory }}
+
 # Power cuts by seed on the simulated disk: N lives of a store, each cut at a random moment and held against a model
 simulate seeds="100000":
     TARN_SEEDS={{ seeds }} cargo test --release --locked -p tarn-broker --lib store::tests::crash -- --nocapture

@@ -30,6 +30,7 @@ use crate::outbound::CloseReason;
 use crate::shard::thread::{Links, Shard};
 use crate::shard::view::{ShardFigures, ShardView};
 use crate::store::{StoreFigures, StoreOptions};
+use crate::stream::notes::NOTES;
 use crate::types::UnixNanos;
 
 pub use self::config::{BrokerConfig, Limits};
@@ -326,7 +327,10 @@ async fn open(
         server_name: shared.info.server_name.clone(),
         ..EngineOptions::new(rng.next_u64())
     };
-    let store = StoreOptions::new(rng.next_u64());
+    let store = StoreOptions {
+        notes: NOTES,
+        ..StoreOptions::new(rng.next_u64())
+    };
     let path = dir.to_owned();
     let opening = move || Shard::open(RealFs, &path, store, engine, RealClock::new(), links);
     let opened = tokio::task::spawn_blocking(opening)

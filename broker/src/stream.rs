@@ -7,6 +7,7 @@ mod cron;
 pub(crate) mod dedupe;
 mod features;
 pub(crate) mod headers;
+pub(crate) mod notes;
 pub(crate) mod schedule;
 mod shape;
 pub(crate) mod source;

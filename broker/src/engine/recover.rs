@@ -21,6 +21,7 @@ use crate::stream::Stream;
 use crate::stream::config::StreamConfig;
 use crate::stream::dedupe::IdKind;
 use crate::stream::headers::PublishHeaders;
+use crate::stream::notes::Note;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
 /// Why the engine cannot start on a store.
@@ -223,25 +224,19 @@ pub(super) fn starting_state<F: Fs>(
 /// may have a time to live, when each of the stream's ends.
 fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
     let window_start = now.wall.saturating_add(-stream.config.duplicate_window);
-    let first = if stream.config.allow_msg_ttl || stream.config.allow_msg_schedules {
-        Some(StreamSeq(1))
-    } else {
-        store.seq_at_or_after(stream.id, window_start)
-    };
-    let all = SubjectFilter::all();
-    let mut next = first;
-    while let Some(seq) = next.and_then(|from| store.next_match(stream.id, &all, from)) {
-        next = Some(seq.next());
-        let Ok(Some(record)) = store.read(stream.id, seq) else {
-            continue;
-        };
-        let headers = PublishHeaders::parse(&record.headers);
-        let age_ns = u64::try_from(now.wall.since(record.time)).unwrap_or(0);
+    store.for_notes(stream.id, window_start, |seq, time, note| {
+        let Note { headers, has_schedule } = Note::decode(note);
+        let age_ns = u64::try_from(now.wall.since(time)).unwrap_or(0);
         let at = Mono(now.mono.0.saturating_sub(age_ns));
         stream.note_expiry(at, seq.0, &headers);
-        recover_schedule(stream, &record, now);
-        if record.time < window_start {
-            continue;
+        if has_schedule
+            && stream.config.allow_msg_schedules
+            && let Ok(Some(record)) = store.read(stream.id, seq)
+        {
+            recover_schedule(stream, &record, now);
+        }
+        if time < window_start {
+            return;
         }
         if let Some(id) = headers.msg_id {
             stream.duplicates.remember(at, IdKind::Message, id, seq.0);
@@ -249,6 +244,12 @@ fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
         if let Some(id) = headers.resend_id {
             stream.duplicates.remember(at, IdKind::Resend, id, seq.0);
         }
+    });
+    let last = store.last_match(stream.id, &SubjectFilter::all());
+    if let Some(Ok(Some(record))) = last.map(|seq| store.read(stream.id, seq))
+        && record.time >= window_start
+    {
+        let headers = PublishHeaders::parse(&record.headers);
         headers
             .msg_id
             .unwrap_or_default()

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -14,6 +15,8 @@ const BLOCK_BYTES: u64 = 256 * 1024;
 const BLOCKS_MAX: usize = 16;
 /// A read at most this far behind the last one of the same stream goes in order.
 const STRIDE_MAX: u64 = 64;
+/// Subjects remembered; a power of two.
+const NAMES: usize = 256;
 /// Readers remembered.
 const READERS_MAX: usize = 32;
 
@@ -23,6 +26,8 @@ pub(super) struct ReadCache {
     blocks: VecDeque<Block>,
     /// Stream and position of recent reads.
     readers: VecDeque<(StreamId, u64)>,
+    /// Subjects of recent reads, each in a place that depends on its bytes.
+    names: Vec<Arc<str>>,
 }
 
 struct Block {
@@ -96,6 +101,20 @@ impl ReadCache {
         }
         self.readers.push_back((stream, seq));
         found.is_some()
+    }
+
+    /// A subject's name, shared with earlier reads where it can be.
+    pub(super) fn name(&mut self, name: &[u8]) -> Arc<str> {
+        if self.names.is_empty() {
+            self.names = vec![Arc::default(); NAMES];
+        }
+        let tail = name.last_chunk::<8>().map_or(0, |tail| u64::from_le_bytes(*tail));
+        let hash = (tail ^ name.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let place = &mut self.names[(hash >> 32) as usize % NAMES];
+        if place.as_bytes() != name {
+            *place = std::str::from_utf8(name).unwrap_or_default().into();
+        }
+        Arc::clone(place)
     }
 
     /// Forgets the blocks of a stream.

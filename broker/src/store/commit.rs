@@ -4,9 +4,13 @@
 //! the metadata no longer needs. The states of consumers come in a step of their own, so that nobody who published waits
 //! for them; they are never newer than the records.
 
+use std::path::Path;
+
 use super::StoreError;
 use super::consumers::Consumer;
+use super::prepare::remove_quietly;
 use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, RANGES_MAX};
+use super::seal::index_path;
 use super::segment::{Data, Segment};
 use super::stream::{Chunk, Log, Shared, Stream};
 use crate::env::{Fs, FsFile};
@@ -103,6 +107,11 @@ impl<F: Fs> Stream<F> {
         }
         self.no_space = outcome.is_err();
         self.states_due = self.has_states();
+        self.hand_over_full(shared);
+        if self.index.is_broken() {
+            let err = self.broken();
+            return Err(self.fail(err));
+        }
         outcome
     }
 
@@ -208,7 +217,10 @@ impl<F: Fs> Stream<F> {
         log.pair.write_both(&body)?;
         log.meta_dirty = false;
         for segment in log.dropped.drain(..) {
-            if let Data::File { path, .. } = segment.data {
+            if let Some(path) = segment.path().map(Path::to_owned) {
+                if segment.is_handed_over {
+                    remove_quietly(&shared.fs, &index_path(&path));
+                }
                 shared.spares.retire(path, segment.end as u32);
             }
         }
@@ -284,7 +296,7 @@ impl<F: Fs> Stream<F> {
 fn file_of<F: Fs>(segment: &Segment<F>) -> Option<(&F::File, &std::path::Path)> {
     match &segment.data {
         Data::File { file, path } => Some((file, path)),
-        Data::Memory(_) => None,
+        Data::Sealed(_) | Data::Memory(_) => None,
     }
 }
 

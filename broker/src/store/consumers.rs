@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::meta::{ConsumerBody, MetaKind, Pair};
+use super::meta::{ConsumerBody, Loaded, MetaKind, Pair};
 use super::names;
+use super::prepare::remove_quietly;
+use super::state::RecoveryReport;
 use super::stream::{Shared, Stream};
 use crate::env::Fs;
 
@@ -13,7 +15,7 @@ pub(super) const DIR: &str = "consumers";
 
 /// When a stream has more consumers than this, opening it syncs their files together with all else on the file system,
 /// otherwise one by one.
-pub(super) const SYNCED_ALONE_MAX: usize = 256;
+const SYNCED_ALONE_MAX: usize = 256;
 
 /// A consumer.
 pub(super) struct Consumer<F: Fs> {
@@ -168,6 +170,90 @@ fn write_through<F: Fs>(fs: &F, consumer: &mut Consumer<F>, new_in: Option<&Path
     pair.write_both(&consumer.body.encode())?;
     if let Some(dir) = new_in {
         fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
+    }
+    Ok(())
+}
+
+/// Opens the consumers of a stream.
+pub(super) fn open_all<F: Fs>(
+    shared: &Shared<F>,
+    stream: &mut Stream<F>,
+    report: &mut RecoveryReport,
+) -> Result<(), StoreError> {
+    let Some(log) = &stream.log else { return Ok(()) };
+    let dir = log.dir.join(DIR);
+    let fs = &shared.fs;
+    if fs.list(&dir).is_err() {
+        fs.create_dir_all(&dir)
+            .map_err(|err| StoreError::io("create", &dir, err))?;
+        fs.sync_dir(&log.dir)
+            .map_err(|err| StoreError::io("sync", &log.dir, err))?;
+    }
+    fs.sync_dir(&dir)
+        .map_err(|err| StoreError::io("sync", &dir, err))?;
+    let entries = fs.list(&dir).map_err(|err| StoreError::io("list", &dir, err))?;
+    let mut stems: Vec<&str> = entries
+        .iter()
+        .filter_map(|entry| {
+            entry
+                .name
+                .strip_suffix(".0")
+                .or_else(|| entry.name.strip_suffix(".1"))
+        })
+        .collect();
+    stems.dedup();
+    let alone = stems.len() <= SYNCED_ALONE_MAX;
+    let repaired_before = report.metadata_repaired;
+    for stem in stems {
+        let loaded = Pair::load(fs, &dir, stem, MetaKind::Consumer)?;
+        let Some(Loaded {
+            mut pair,
+            body: bytes,
+            degraded,
+        }) = loaded
+        else {
+            tracing::warn!(stream = %stream.meta.name, consumer = stem,
+                "neither copy of a consumer is usable, it is removed");
+            remove_quietly(fs, &dir.join(format!("{stem}.0")));
+            remove_quietly(fs, &dir.join(format!("{stem}.1")));
+            report.metadata_repaired += 1;
+            continue;
+        };
+        let Some(body) = ConsumerBody::decode(&bytes) else {
+            return Err(StoreError::Broken {
+                file: dir.join(format!("{stem}.0")),
+                reason: "the consumer does not decode",
+            });
+        };
+        if body.deleted {
+            // First both copies have to say so: either file may outlive the other.
+            pair.write(&bytes)?;
+            pair.remove()
+                .map_err(|err| StoreError::io("remove", &dir.join(stem), err))?;
+            continue;
+        }
+        if alone {
+            pair.write(&bytes)?;
+        } else {
+            pair.write_for_sync_all(&bytes)?;
+        }
+        report.metadata_repaired += u64::from(degraded);
+        stream.consumers.insert(
+            body.name.clone(),
+            Consumer {
+                body,
+                pair: Some(pair),
+                pending: None,
+            },
+        );
+    }
+    if report.metadata_repaired > repaired_before {
+        fs.sync_dir(&dir)
+            .map_err(|err| StoreError::io("sync", &dir, err))?;
+    }
+    if !alone {
+        fs.sync_all(&dir)
+            .map_err(|err| StoreError::io("sync", &dir, err))?;
     }
     Ok(())
 }

@@ -2,21 +2,30 @@
 
 use std::cell::RefCell;
 
+use super::sealed::Bits;
 use crate::types::StreamId;
+
+/// Answers that a filter remembers at most.
+const KNOWN_MAX: usize = 4096;
 
 /// Subjects of one stream that a reader wants: all, or those that match one of some patterns. Belongs to one reader of
 /// one stream; remembers per subject whether it matched.
 #[derive(Clone, Debug, Default)]
 pub struct SubjectFilter {
     patterns: Vec<Box<str>>,
+    /// What all subjects that are wanted begin with.
+    prefix: Box<str>,
     cache: RefCell<MatchCache>,
+    /// Number of the index of the sealed segment asked last, and the places of the records there that are wanted.
+    places: RefCell<Option<(u64, Bits)>>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct MatchCache {
     stream: StreamId,
-    /// By subject index: twice the slot's generation, plus one if it matches. 0: not asked yet.
-    known: Vec<u32>,
+    /// By the low bits of the subject's index: that index, and twice the slot's generation, plus one if it matches.
+    /// 0: not asked yet.
+    known: Vec<(u32, u32)>,
 }
 
 impl SubjectFilter {
@@ -33,10 +42,11 @@ impl SubjectFilter {
         if patterns.iter().any(|pattern| pattern.as_ref() == ">") {
             return Self::all();
         }
-        let patterns = patterns.iter().map(|pattern| pattern.as_ref().into()).collect();
+        let patterns: Vec<Box<str>> = patterns.iter().map(|pattern| pattern.as_ref().into()).collect();
         Self {
+            prefix: common_prefix(&patterns),
             patterns,
-            cache: RefCell::default(),
+            ..Self::default()
         }
     }
 
@@ -87,21 +97,73 @@ impl SubjectFilter {
                 known: Vec::new(),
             };
         }
-        let index = index as usize;
-        if cache.known.len() <= index {
-            cache.known.resize(index + 1, 0);
+        if cache.known.len() <= index as usize && cache.known.len() < KNOWN_MAX {
+            let len = (index as usize + 1).next_power_of_two().clamp(16, KNOWN_MAX);
+            cache.known = vec![(0, 0); len];
         }
-        let known = cache.known[index];
-        if known >> 1 == generation {
+        let place = index as usize & (cache.known.len() - 1);
+        let (of, known) = cache.known[place];
+        if of == index && known >> 1 == generation {
             return known & 1 == 1;
         }
         let wanted = self
             .patterns
             .iter()
             .any(|pattern| pattern_matches(pattern, subject));
-        cache.known[index] = generation << 1 | u32::from(wanted);
+        cache.known[place] = (index, generation << 1 | u32::from(wanted));
         wanted
     }
+
+    /// What all subjects that are wanted begin with; may be empty.
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Whether the places wanted in the sealed segment with this index are known.
+    pub(super) fn has_places(&self, index: u64) -> bool {
+        self.places
+            .borrow()
+            .as_ref()
+            .is_some_and(|known| known.0 == index)
+    }
+
+    /// Calls `ask` with the places wanted in the sealed segment with this index, found by `find` if they are not known.
+    pub(super) fn with_places<T>(
+        &self,
+        index: u64,
+        find: impl FnOnce() -> Bits,
+        ask: impl FnOnce(&Bits) -> T,
+    ) -> T {
+        let mut known = self.places.borrow_mut();
+        if known.as_ref().is_none_or(|known| known.0 != index) {
+            *known = Some((index, find()));
+        }
+        let none = Bits::default();
+        ask(known.as_ref().map_or(&none, |known| &known.1))
+    }
+}
+
+/// What every subject begins with that matches one of `patterns`.
+fn common_prefix(patterns: &[Box<str>]) -> Box<str> {
+    let mut prefixes = patterns.iter().map(|pattern| {
+        let literal = pattern
+            .split('.')
+            .take_while(|token| *token != "*" && *token != ">");
+        let len: usize = literal.map(|token| token.len() + 1).sum();
+        &pattern[..len.min(pattern.len())]
+    });
+    let first = prefixes.next().unwrap_or_default();
+    prefixes
+        .fold(first, |common, other| {
+            let shared = common
+                .bytes()
+                .zip(other.bytes())
+                .take_while(|(a, b)| a == b)
+                .count();
+            let at = (0..=shared).rev().find(|at| common.is_char_boundary(*at));
+            &common[..at.unwrap_or(0)]
+        })
+        .into()
 }
 
 fn has_wildcard(pattern: &str) -> bool {
@@ -162,6 +224,21 @@ mod tests {
         assert!(filter.matches_cached(StreamId(1), 3, 1, "a.b"));
         assert!(!filter.matches_cached(StreamId(1), 3, 2, "b.b"));
         assert!(filter.matches_cached(StreamId(2), 3, 2, "a.b"));
+    }
+
+    #[test]
+    fn wanted_subjects_begin_with_the_prefix() {
+        for (patterns, expected) in [
+            (&["a.b.*"][..], "a.b."),
+            (&["a.b"], "a.b"),
+            (&["*.b"], ""),
+            (&["a.>"], "a."),
+            (&["ab.*", "ac.d"], "a"),
+            (&["ä.*", "å.*"], ""),
+            (&["a.*", "b"], ""),
+        ] {
+            assert_eq!(SubjectFilter::new(patterns).prefix(), expected, "{patterns:?}");
+        }
     }
 
     #[test]

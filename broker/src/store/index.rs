@@ -1,97 +1,13 @@
-//! Where each record of a stream is, in memory: 24 bytes a record and 4 for its subject, in one table a segment, so
-//! that a whole segment goes at once.
+//! Where each record of a stream is, one table a segment, so that a whole segment goes at once.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::ranges::Ranges;
 use super::record::HEADER_BYTES;
+use super::sealed::{Bits, SealedIndex};
 use super::subjects::{SubjectLists, Subjects};
-
-/// Subject of an entry whose record was removed.
-const REMOVED: u32 = u32::MAX;
-/// Bit of an entry's length: the record has headers.
-const HAS_HEADERS: u32 = 1 << 31;
-
-/// A record in its segment.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
-    /// Position, counted from the segment's base.
-    delta: u32,
-    /// Offset in the file, in units of 8 bytes.
-    offset8: u32,
-    /// Exact bytes of the frame, and `HAS_HEADERS`.
-    len: u32,
-    /// Slot of the subject, or `REMOVED`.
-    pub(super) subject: u32,
-    pub(super) time: i64,
-}
-
-impl Entry {
-    pub(super) fn is_live(&self) -> bool {
-        self.subject != REMOVED
-    }
-}
-
-/// The records of one segment.
-#[derive(Debug)]
-pub(super) struct SegmentIndex {
-    /// Position that deltas count from.
-    pub(super) base: u64,
-    pub(super) entries: Vec<Entry>,
-    pub(super) lists: SubjectLists,
-    /// Entries that are not removed.
-    pub(super) live: u32,
-    live_bytes: u64,
-    /// Highest time of any entry.
-    pub(super) time_max: i64,
-}
-
-impl SegmentIndex {
-    fn new(base: u64) -> Self {
-        let lists = SubjectLists::default();
-        Self {
-            base,
-            entries: Vec::new(),
-            lists,
-            live: 0,
-            live_bytes: 0,
-            time_max: i64::MIN,
-        }
-    }
-
-    pub(super) fn seq(&self, entry: &Entry) -> u64 {
-        self.base + u64::from(entry.delta)
-    }
-
-    /// Number of entries below `seq`.
-    pub(super) fn below(&self, seq: u64) -> usize {
-        let Some(delta) = seq.checked_sub(self.base) else {
-            return 0;
-        };
-        // Without gaps an entry stands at its delta, with gaps before it.
-        let guess = usize::try_from(delta)
-            .unwrap_or(usize::MAX)
-            .min(self.entries.len());
-        match self.entries.get(guess) {
-            Some(entry) if u64::from(entry.delta) == delta => guess,
-            _ => self.entries[..guess].partition_point(|entry| u64::from(entry.delta) < delta),
-        }
-    }
-
-    /// Entries of the subject in `slot` that are there, from position `from` on.
-    pub(super) fn of_subject(&self, slot: u32, from: u64) -> impl DoubleEndedIterator<Item = u64> + '_ {
-        let list = self.lists.get(slot);
-        let start = list.partition_point(|&at| self.seq(&self.entries[at as usize]) < from);
-        list[start..].iter().filter_map(move |&at| {
-            let entry = &self.entries[at as usize];
-            (entry.subject == slot).then(|| self.seq(entry))
-        })
-    }
-
-    /// Whether no entry was removed, so that the lists are exact.
-    pub(super) fn is_whole(&self) -> bool {
-        self.live as usize == self.entries.len()
-    }
-}
+use super::table::{Entry, HAS_HEADERS, MemoryTable, REMOVED, SealedTable, SegmentIndex, Table};
 
 /// Where a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +17,6 @@ pub(super) struct Located {
     pub(super) offset: u64,
     /// Exact bytes of the frame.
     pub(super) len: u32,
-    pub(super) subject: u32,
 }
 
 /// A record to be put into the index.
@@ -123,6 +38,18 @@ pub(super) struct Overhead {
     pub(super) headers: u64,
 }
 
+impl Overhead {
+    /// Size of a record with this length in its entry.
+    fn size(self, entry_len: u32) -> u64 {
+        let headers = if entry_len & HAS_HEADERS == 0 {
+            0
+        } else {
+            self.headers
+        };
+        u64::from(entry_len & !HAS_HEADERS) - HEADER_BYTES as u64 + self.record + headers
+    }
+}
+
 /// All records of a stream.
 #[derive(Debug)]
 pub(super) struct StreamIndex {
@@ -136,6 +63,8 @@ pub(super) struct StreamIndex {
     pub(super) messages: u64,
     pub(super) bytes: u64,
     overhead: Overhead,
+    /// A position and the time of its record: the first one's is asked for all the time.
+    known_time: Cell<Option<(u64, i64)>>,
 }
 
 impl StreamIndex {
@@ -150,31 +79,35 @@ impl StreamIndex {
             messages: 0,
             bytes: 0,
             overhead,
+            known_time: Cell::new(None),
         }
-    }
-
-    fn size(&self, entry_len: u32) -> u64 {
-        let headers = if entry_len & HAS_HEADERS == 0 {
-            0
-        } else {
-            self.overhead.headers
-        };
-        u64::from(entry_len & !HAS_HEADERS) - HEADER_BYTES as u64 + self.overhead.record + headers
     }
 
     /// Begins a segment whose records are at `base` or above.
     pub(super) fn add_segment(&mut self, base: u64) {
-        if let Some(full) = self.segments.back_mut() {
-            full.lists.seal();
-            full.entries.shrink_to_fit();
-        }
         self.segments.push_back(SegmentIndex::new(base));
     }
 
-    /// Adds a record above all others to the last segment. Its position must be less than 2³² above the base.
+    /// Packs the lists of the last segment, which is full and stays in memory.
+    pub(super) fn pack_last(&mut self) {
+        if let Some(SegmentIndex {
+            table: Table::Memory(full),
+            ..
+        }) = self.segments.back_mut()
+        {
+            full.lists.seal();
+            full.entries.shrink_to_fit();
+        }
+    }
+
+    /// Adds a record above all others to the last segment, which is in memory. Its position must be less than 2³² above
+    /// the base.
     pub(super) fn push(&mut self, new: &NewEntry<'_>) {
         let Some(segment) = self.segments.back_mut() else {
             return;
+        };
+        let Table::Memory(table) = &mut segment.table else {
+            unreachable!("records are appended to a segment that is not sealed");
         };
         let slot = self.subjects.add(new.subject, new.seq);
         let entry = Entry {
@@ -184,11 +117,11 @@ impl StreamIndex {
             subject: slot,
             time: new.time,
         };
-        segment.lists.push(slot, segment.entries.len() as u32);
-        segment.entries.push(entry);
+        table.lists.push(slot, table.entries.len() as u32);
+        table.entries.push(entry);
         segment.live += 1;
         segment.time_max = segment.time_max.max(new.time);
-        let size = self.size(entry.len);
+        let size = self.overhead.size(entry.len);
         if let Some(segment) = self.segments.back_mut() {
             segment.live_bytes += size;
         }
@@ -199,6 +132,89 @@ impl StreamIndex {
         self.bytes += size;
         self.last = new.seq;
         self.last_time = new.time;
+    }
+
+    /// Adds a sealed segment whose records are all there and above all others.
+    pub(super) fn add_sealed(&mut self, index: SealedIndex) {
+        let header = index.header;
+        let base = header.segment.base_seq;
+        let count = u64::from(header.entries);
+        let bytes = header.data_bytes
+            + count * self.overhead.record
+            + u64::from(header.with_headers) * self.overhead.headers;
+        let subjects = &mut self.subjects;
+        index.for_subjects("", |_, name, subject| {
+            let (first, last) = (base + u64::from(subject.first), base + u64::from(subject.last));
+            subjects.add_many(name, u64::from(subject.count), first, last);
+        });
+        let table = SealedTable {
+            index,
+            removed: Bits::default(),
+        };
+        self.segments.push_back(SegmentIndex {
+            base,
+            table: Table::Sealed(Box::new(table)),
+            live: header.entries,
+            live_bytes: bytes,
+            time_max: header.time_max,
+        });
+        self.raise_last(header.last_seq.max(base.saturating_sub(1)));
+        if header.entries == 0 {
+            return;
+        }
+        if self.messages == 0 {
+            self.first = header.first;
+        }
+        self.messages += count;
+        self.bytes += bytes;
+        self.last_time = header.last_time;
+    }
+
+    /// Puts the index of a full segment, made from its file, in place of what memory has. `false`: the file has not
+    /// what memory has.
+    pub(super) fn seal(&mut self, at: usize, index: SealedIndex) -> bool {
+        let Some(segment) = self.segments.get_mut(at) else {
+            return false;
+        };
+        let Table::Memory(memory) = &segment.table else {
+            return true;
+        };
+        let mut removed = Bits::default();
+        let mut expected = memory.entries.iter().peekable();
+        let mut live = 0;
+        let base = segment.base;
+        let is_same = memory.entries.len() == index.len()
+            && memory.entries.first().map(|entry| base + u64::from(entry.delta)) == Some(index.header.first)
+            && memory.entries.last().map(|entry| base + u64::from(entry.delta)) == Some(index.header.last);
+        if is_same {
+            live = segment.live;
+            if !segment.is_whole() {
+                let gone = memory
+                    .entries
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, entry)| !entry.is_live());
+                gone.for_each(|(place, _)| {
+                    removed.insert(place, index.len());
+                });
+            }
+        } else {
+            index.for_entries(0, index.len(), |place, entry| {
+                while expected.next_if(|other| other.delta < entry.delta).is_some() {}
+                match expected.next_if(|other| other.delta == entry.delta) {
+                    Some(other) if other.is_live() => live += 1,
+                    _ => {
+                        removed.insert(place, index.len());
+                    }
+                }
+                true
+            });
+        }
+        if live != segment.live || index.is_broken() {
+            return false;
+        }
+        segment.table = Table::Sealed(Box::new(SealedTable { index, removed }));
+        true
     }
 
     /// Moves `last` up to `seq` if it is lower.
@@ -216,71 +232,157 @@ impl StreamIndex {
             .saturating_sub(1)
     }
 
-    fn find(&self, seq: u64) -> Option<(usize, usize)> {
+    fn find(&self, seq: u64) -> Option<(usize, usize, Entry)> {
         let at = self.segment_of(seq);
-        let segment = self.segments.get(at)?;
-        let pos = segment.below(seq);
-        let entry = segment.entries.get(pos)?;
-        (segment.seq(entry) == seq && entry.is_live()).then_some((at, pos))
+        let segment = self.segments.get(at).filter(|segment| segment.live > 0)?;
+        let place = segment.below(seq);
+        let entry = segment.entry(place)?;
+        (segment.seq(&entry) == seq).then_some((at, place, entry))
     }
 
     /// Where the record at `seq` is. `None`: there is none.
     pub(super) fn locate(&self, seq: u64) -> Option<Located> {
-        let (segment, pos) = self.find(seq)?;
-        let entry = &self.segments[segment].entries[pos];
+        let (segment, _, entry) = self.find(seq)?;
         Some(Located {
             segment,
             offset: u64::from(entry.offset8) * 8,
             len: entry.len & !HAS_HEADERS,
-            subject: entry.subject,
         })
     }
 
     /// Removes one record. `false`: it was not there.
     pub(super) fn remove(&mut self, seq: u64) -> bool {
-        let Some((at, pos)) = self.find(seq) else {
+        let Some((at, place, entry)) = self.find(seq) else {
             return false;
         };
-        self.remove_entry(at, pos);
+        let segment = &mut self.segments[at];
+        let slot = match &mut segment.table {
+            Table::Memory(table) => {
+                table.entries[place].subject = REMOVED;
+                entry.subject
+            }
+            Table::Sealed(table) => {
+                let subjects = &self.subjects;
+                let found = table
+                    .index
+                    .with_subject(entry.subject, |name| subjects.index_of(name));
+                let Some(slot) = found.flatten() else {
+                    return false;
+                };
+                table.removed.insert(place, table.index.len());
+                slot
+            }
+        };
+        let size = self.overhead.size(entry.len);
+        segment.live -= 1;
+        segment.live_bytes -= size;
+        self.messages -= 1;
+        self.bytes -= size;
+        self.take_records(slot, 1, seq);
         if seq == self.first {
             self.advance_first();
         }
         true
     }
 
-    fn remove_entry(&mut self, at: usize, pos: usize) {
+    /// Removes the records of a segment from place `from` up to `to`.
+    fn remove_places(&mut self, at: usize, from: usize, to: usize) {
+        let to = to.min(self.segments[at].len());
+        let from = from.min(to);
+        self.remove_runs(at, |place| (place < to).then(|| (place.max(from), to)));
+    }
+
+    /// Removes the records of a segment at the places in `fresh`.
+    fn remove_set(&mut self, at: usize, fresh: &Bits) {
+        let len = self.segments[at].len();
+        self.remove_runs(at, |place| {
+            let from = fresh.next(place).filter(|from| *from < len)?;
+            Some((from, fresh.next_missing(from).min(len)))
+        });
+    }
+
+    /// Removes the records of a segment in the runs of places that `next_run` gives, each from a place on.
+    fn remove_runs(&mut self, at: usize, next_run: impl Fn(usize) -> Option<(usize, usize)>) {
+        // By slot: how many records, and the highest position of any.
+        let mut gone: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+        let (mut count, mut bytes) = (0u32, 0u64);
+        let overhead = self.overhead;
+        let subjects = &self.subjects;
         let segment = &mut self.segments[at];
-        let entry = &mut segment.entries[pos];
-        let (slot, len) = (entry.subject, entry.len);
-        let seq = segment.base + u64::from(entry.delta);
-        entry.subject = REMOVED;
-        segment.live -= 1;
-        let size = self.size(len);
-        self.segments[at].live_bytes -= size;
-        self.messages -= 1;
-        self.bytes -= size;
-        if !self.subjects.take(slot, 1) {
+        let base = segment.base;
+        let mut take = |slot: u32, entry: &Entry| {
+            count += 1;
+            bytes += overhead.size(entry.len);
+            let gone = gone.entry(slot).or_default();
+            *gone = (gone.0 + 1, base + u64::from(entry.delta));
+        };
+        // Ranks are looked up once each.
+        let mut slots: BTreeMap<u32, Option<u32>> = BTreeMap::new();
+        let mut run = next_run(0);
+        while let Some((from, to)) = run {
+            match &mut segment.table {
+                Table::Memory(table) => {
+                    for entry in table.entries[from..to].iter_mut().filter(|entry| entry.is_live()) {
+                        take(entry.subject, entry);
+                        entry.subject = REMOVED;
+                    }
+                }
+                Table::Sealed(table) => {
+                    let SealedTable { index, removed } = &mut **table;
+                    index.for_entries(from, to, |place, entry| {
+                        if removed.contains(place) {
+                            return true;
+                        }
+                        let slot = slots.entry(entry.subject).or_insert_with(|| {
+                            index
+                                .with_subject(entry.subject, |name| subjects.index_of(name))
+                                .flatten()
+                        });
+                        if let Some(slot) = *slot {
+                            take(slot, entry);
+                        }
+                        true
+                    });
+                    removed.insert_range(from, to, index.len());
+                }
+            }
+            run = next_run(to);
+        }
+        segment.live -= count;
+        segment.live_bytes -= bytes;
+        self.messages -= u64::from(count);
+        self.bytes -= bytes;
+        for (slot, (count, highest)) in gone {
+            self.take_records(slot, count, highest);
+        }
+    }
+
+    /// Takes `count` records off a subject, the highest of which was at `highest`. Their entries are marked already.
+    fn take_records(&mut self, slot: u32, count: u64, highest: u64) {
+        if !self.subjects.take(slot, count) {
             return;
         }
-        if self.subjects.slot(slot).last == seq {
-            self.subjects.slot_mut(slot).last = self.last_of(slot, seq.saturating_sub(1)).unwrap_or(0);
+        if self.subjects.slot(slot).last == highest {
+            self.subjects.slot_mut(slot).last = self.last_of(slot, highest.saturating_sub(1)).unwrap_or(0);
         }
         let subject = self.subjects.slot_mut(slot);
         if subject.count == 1 {
             subject.first_from = subject.last;
-        } else if subject.first_from == seq {
-            subject.first_from = seq + 1;
+        } else if count == 1 && subject.first_from == highest {
+            subject.first_from = highest + 1;
         }
     }
 
     /// The last record at or below `upto` of the subject in `slot`.
     fn last_of(&self, slot: u32, upto: u64) -> Option<u64> {
-        let segments = self
-            .segments
-            .range(..=self.segment_of(upto).min(self.segments.len().checked_sub(1)?));
+        let name = self.subjects.name(slot);
+        let first = self.segment_of(self.subjects.slot(slot).first_from);
+        let last = self.segment_of(upto).min(self.segments.len().checked_sub(1)?);
+        let segments = self.segments.range(first.min(last)..=last);
         segments
             .rev()
-            .find_map(|segment| segment.of_subject(slot, 0).rev().find(|&seq| seq <= upto))
+            .filter(|segment| segment.live > 0)
+            .find_map(|segment| segment.last_of(slot, name, upto))
     }
 
     fn advance_first(&mut self) {
@@ -297,13 +399,7 @@ impl StreamIndex {
         let start = self.segment_of(from).min(self.segments.len());
         self.segments
             .range(start..)
-            .filter(|segment| segment.live > 0)
-            .find_map(|segment| {
-                let entry = segment.entries[segment.below(from)..]
-                    .iter()
-                    .find(|entry| entry.is_live())?;
-                Some(segment.seq(entry))
-            })
+            .find_map(|segment| segment.next_live(from))
     }
 
     /// Removes every record below `seq`. Returns how many. Full segments go whole.
@@ -314,21 +410,14 @@ impl StreamIndex {
             if segment.base >= seq {
                 break;
             }
-            let all_below = segment
-                .entries
-                .last()
-                .is_none_or(|entry| segment.seq(entry) < seq);
+            let all_below = segment.last_seq().is_none_or(|last| last < seq);
             if all_below && at + 1 < self.segments.len() {
                 self.clear_segment(at);
                 continue;
             }
             if segment.live > 0 {
-                let start = segment.below(self.first);
-                for pos in start..segment.below(seq) {
-                    if self.segments[at].entries[pos].is_live() {
-                        self.remove_entry(at, pos);
-                    }
-                }
+                let (start, end) = (segment.below(self.first), segment.below(seq));
+                self.remove_places(at, start, end);
             }
         }
         if self.first < seq {
@@ -344,40 +433,67 @@ impl StreamIndex {
         if segment.live == 0 {
             return;
         }
-        for slot in segment.lists.slots() {
-            let count = if segment.is_whole() {
-                segment.lists.get(slot).len() as u64
-            } else {
-                segment.of_subject(slot, 0).count() as u64
+        if !segment.is_whole() {
+            let len = segment.len();
+            self.remove_places(at, 0, len);
+        } else {
+            let subjects = &mut self.subjects;
+            let take = |subjects: &mut Subjects, slot: u32, count: u64| {
+                if count > 0 && subjects.take(slot, count) {
+                    let slot = subjects.slot_mut(slot);
+                    slot.first_from = slot.first_from.max(next_base);
+                }
             };
-            if count > 0 && self.subjects.take(slot, count) {
-                let slot = self.subjects.slot_mut(slot);
-                slot.first_from = slot.first_from.max(next_base);
+            match &segment.table {
+                Table::Memory(table) => {
+                    for slot in table.lists.slots() {
+                        take(subjects, slot, table.lists.get(slot).len() as u64);
+                    }
+                }
+                Table::Sealed(table) => {
+                    table.index.for_subjects("", |_, name, subject| {
+                        if let Some(slot) = subjects.index_of(name) {
+                            take(subjects, slot, u64::from(subject.count));
+                        }
+                    });
+                }
             }
+            self.messages -= u64::from(segment.live);
+            self.bytes -= segment.live_bytes;
         }
-        self.messages -= u64::from(segment.live);
-        self.bytes -= segment.live_bytes;
+        let segment = &mut self.segments[at];
         segment.live = 0;
         segment.live_bytes = 0;
-        segment.entries = Vec::new();
-        segment.lists = SubjectLists::default();
+        if let Table::Memory(table) = &mut segment.table {
+            *table = MemoryTable::default();
+        }
     }
 
-    /// Forgets every position above `seq`, as if never given.
+    /// Forgets every position above `seq`, as if never given. Sealed segments are durable and stay.
     pub(super) fn truncate_above(&mut self, seq: u64) {
         let mut touched = BTreeSet::new();
         let count = self.segments.len();
+        let overhead = self.overhead;
         for at in (0..count).rev() {
             let segment = &mut self.segments[at];
             let keep = segment.below(seq + 1);
-            if keep == segment.entries.len() && segment.base <= seq && at + 1 < count {
+            if keep == segment.len() && segment.base <= seq && at + 1 < count {
                 break;
             }
-            let cut = segment.entries.split_off(keep);
+            let Table::Memory(table) = &mut segment.table else {
+                break;
+            };
+            let cut = table.entries.split_off(keep);
+            let mut lists = SubjectLists::default();
+            let kept = table.entries.iter().enumerate();
+            for (place, entry) in kept.filter(|(_, entry)| entry.is_live()) {
+                lists.push(entry.subject, place as u32);
+            }
+            table.lists = lists;
             for entry in cut.iter().filter(|entry| entry.is_live()) {
-                let size = self.size(entry.len);
-                self.segments[at].live -= 1;
-                self.segments[at].live_bytes -= size;
+                let size = overhead.size(entry.len);
+                segment.live -= 1;
+                segment.live_bytes -= size;
                 self.messages -= 1;
                 self.bytes -= size;
                 if self.subjects.take(entry.subject, 1) {
@@ -386,17 +502,6 @@ impl StreamIndex {
                     touched.remove(&entry.subject);
                 }
             }
-            let segment = &mut self.segments[at];
-            let mut lists = SubjectLists::default();
-            for (pos, entry) in segment
-                .entries
-                .iter()
-                .enumerate()
-                .filter(|(_, entry)| entry.is_live())
-            {
-                lists.push(entry.subject, pos as u32);
-            }
-            segment.lists = lists;
         }
         for slot in touched {
             self.subjects.slot_mut(slot).last = self.last_of(slot, seq).unwrap_or(0);
@@ -404,6 +509,7 @@ impl StreamIndex {
         self.last = self.last.min(seq);
         self.first = self.first.min(self.last + 1);
         self.advance_first();
+        self.known_time.set(None);
     }
 
     /// Drops the first segment if it has no record and is not the last. Returns whether it did.
@@ -415,136 +521,67 @@ impl StreamIndex {
         dead
     }
 
-    /// Time of the record at `seq`.
-    pub(super) fn time_of(&self, seq: u64) -> Option<i64> {
-        let (segment, pos) = self.find(seq)?;
-        Some(self.segments[segment].entries[pos].time)
+    /// Removes the records in all of `ranges`.
+    pub(super) fn remove_ranges(&mut self, ranges: &Ranges) {
+        for at in 0..self.segments.len() {
+            let segment = &self.segments[at];
+            let (Some(last), true) = (segment.last_seq(), segment.live > 0) else {
+                continue;
+            };
+            let len = segment.len();
+            let mut fresh = Bits::default();
+            for (first, last) in ranges.within(segment.base, last) {
+                let (from, to) = (segment.below(first), segment.below(last.saturating_add(1)));
+                fresh.insert_range(from, to, len);
+            }
+            if fresh.next(0).is_some() {
+                self.remove_set(at, &fresh);
+            }
+        }
+        self.advance_first();
     }
 
-    /// Positions of all records, also of removed ones whose entry is still there, ascending.
-    pub(super) fn known(&self) -> impl Iterator<Item = u64> + '_ {
-        self.segments
-            .iter()
-            .flat_map(|segment| segment.entries.iter().map(|entry| segment.seq(entry)))
+    /// Time of the record at `seq`.
+    pub(super) fn time_of(&self, seq: u64) -> Option<i64> {
+        if let Some((_, time)) = self.known_time.get().filter(|known| known.0 == seq) {
+            return Some(time);
+        }
+        let (.., entry) = self.find(seq)?;
+        self.known_time.set(Some((seq, entry.time)));
+        Some(entry.time)
+    }
+
+    /// Positions from `from` to the last that have no entry: not even one whose record was removed.
+    pub(super) fn gaps(&self, from: u64) -> Ranges {
+        let mut out = Ranges::default();
+        let mut next = from;
+        for (at, segment) in self.segments.iter().enumerate() {
+            let end = self
+                .segments
+                .get(at + 1)
+                .map_or(self.last, |after| after.base.saturating_sub(1));
+            if next < segment.base {
+                out.insert(next, segment.base - 1);
+            }
+            segment.for_gaps(next.max(segment.base), end, &mut |first, last| {
+                out.insert(first, last)
+            });
+            next = next.max(end.saturating_add(1));
+        }
+        if next <= self.last {
+            out.insert(next, self.last);
+        }
+        out
+    }
+
+    /// Whether a sealed segment's records and its index can both not be read.
+    pub(super) fn is_broken(&self) -> bool {
+        self.segments.iter().any(|segment| match &segment.table {
+            Table::Memory(_) => false,
+            Table::Sealed(table) => table.index.is_broken(),
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SUBJECTS: [&str; 3] = ["a", "b", "c"];
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Push(usize),
-        Skip(u64),
-        Segment,
-        Remove(u64),
-        RemoveBelow(u64),
-        Truncate(u64),
-        DropFront,
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![
-            8 => (0..3usize).prop_map(Op::Push),
-            1 => (0..5u64).prop_map(Op::Skip),
-            2 => Just(Op::Segment),
-            4 => (0..60u64).prop_map(Op::Remove),
-            1 => (0..60u64).prop_map(Op::RemoveBelow),
-            1 => (0..60u64).prop_map(Op::Truncate),
-            1 => Just(Op::DropFront),
-        ]
-    }
-
-    fn apply(index: &mut StreamIndex, model: &mut BTreeMap<u64, &'static str>, op: &Op) {
-        match *op {
-            Op::Push(subject) => {
-                let (seq, subject) = (index.last + 1, SUBJECTS[subject]);
-                let new = NewEntry {
-                    seq,
-                    time: 0,
-                    subject,
-                    has_headers: false,
-                    len: 50,
-                    offset: 8 * seq,
-                };
-                index.push(&new);
-                model.insert(seq, subject);
-            }
-            Op::Skip(count) => index.raise_last(index.last + count),
-            Op::Segment => index.add_segment(index.last + 1),
-            Op::Remove(seq) => assert_eq!(index.remove(seq), model.remove(&seq).is_some()),
-            Op::RemoveBelow(seq) => {
-                let before = model.len();
-                model.retain(|&other, _| other >= seq);
-                assert_eq!(index.remove_below(seq), (before - model.len()) as u64);
-            }
-            Op::Truncate(seq) => {
-                // What is taken back and goes on is in the last segment.
-                let seq = seq.max(index.segments.back().map_or(0, |segment| segment.base - 1));
-                index.truncate_above(seq);
-                model.retain(|&other, _| other <= seq);
-            }
-            Op::DropFront => {
-                index.pop_dead_front();
-            }
-        }
-    }
-
-    fn check(index: &StreamIndex, model: &BTreeMap<u64, &'static str>) {
-        assert_eq!(index.messages, model.len() as u64);
-        assert_eq!(index.bytes, model.len() as u64 * 10);
-        assert_eq!(
-            index.first,
-            model.keys().next().copied().unwrap_or(index.last + 1)
-        );
-        for name in SUBJECTS {
-            let of: Vec<u64> = model
-                .iter()
-                .filter(|(_, subject)| **subject == name)
-                .map(|(seq, _)| *seq)
-                .collect();
-            let slot = index.subjects.index_of(name);
-            assert_eq!(slot.is_some(), !of.is_empty());
-            let Some(slot) = slot else { continue };
-            assert_eq!(index.subjects.slot(slot).last, of[of.len() - 1]);
-            assert!(index.subjects.slot(slot).first_from <= of[0]);
-            let found: Vec<u64> = index
-                .segments
-                .iter()
-                .flat_map(|segment| segment.of_subject(slot, 0))
-                .collect();
-            assert_eq!(found, of);
-        }
-        for seq in 0..=index.last + 1 {
-            assert_eq!(
-                index.locate(seq).map(|at| at.offset),
-                model.get(&seq).map(|_| seq * 8)
-            );
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_a_plain_map(ops in prop::collection::vec(op(), 0..120), cut in 0..60u64) {
-            let mut index = StreamIndex::new(1, Overhead { record: 0, headers: 0 });
-            index.add_segment(1);
-            let mut model: BTreeMap<u64, &'static str> = BTreeMap::new();
-            for op in &ops {
-                apply(&mut index, &mut model, op);
-                check(&index, &model);
-            }
-            // A stream that failed gives up more than its last segment, and takes no more.
-            let cut = cut.max(index.segments[0].base - 1);
-            index.truncate_above(cut);
-            model.retain(|&seq, _| seq <= cut);
-            check(&index, &model);
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The store: streams of records on disk, with an index in memory.
+//! The store: streams of records on disk, with the index of what is complete on disk as well.
 //!
 //! Invariants:
 //! - what [`Store::commit`] confirmed is there after any crash, and nothing is confirmed after a failed write or sync;
@@ -15,11 +15,13 @@ mod consumers;
 mod error;
 mod filter;
 mod format;
+mod handles;
 mod index;
 mod keeper;
 mod marks;
 mod meta;
 mod names;
+mod notes;
 mod open;
 mod prepare;
 mod quarantine;
@@ -28,11 +30,15 @@ mod ranges;
 mod read;
 mod record;
 mod recover;
+mod scan;
 mod scrub;
+mod seal;
+mod sealed;
 mod segment;
 mod state;
 mod stream;
 mod subjects;
+mod table;
 mod tend;
 #[cfg(test)]
 mod tests;
@@ -45,8 +51,8 @@ use std::path::PathBuf;
 pub use error::StoreError;
 pub use filter::SubjectFilter;
 pub use state::{
-    Backing, CommitReport, LostRange, NewRecord, Record, RecoveryReport, SeqRange, StoreFigures, StoreHealth,
-    StoreOptions, StreamMeta, StreamState, SubjectSummary,
+    Backing, CommitReport, LostRange, NewRecord, Notes, Record, RecoveryReport, SeqRange, StoreFigures,
+    StoreHealth, StoreOptions, StreamMeta, StreamState, SubjectSummary,
 };
 
 pub use verify::{Finding, Severity, StoreVerdict, StreamVerdict, VerifyProgress, verify};
@@ -109,6 +115,16 @@ impl<F: Fs> Store<F> {
     /// [`Store::health`].
     pub fn take_health_changed(&mut self) -> bool {
         std::mem::take(&mut self.health_changed)
+    }
+
+    /// Takes over what was sealed in the background since.
+    fn take_sealed(&mut self) {
+        while let Some(done) = self.shared.sealer.take_done() {
+            match self.streams.get_mut(&done.job.stream) {
+                Some(stream) => stream.take_sealed(&self.shared.sealer.sealing.handles, done),
+                None => prepare::remove_quietly(&self.shared.fs, &seal::index_path(&done.job.path)),
+            }
+        }
     }
 
     /// Takes the records that were found damaged out of their streams, and counts them.
@@ -215,6 +231,7 @@ impl<F: Fs> Store<F> {
     pub fn commit_records(&mut self) -> CommitReport {
         let mut report = CommitReport::default();
         self.take_out_damaged();
+        self.take_sealed();
         let mut queue = std::mem::take(&mut self.queue);
         queue.sort_unstable();
         for &id in &queue {

@@ -7,11 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::consumers;
+use super::handles::Handles;
 use super::marks::Marks;
 use super::meta::{MetaKind, Pair};
 use super::names;
 use super::prepare::Spares;
 use super::recover::{open_stream, remove_stream};
+use super::seal::{Sealer, Sealing};
+use super::sealed::BlockCache;
 use super::state::{Backing, RecoveryReport, StoreOptions, StreamMeta};
 use super::stream::{Log, Shared, Stream};
 use super::tend::Tending;
@@ -53,12 +56,20 @@ impl<F: Fs> Store<F> {
         let spares = Spares::open(&fs, &dir.join(SPARES))?;
         let rng = SplitMix::new(options.salt_seed);
         let cache = RefCell::default();
+        let sealing = Sealing {
+            fs: fs.clone(),
+            cache: BlockCache::new(options.index_cache_bytes),
+            handles: Handles::new(&fs),
+            notes: options.notes,
+        };
+        let sealer = Sealer::start(sealing)?;
         let shared = Shared {
             fs,
             options,
             spares,
             rng,
             cache,
+            sealer,
         };
         let tending = Tending::start(&shared.fs, dir, marks, &shared.options)?;
         let mut store = Self {

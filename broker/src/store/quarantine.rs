@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::format::{DATA_START, SegmentHeader};
 use super::record::{self, Kind};
 use super::recover::Good;
+use super::scan::Gap;
 use super::state::SeqRange;
 use super::stream::Stream;
 use crate::env::{Fs, FsFile};
@@ -152,6 +153,35 @@ impl<F: Fs> Stream<F> {
             let zeros = data[end..to].iter().rev().take_while(|byte| **byte == 0);
             let to = to - zeros.count();
             keep(end, to, next, next_base - 1);
+        }
+    }
+}
+
+impl<F: Fs> Stream<F> {
+    /// Keeps aside what lies in the gaps of a segment that was not read as a whole. Zeros behind the last frame are no
+    /// damage.
+    pub(super) fn keep_read_gaps_aside(&self, fs: &F, path: &Path, segment: u64, gaps: &[Gap]) {
+        let (Some(log), false) = (&self.log, gaps.is_empty()) else {
+            return;
+        };
+        let Ok(file) = fs.open(path) else { return };
+        for gap in gaps {
+            let mut bytes = vec![0; FILE_BYTES_MAX.min(gap.to.saturating_sub(gap.from) as usize)];
+            super::scan::fill(&mut bytes, &file, gap.from);
+            let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+            bytes.truncate(bytes.len() - zeros);
+            let damage = Damage {
+                segment,
+                offset: gap.from,
+                bytes: &bytes,
+                range: SeqRange {
+                    first: StreamSeq(gap.first),
+                    last: StreamSeq(gap.last),
+                },
+            };
+            self.quarantine
+                .borrow_mut()
+                .keep(fs, &self.meta.name, &log.dir, &damage);
         }
     }
 }

@@ -79,6 +79,21 @@ impl Ranges {
         }
     }
 
+    /// The parts of the ranges that are in `first..=last`.
+    pub(super) fn within(&self, first: u64, last: u64) -> impl Iterator<Item = (u64, u64)> {
+        let before = self.by_first.range(..first).next_back();
+        let before = before.filter(move |(_, end)| **end >= first);
+        let inside = if first <= last {
+            Some(self.by_first.range(first..=last))
+        } else {
+            None
+        };
+        let parts = before.into_iter().filter(move |_| first <= last);
+        parts
+            .chain(inside.into_iter().flatten())
+            .map(move |(start, end)| ((*start).max(first), (*end).min(last)))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.by_first.iter().map(|(&first, &last)| (first, last))
     }
@@ -135,6 +150,9 @@ mod tests {
                 let expected = (span.0..=span.0 + span.1).contains(&seq) && !model.contains(&seq);
                 prop_assert_eq!(missing.contains(seq), expected);
             }
+            let parts: Vec<u64> = ranges.within(span.0, span.0 + span.1).flat_map(|(a, b)| a..=b).collect();
+            let expected: Vec<u64> = model.range(span.0..=span.0 + span.1).copied().collect();
+            prop_assert_eq!(parts, expected);
             ranges.truncate_above(cut);
             for seq in 0..80 {
                 prop_assert_eq!(ranges.contains(seq), seq <= cut && model.contains(&seq));

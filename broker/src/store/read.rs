@@ -39,7 +39,7 @@ impl<F: Fs> Stream<F> {
         Ok(Some(Record {
             seq: StreamSeq(seq),
             time: UnixNanos(frame.head.time),
-            subject: Arc::clone(&self.index.subjects.slot(at.subject).name),
+            subject: shared.cache.borrow_mut().name(frame.subject),
             headers: bytes.slice(headers_at..payload_at),
             payload: bytes.slice(payload_at..frame.len()),
         }))
@@ -100,9 +100,15 @@ impl<F: Fs> Stream<F> {
                 .get(from..from.saturating_add(len))
                 .map(Bytes::copy_from_slice)
         };
+        let opened;
         let (file, path) = match &segment.data {
             Data::Memory(bytes) => return Ok(cut(bytes, 0).unwrap_or_default()),
-            Data::File { file, path } => (file, path),
+            Data::File { file, path } => (file, path.as_path()),
+            Data::Sealed(sealed) => {
+                let open = sealed.open();
+                opened = open.map_err(|err| StoreError::io("open", sealed.path(), err))?;
+                (&*opened, sealed.path())
+            }
         };
         let Some(log) = &self.log else {
             return Ok(Bytes::new());

@@ -102,6 +102,18 @@ pub(super) fn decode(bytes: &[u8], seed: u32) -> Option<Frame<'_>> {
     (checksum(seed, bytes.get(8..frame.len())?) == crc).then_some(frame)
 }
 
+/// Exact bytes of the frame whose fixed fields `bytes` begins with, if those are whole.
+pub(super) fn frame_len(bytes: &[u8], seed: u32) -> Option<usize> {
+    if !bytes.starts_with(&MARK) || checksum(seed, bytes.get(12..HEADER_BYTES)?) != u32_at(bytes, 8)? {
+        return None;
+    }
+    let subject_len = usize::from(u16::from_le_bytes([bytes[14], bytes[15]]));
+    HEADER_BYTES
+        .checked_add(subject_len)?
+        .checked_add(u32_at(bytes, 32)? as usize)?
+        .checked_add(u32_at(bytes, 36)? as usize)
+}
+
 /// The frame at the start of `bytes`, without looking at its checksum. For bytes that were decoded before.
 pub(super) fn view(bytes: &[u8]) -> Option<Frame<'_>> {
     let fixed: &[u8; HEADER_BYTES] = bytes.first_chunk()?;

@@ -7,32 +7,35 @@
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::consumers::{self, Consumer};
+use super::consumers;
 use super::format::{DATA_START, SegmentHeader};
-use super::index::NewEntry;
+use super::index::{NewEntry, StreamIndex};
 use super::marks::Marks;
-use super::meta::{ConsumerBody, Loaded, MetaKind, Pair, StreamBody};
+use super::meta::{Loaded, MetaKind, Pair, StreamBody};
 use super::prepare::remove_quietly;
 use super::ranges::Ranges;
 use super::record::{self, FLAG_BATCH_START, Kind, padded};
+use super::scan::{self, BLANK, Gap};
+use super::seal::{self, Sealing, index_path};
 use super::segment::{self, Data, Segment};
 use super::state::{Backing, LostRange, RecoveryReport, SeqRange, StreamMeta};
-use super::stream::{Log, Shared, Stream};
-use crate::env::{Fs, FsFile};
+use super::stream::{Log, Shared, Stream, overhead};
+use crate::env::{DirEntry, Fs, FsFile};
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
-/// Bytes read at once when a part of a file cannot be read.
-const SALVAGE_BYTES: usize = 4096;
-
-/// No frame begins in bytes like these; most of a new segment is.
-const BLANK: [u8; 1024] = [0; 1024];
-
 /// A segment's file before its frames are read.
-struct Found<F: Fs> {
+struct Found {
     header: SegmentHeader,
-    file: F::File,
     path: PathBuf,
     len: u64,
+}
+
+/// The segment where the log ends.
+struct Last<'a, F: Fs> {
+    found: Found,
+    file: F::File,
+    data: &'a [u8],
+    good: Vec<Good>,
 }
 
 /// A good frame.
@@ -113,14 +116,15 @@ pub(super) fn open_stream<F: Fs>(
     stream.index.last_time = body.last_time;
     let found = open_segments(shared, dir, &ids, &body, report)?;
     let mut covered = Ranges::default();
-    read_segments(&shared.fs, &mut stream, found, &mut covered, report)?;
+    remove_strays(&shared.fs, dir, &entries, &ids);
+    read_segments(&shared.sealer.sealing, &mut stream, found, &mut covered, report)?;
     stream
         .index
         .raise_last(body.last_seq.max(marks.of(body.incarnation)));
     stream.durable = stream.index.last;
     note_lost(&mut stream, &covered, body.floor, report);
     stream.drop_dead();
-    open_consumers(shared, &mut stream, report)?;
+    consumers::open_all(shared, &mut stream, report)?;
     report.streams += 1;
     Ok(Some(stream))
 }
@@ -132,8 +136,8 @@ fn open_segments<F: Fs>(
     ids: &[u64],
     body: &StreamBody,
     report: &mut RecoveryReport,
-) -> Result<Vec<Found<F>>, StoreError> {
-    let mut found: Vec<Found<F>> = Vec::with_capacity(ids.len());
+) -> Result<Vec<Found>, StoreError> {
+    let mut found: Vec<Found> = Vec::with_capacity(ids.len());
     for &id in ids {
         let path = dir.join(segment::file_name(id));
         let file = shared
@@ -154,13 +158,9 @@ fn open_segments<F: Fs>(
                 }
                 while let Some(before) = found.pop_if(|_| header.base_seq <= body.floor) {
                     remove_quietly(&shared.fs, &before.path);
+                    remove_quietly(&shared.fs, &index_path(&before.path));
                 }
-                found.push(Found {
-                    header,
-                    file,
-                    path,
-                    len,
-                });
+                found.push(Found { header, path, len });
             }
             None => {
                 tracing::warn!(stream = %body.name, path = %path.display(),
@@ -176,56 +176,91 @@ fn open_segments<F: Fs>(
     Ok(found)
 }
 
+/// Removes indexes that were not completed, and those whose segment is gone.
+fn remove_strays<F: Fs>(fs: &F, dir: &Path, names: &[DirEntry], ids: &[u64]) {
+    for entry in names {
+        let of = entry.name.strip_suffix(seal::SUFFIX);
+        let of = of.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let is_stray = of.is_some_and(|id| ids.binary_search(&id).is_err());
+        if is_stray || entry.name.ends_with(seal::NEW_SUFFIX) {
+            remove_quietly(fs, &dir.join(&entry.name));
+        }
+    }
+}
+
 /// Puts the records of all segments into the index, and finds where the log goes on.
 fn read_segments<F: Fs>(
-    fs: &F,
+    sealing: &Sealing<F>,
     stream: &mut Stream<F>,
-    mut found: Vec<Found<F>>,
+    mut found: Vec<Found>,
     covered: &mut Ranges,
     report: &mut RecoveryReport,
 ) -> Result<(), StoreError> {
+    let fs = &sealing.fs;
     // The last segment with a frame is the one where the log may be torn. Those after it were only begun.
     let mut end = None;
     while let Some(last) = found.pop() {
-        let data = read_all(&last.file, last.len);
+        let file = fs
+            .open(&last.path)
+            .map_err(|err| StoreError::io("open", &last.path, err))?;
+        let data = read_all(&file, last.len);
         let good = scan(&data, &last.header);
+        // The segment may grow, or be removed: an index of it, which it has if it was not the last before, is of no
+        // use, and must not come back.
+        let index = index_path(&last.path);
+        let has_index = fs.open(&index).is_ok();
+        if has_index {
+            fs.remove(&index)
+                .map_err(|err| StoreError::io("remove", &index, err))?;
+        }
+        if good.is_empty() {
+            fs.remove(&last.path)
+                .map_err(|err| StoreError::io("remove", &last.path, err))?;
+        }
+        if good.is_empty() || has_index {
+            // It must not come back: its base is of records that were given up, and would mislead.
+            let dir = last.path.parent().unwrap_or(&last.path);
+            fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
+        }
         if !good.is_empty() {
-            end = Some((last, data, good));
+            end = Some((last, file, data, good));
             break;
         }
-        fs.remove(&last.path)
-            .map_err(|err| StoreError::io("remove", &last.path, err))?;
-        // It must not come back: its base is of records that were given up, and would mislead.
-        let dir = last.path.parent().unwrap_or(&last.path);
-        fs.sync_dir(dir).map_err(|err| StoreError::io("sync", dir, err))?;
     }
-    let Some((last, mut data, mut good)) = end else {
+    let Some((last, file, mut data, good)) = end else {
         return Ok(());
     };
-    let mut spare = Vec::new();
-    let bases: Vec<u64> = found.iter().map(|segment| segment.header.base_seq).collect();
-    for (number, full) in found.into_iter().enumerate() {
-        read_into(&mut spare, &full.file, full.len);
-        let data = &spare;
-        let good = scan(data, &full.header);
-        if good.is_empty() {
-            // Its records are lost, which the gap shows.
-            let next_base = bases.get(number + 1).copied().unwrap_or(last.header.base_seq);
-            stream.keep_gaps_aside(fs, &full.header, data, &good, next_base);
-            remove_quietly(fs, &full.path);
-            continue;
-        }
-        let next_base = bases.get(number + 1).copied().unwrap_or(last.header.base_seq);
-        stream.keep_gaps_aside(fs, &full.header, data, &good, next_base);
-        adopt(stream, full, data, &good, covered, report);
+    let (good, tail) = cut_end(stream, fs, (&last, &file), &mut data, good, report)?;
+    let last = Last {
+        found: last,
+        file,
+        data: &data,
+        good,
+    };
+    adopt_all(sealing, stream, &found, last, covered, report)?;
+    if let Some(log) = &mut stream.log {
+        log.tail = tail as u64;
+        log.unsettled = true;
     }
+    Ok(())
+}
+
+/// Cuts an unfinished write from the end of the log. Returns the frames that count, and where they end.
+fn cut_end<F: Fs>(
+    stream: &Stream<F>,
+    fs: &F,
+    (last, file): (&Found, &F::File),
+    data: &mut [u8],
+    mut good: Vec<Good>,
+    report: &mut RecoveryReport,
+) -> Result<(Vec<Good>, usize), StoreError> {
     let cut = cut_at(&good);
     let beyond = good.split_off(cut);
-    stream.keep_gaps_aside(fs, &last.header, &data, &good, 0);
+    stream.keep_gaps_aside(fs, &last.header, data, &good, 0);
     let tail = good.last().map_or(DATA_START as usize, |frame| frame.end);
     if let Some(stale) = beyond.last() {
         data[tail..stale.end].fill(0);
-        let written = last.file.write_at(&data[tail..stale.end], tail as u64);
+        let written = file.write_at(&data[tail..stale.end], tail as u64);
         written.map_err(|err| StoreError::io("cut", &last.path, err))?;
         report.torn_bytes += (stale.end - tail) as u64;
         tracing::warn!(stream = %stream.meta.name, segment = last.header.id, bytes = stale.end - tail,
@@ -236,17 +271,121 @@ fn read_segments<F: Fs>(
         .iter()
         .rfind(|frame| frame.batch_start)
         .map_or(tail, |frame| frame.offset);
-    let written = last.file.write_at(&data[from..tail], from as u64);
+    let written = file.write_at(&data[from..tail], from as u64);
     written.map_err(|err| StoreError::io("write", &last.path, err))?;
-    last.file
-        .sync_data()
+    file.sync_data()
         .map_err(|err| StoreError::io("sync", &last.path, err))?;
-    adopt(stream, last, &data, &good, covered, report);
-    if let Some(log) = &mut stream.log {
-        log.tail = tail as u64;
-        log.unsettled = true;
+    Ok((good, tail))
+}
+
+/// Takes all segments into the stream: those before the last by their indexes, which are made anew where they are
+/// missing or damaged.
+fn adopt_all<F: Fs>(
+    sealing: &Sealing<F>,
+    stream: &mut Stream<F>,
+    found: &[Found],
+    last: Last<'_, F>,
+    covered: &mut Ranges,
+    report: &mut RecoveryReport,
+) -> Result<(), StoreError> {
+    let floor = stream.log.as_ref().map_or(0, |log| log.floor);
+    let last_time = stream.index.last_time;
+    for use_indexes in [true, false] {
+        stream.index = StreamIndex::new(floor, overhead(Backing::File));
+        stream.index.last_time = last_time;
+        stream.segments.clear();
+        covered.clear();
+        let mut is_whole = true;
+        for (number, full) in found.iter().enumerate() {
+            let next_base = found.get(number + 1).unwrap_or(&last.found).header.base_seq;
+            is_whole &= adopt_full(sealing, stream, (full, next_base), use_indexes, covered, report)?;
+        }
+        stream.index.remove_below(floor);
+        adopt(
+            &mut stream.index,
+            &last.found.header,
+            last.data,
+            &last.good,
+            floor,
+            covered,
+        );
+        stream.index.remove_ranges(covered);
+        if is_whole && !stream.index.is_broken() {
+            break;
+        }
     }
+    stream.sealed = stream.segments.len();
+    report.records += stream
+        .index
+        .segments
+        .iter()
+        .map(|segment| segment.len() as u64)
+        .sum::<u64>();
+    let Last { found, file, .. } = last;
+    let data = Data::File {
+        file,
+        path: found.path,
+    };
+    stream.segments.push_back(Segment {
+        id: found.header.id,
+        seed: found.header.salt,
+        end: found.len,
+        data,
+        is_handed_over: false,
+    });
     Ok(())
+}
+
+/// Takes a segment before the last into the stream. `false`: its index turned out to be damaged.
+fn adopt_full<F: Fs>(
+    sealing: &Sealing<F>,
+    stream: &mut Stream<F>,
+    (full, next_base): (&Found, u64),
+    use_index: bool,
+    covered: &mut Ranges,
+    report: &mut RecoveryReport,
+) -> Result<bool, StoreError> {
+    let opened = sealing.open(full.header, &full.path, full.len, use_index)?;
+    if let Some(gaps) = &opened.gaps {
+        report.indexes_rebuilt += 1;
+        let end = opened.index.as_ref().map_or(DATA_START, |index| index.header.end);
+        let last = opened
+            .index
+            .as_ref()
+            .map_or(full.header.base_seq.saturating_sub(1), |index| {
+                index.header.last_seq
+            });
+        let mut gaps = gaps.clone();
+        if last + 1 < next_base {
+            gaps.push(Gap {
+                from: end,
+                to: full.len,
+                first: last + 1,
+                last: next_base - 1,
+            });
+        }
+        stream.keep_read_gaps_aside(&sealing.fs, &full.path, full.header.id, &gaps);
+    }
+    let Some(index) = opened.index else {
+        // Its records are lost, which the gap shows.
+        remove_quietly(&sealing.fs, &full.path);
+        remove_quietly(&sealing.fs, &index_path(&full.path));
+        return Ok(true);
+    };
+    let removals = index.removals();
+    let is_whole = removals.is_some();
+    for (first, last) in removals.unwrap_or_default() {
+        covered.insert(first, last);
+    }
+    stream.index.add_sealed(index);
+    stream.segments.push_back(Segment {
+        id: full.header.id,
+        seed: full.header.salt,
+        end: full.len,
+        data: Data::Sealed(sealing.handles.lazy(full.path.clone())),
+        is_handed_over: true,
+    });
+    Ok(is_whole)
 }
 
 /// Number of frames of the last segment that count: up to the first damage after the last frame that says that
@@ -273,11 +412,7 @@ fn scan(data: &[u8], header: &SegmentHeader) -> Vec<Good> {
         } else {
             None
         };
-        let rising = frame.filter(|frame| match frame.head.kind {
-            Kind::Message => frame.head.seq > last,
-            Kind::Remove | Kind::Settle => frame.head.seq >= last,
-        });
-        let Some(frame) = rising else {
+        let Some(frame) = frame.filter(|frame| scan::rises(frame, last)) else {
             let is_blank = data.get(at..at + BLANK.len()) == Some(&BLANK[..]);
             at += if is_blank { BLANK.len() } else { record::ALIGN };
             continue;
@@ -294,26 +429,17 @@ fn scan(data: &[u8], header: &SegmentHeader) -> Vec<Good> {
     good
 }
 
-/// Takes a segment and its frames into the stream.
-fn adopt<F: Fs>(
-    stream: &mut Stream<F>,
-    found: Found<F>,
+/// Takes the frames of the last segment into the index.
+fn adopt(
+    index: &mut StreamIndex,
+    header: &SegmentHeader,
     data: &[u8],
     good: &[Good],
+    floor: u64,
     covered: &mut Ranges,
-    report: &mut RecoveryReport,
 ) {
-    let Found {
-        header,
-        file,
-        path,
-        len,
-    } = found;
-    let index = &mut stream.index;
     index.add_segment(header.base_seq);
     index.raise_last(header.base_seq.saturating_sub(1));
-    let floor = stream.log.as_ref().map_or(0, |log| log.floor);
-    let mut before: &[u8] = &[];
     for place in good {
         let Some(frame) = record::view(&data[place.offset..]) else {
             continue;
@@ -329,55 +455,22 @@ fn adopt<F: Fs>(
                     len: frame.len() as u32,
                     offset: place.offset as u64,
                 });
-                report.records += 1;
             }
             Kind::Message | Kind::Settle => {}
             Kind::Remove => {
-                // The second of two equal frames says nothing new.
-                if frame.payload != before {
-                    for (first, last) in record::removals(frame.payload) {
-                        remove_range(index, first, last, covered);
-                    }
+                for (first, last) in record::removals(frame.payload) {
+                    covered.insert(first, last);
                 }
-                before = frame.payload;
             }
         }
         index.raise_last(seq);
-    }
-    let data = Data::File { file, path };
-    stream.segments.push_back(Segment {
-        id: header.id,
-        seed: header.salt,
-        end: len,
-        data,
-    });
-}
-
-/// Removes the records in a range, and notes the range if not each of its positions had one.
-fn remove_range(index: &mut super::index::StreamIndex, first: u64, last: u64, covered: &mut Ranges) {
-    let mut removed = 0;
-    let mut at = first;
-    while let Some(seq) = index.next_live(at).filter(|&seq| seq <= last) {
-        index.remove(seq);
-        removed += 1;
-        at = seq + 1;
-    }
-    if removed <= last.saturating_sub(first) {
-        covered.insert(first, last);
     }
 }
 
 /// Finds the positions that had a record, and have none that was read or removed.
 fn note_lost<F: Fs>(stream: &mut Stream<F>, covered: &Ranges, floor: u64, report: &mut RecoveryReport) {
-    let mut next = floor;
-    for seq in stream.index.known().filter(|&seq| seq >= floor) {
-        if seq > next {
-            covered.subtract_from(next, seq - 1, &mut stream.lost);
-        }
-        next = seq + 1;
-    }
-    if next <= stream.index.last {
-        covered.subtract_from(next, stream.index.last, &mut stream.lost);
+    for (first, last) in stream.index.gaps(floor).iter() {
+        covered.subtract_from(first, last, &mut stream.lost);
     }
     for (first, last) in stream.lost.iter() {
         let range = SeqRange {
@@ -391,114 +484,11 @@ fn note_lost<F: Fs>(stream: &mut Stream<F>, covered: &Ranges, floor: u64, report
     }
 }
 
-fn open_consumers<F: Fs>(
-    shared: &Shared<F>,
-    stream: &mut Stream<F>,
-    report: &mut RecoveryReport,
-) -> Result<(), StoreError> {
-    let Some(log) = &stream.log else { return Ok(()) };
-    let dir = log.dir.join(consumers::DIR);
-    let fs = &shared.fs;
-    if fs.list(&dir).is_err() {
-        fs.create_dir_all(&dir)
-            .map_err(|err| StoreError::io("create", &dir, err))?;
-        fs.sync_dir(&log.dir)
-            .map_err(|err| StoreError::io("sync", &log.dir, err))?;
-    }
-    fs.sync_dir(&dir)
-        .map_err(|err| StoreError::io("sync", &dir, err))?;
-    let entries = fs.list(&dir).map_err(|err| StoreError::io("list", &dir, err))?;
-    let mut stems: Vec<&str> = entries
-        .iter()
-        .filter_map(|entry| {
-            entry
-                .name
-                .strip_suffix(".0")
-                .or_else(|| entry.name.strip_suffix(".1"))
-        })
-        .collect();
-    stems.dedup();
-    let alone = stems.len() <= consumers::SYNCED_ALONE_MAX;
-    let repaired_before = report.metadata_repaired;
-    for stem in stems {
-        let loaded = Pair::load(fs, &dir, stem, MetaKind::Consumer)?;
-        let Some(Loaded {
-            mut pair,
-            body: bytes,
-            degraded,
-        }) = loaded
-        else {
-            tracing::warn!(stream = %stream.meta.name, consumer = stem,
-                "neither copy of a consumer is usable, it is removed");
-            remove_quietly(fs, &dir.join(format!("{stem}.0")));
-            remove_quietly(fs, &dir.join(format!("{stem}.1")));
-            report.metadata_repaired += 1;
-            continue;
-        };
-        let Some(body) = ConsumerBody::decode(&bytes) else {
-            return Err(StoreError::Broken {
-                file: dir.join(format!("{stem}.0")),
-                reason: "the consumer does not decode",
-            });
-        };
-        if body.deleted {
-            // First both copies have to say so: either file may outlive the other.
-            pair.write(&bytes)?;
-            pair.remove()
-                .map_err(|err| StoreError::io("remove", &dir.join(stem), err))?;
-            continue;
-        }
-        if alone {
-            pair.write(&bytes)?;
-        } else {
-            pair.write_for_sync_all(&bytes)?;
-        }
-        report.metadata_repaired += u64::from(degraded);
-        stream.consumers.insert(
-            body.name.clone(),
-            Consumer {
-                body,
-                pair: Some(pair),
-                pending: None,
-            },
-        );
-    }
-    if report.metadata_repaired > repaired_before {
-        fs.sync_dir(&dir)
-            .map_err(|err| StoreError::io("sync", &dir, err))?;
-    }
-    if !alone {
-        fs.sync_all(&dir)
-            .map_err(|err| StoreError::io("sync", &dir, err))?;
-    }
-    Ok(())
-}
-
 /// The first `len` bytes of a file; zeros where it cannot be read.
 fn read_all(file: &impl FsFile, len: u64) -> Vec<u8> {
-    let mut data = Vec::new();
-    read_into(&mut data, file, len);
+    let mut data = vec![0; len as usize];
+    scan::fill(&mut data, file, 0);
     data
-}
-
-/// Fills `data` with the first `len` bytes of a file, and zeros where it cannot be read.
-fn read_into(data: &mut Vec<u8>, file: &impl FsFile, len: u64) {
-    let len = len as usize;
-    if data.len() < len {
-        *data = vec![0; len];
-    }
-    data.truncate(len);
-    if file.read_at(data, 0).is_ok_and(|count| count == len) {
-        return;
-    }
-    for (number, part) in data.chunks_mut(SALVAGE_BYTES).enumerate() {
-        let offset = (number * SALVAGE_BYTES) as u64;
-        part.fill(0);
-        if let Err(err) = file.read_at(part, offset) {
-            tracing::warn!(offset, error = %err, "a part of a segment cannot be read");
-            part.fill(0);
-        }
-    }
 }
 
 /// Removes the directory of a stream that was deleted or never completed. Its metadata goes last: segments without it

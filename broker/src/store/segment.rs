@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::StoreError;
 use super::format::SegmentHeader;
+use super::handles::LazyFile;
 use super::prepare::Spare;
 use crate::env::{Fs, FsFile};
 
@@ -12,7 +13,12 @@ pub(super) const SUFFIX: &str = ".seg";
 
 /// Where a segment's bytes are.
 pub(super) enum Data<F: Fs> {
-    File { file: F::File, path: PathBuf },
+    File {
+        file: F::File,
+        path: PathBuf,
+    },
+    /// Complete and durable; opened when it is read.
+    Sealed(LazyFile<F>),
     Memory(Vec<u8>),
 }
 
@@ -24,6 +30,19 @@ pub(super) struct Segment<F: Fs> {
     /// Frames end here at the latest.
     pub(super) end: u64,
     pub(super) data: Data<F>,
+    /// Whether it was handed over to be sealed.
+    pub(super) is_handed_over: bool,
+}
+
+impl<F: Fs> Segment<F> {
+    /// Where its file is, if it has one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.data {
+            Data::File { path, .. } => Some(path),
+            Data::Sealed(file) => Some(file.path()),
+            Data::Memory(_) => None,
+        }
+    }
 }
 
 /// Name of the file of segment `id`.
@@ -70,5 +89,6 @@ pub(super) fn create<F: Fs>(
         seed: header.salt,
         end: u64::from(spare.bytes),
         data,
+        is_handed_over: false,
     })
 }

@@ -22,6 +22,31 @@ pub struct StoreOptions {
     pub scrub_bytes_per_second: u64,
     /// Nanoseconds from the end of one pass over all of them to the beginning of the next.
     pub scrub_interval_ns: u64,
+    /// Memory for what was read lately of the indexes of sealed segments, in bytes.
+    pub index_cache_bytes: usize,
+    /// What to note of records, for [`Store::for_notes`](super::Store::for_notes).
+    pub notes: Notes,
+}
+
+/// What is kept about records beside them, so that it can be had without reading them.
+#[derive(Clone, Copy, Debug)]
+pub struct Notes {
+    /// Notes of another version are made anew.
+    pub version: u32,
+    /// Appends the note about a record with these headers, if there is one. Returns whether it counts as long as the
+    /// record does, or only while the record is young.
+    pub make: fn(headers: &[u8], out: &mut Vec<u8>) -> Option<bool>,
+}
+
+impl Notes {
+    /// No notes.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            version: 0,
+            make: |_, _| None,
+        }
+    }
 }
 
 impl StoreOptions {
@@ -35,6 +60,8 @@ impl StoreOptions {
             salt_seed,
             scrub_bytes_per_second: 4 * 1024 * 1024,
             scrub_interval_ns: 24 * 3600 * 1_000_000_000,
+            index_cache_bytes: 32 * 1024 * 1024,
+            notes: Notes::none(),
         }
     }
 }
@@ -159,7 +186,7 @@ pub struct CommitReport {
 pub struct RecoveryReport {
     /// Streams opened.
     pub streams: u64,
-    /// Records read.
+    /// Records found.
     pub records: u64,
     /// Bytes of unfinished writes that were cut from the ends of logs.
     pub torn_bytes: u64,
@@ -167,6 +194,8 @@ pub struct RecoveryReport {
     pub lost: Vec<LostRange>,
     /// Metadata files of which one of two copies was unusable.
     pub metadata_repaired: u64,
+    /// Indexes of segments that were missing or unusable, and made anew from the segment.
+    pub indexes_rebuilt: u64,
 }
 
 /// Records lost to damage.

@@ -16,6 +16,7 @@ use super::quarantine::Quarantine;
 use super::query::Query;
 use super::ranges::Ranges;
 use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, Head, Kind, padded};
+use super::seal::Sealer;
 use super::segment::{self, Data, Segment};
 use super::state::{Backing, NewRecord, StoreOptions, StreamMeta, StreamState};
 use crate::env::sim::SplitMix;
@@ -33,6 +34,7 @@ pub(super) struct Shared<F: Fs> {
     pub(super) spares: Spares<F>,
     pub(super) rng: SplitMix,
     pub(super) cache: RefCell<ReadCache>,
+    pub(super) sealer: Sealer<F>,
 }
 
 /// A stream.
@@ -42,6 +44,8 @@ pub(super) struct Stream<F: Fs> {
     pub(super) index: StreamIndex,
     /// The same segments as in the index.
     pub(super) segments: VecDeque<Segment<F>>,
+    /// Segments at the front that are sealed.
+    pub(super) sealed: usize,
     /// `None` for a stream in memory.
     pub(super) log: Option<Log<F>>,
     pub(super) consumers: BTreeMap<String, Consumer<F>>,
@@ -133,6 +137,7 @@ impl<F: Fs> Stream<F> {
             index,
             meta,
             segments: VecDeque::new(),
+            sealed: 0,
             log,
             consumers: BTreeMap::new(),
             changed_consumers: Vec::new(),
@@ -205,7 +210,7 @@ impl<F: Fs> Stream<F> {
                 (&mut log.buf, log.tail, flags)
             }
             (None, Data::Memory(bytes)) => (bytes, 0, 0),
-            (None, Data::File { .. }) => return Err(StoreError::NoSuchStream),
+            (None, Data::File { .. } | Data::Sealed(_)) => return Err(StoreError::NoSuchStream),
         };
         let offset = start + buf.len() as u64;
         let head = Head {
@@ -263,7 +268,7 @@ impl<F: Fs> Stream<F> {
             let used = match (&self.log, &segment.data) {
                 (Some(log), _) => log.tail + log.buf.len() as u64,
                 (None, Data::Memory(bytes)) => bytes.len() as u64,
-                (None, Data::File { .. }) => segment.end,
+                (None, Data::File { .. } | Data::Sealed(_)) => segment.end,
             };
             if used + need as u64 + SETTLE_BYTES <= segment.end && base - table.base <= u64::from(u32::MAX) {
                 return Ok(());
@@ -296,7 +301,9 @@ impl<F: Fs> Stream<F> {
                 seed: 0,
                 end: u64::from(bytes),
                 data,
+                is_handed_over: false,
             });
+            self.index.pack_last();
             self.index.add_segment(base);
             return Ok(());
         }
@@ -414,6 +421,7 @@ impl<F: Fs> Stream<F> {
             let Some(segment) = self.segments.pop_front() else {
                 return;
             };
+            self.sealed = self.sealed.saturating_sub(1);
             if let Some(log) = &mut self.log {
                 log.floor = log.floor.max(self.index.first);
                 log.meta_dirty = true;

@@ -1,15 +1,26 @@
 //! Subjects of one stream as small numbers, and where their records are.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
-/// Subjects that have a record, each in a numbered slot. Slots are used again once their subject has no record.
+use hashbrown::HashTable;
+
+/// Names of subjects that are gone are cleared away once they take this many bytes, and half of all.
+const GARBAGE_BYTES_MIN: usize = 64 * 1024;
+
+/// Subjects that have a record, each in a numbered slot: 48 bytes and the name. Slots are used again once their subject
+/// has no record.
 #[derive(Debug, Default)]
 pub(super) struct Subjects {
-    by_name: HashMap<Arc<str>, u32>,
+    /// Numbers of slots by name.
+    by_name: HashTable<u32>,
+    hasher: RandomState,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// The names one after the other.
+    names: String,
+    /// Bytes of names that are gone.
+    garbage: usize,
     /// The slot used last: most streams see runs of one subject.
     recent: u32,
 }
@@ -17,7 +28,8 @@ pub(super) struct Subjects {
 /// One subject.
 #[derive(Debug)]
 pub(super) struct Slot {
-    pub(super) name: Arc<str>,
+    name_at: u64,
+    name_len: u16,
     /// From 1; rises each time the slot is used again.
     pub(super) generation: u32,
     /// Records that are there. 0: the slot is free.
@@ -28,48 +40,83 @@ pub(super) struct Slot {
     pub(super) last: u64,
 }
 
+impl Slot {
+    fn name<'a>(&self, names: &'a str) -> &'a str {
+        let at = self.name_at as usize;
+        &names[at..at + usize::from(self.name_len)]
+    }
+}
+
 impl Subjects {
     /// The slot of `name`, a new one if it has none, with the record at `seq` counted.
     pub(super) fn add(&mut self, name: &str, seq: u64) -> u32 {
+        self.add_many(name, 1, seq, seq)
+    }
+
+    /// The slot of `name`, a new one if it has none, with `count` more records from `first` to `last`, which are above
+    /// all that it has.
+    pub(super) fn add_many(&mut self, name: &str, count: u64, first: u64, last: u64) -> u32 {
         let index = match self.slots.get(self.recent as usize) {
-            Some(slot) if slot.count > 0 && *slot.name == *name => self.recent,
-            _ => match self.by_name.get(name) {
-                Some(&index) => index,
-                None => self.insert(name, seq),
+            Some(slot) if slot.count > 0 && slot.name(&self.names) == name => self.recent,
+            _ => match self.index_of(name) {
+                Some(index) => index,
+                None => self.insert(name, first),
             },
         };
         self.recent = index;
         let slot = &mut self.slots[index as usize];
-        slot.count += 1;
-        slot.last = seq;
+        slot.count += count;
+        slot.last = last;
         index
     }
 
     fn insert(&mut self, name: &str, seq: u64) -> u32 {
-        let name: Arc<str> = name.into();
+        if self.garbage > GARBAGE_BYTES_MIN && self.garbage > self.names.len() / 2 {
+            self.clear_away();
+        }
+        let mut slot = Slot {
+            name_at: self.names.len() as u64,
+            name_len: name.len() as u16,
+            generation: 1,
+            count: 0,
+            first_from: seq,
+            last: seq,
+        };
+        self.names.push_str(name);
         let index = match self.free.pop() {
             Some(index) => {
-                let slot = &mut self.slots[index as usize];
-                slot.name = Arc::clone(&name);
-                slot.generation = (slot.generation + 1) & (u32::MAX >> 1);
-                slot.generation = slot.generation.max(1);
-                slot.first_from = seq;
+                let old = &mut self.slots[index as usize];
+                slot.generation = ((old.generation + 1) & (u32::MAX >> 1)).max(1);
+                *old = slot;
                 index
             }
             None => {
-                let slot = Slot {
-                    name: Arc::clone(&name),
-                    generation: 1,
-                    count: 0,
-                    first_from: seq,
-                    last: seq,
-                };
                 self.slots.push(slot);
                 (self.slots.len() - 1) as u32
             }
         };
-        self.by_name.insert(name, index);
+        let Self {
+            by_name,
+            hasher,
+            slots,
+            names,
+            ..
+        } = self;
+        let hash_of = |index: &u32| hasher.hash_one(slots[*index as usize].name(names));
+        by_name.insert_unique(hasher.hash_one(name), index, hash_of);
         index
+    }
+
+    /// Moves the names that still count together.
+    fn clear_away(&mut self) {
+        let mut names = String::with_capacity(self.names.len() - self.garbage);
+        for slot in self.slots.iter_mut().filter(|slot| slot.count > 0) {
+            let at = names.len() as u64;
+            names.push_str(slot.name(&self.names));
+            slot.name_at = at;
+        }
+        self.names = names;
+        self.garbage = 0;
     }
 
     /// Takes `count` records off a slot. Returns whether the subject still has any.
@@ -79,13 +126,18 @@ impl Subjects {
         if slot.count > 0 {
             return true;
         }
-        self.by_name.remove(&slot.name);
+        let hash = self.hasher.hash_one(slot.name(&self.names));
+        self.garbage += usize::from(slot.name_len);
+        if let Ok(found) = self.by_name.find_entry(hash, |other| *other == index) {
+            found.remove();
+        }
         self.free.push(index);
         false
     }
 
     pub(super) fn index_of(&self, name: &str) -> Option<u32> {
-        self.by_name.get(name).copied()
+        let is_it = |index: &u32| self.name(*index) == name;
+        self.by_name.find(self.hasher.hash_one(name), is_it).copied()
     }
 
     pub(super) fn slot(&self, index: u32) -> &Slot {
@@ -96,18 +148,22 @@ impl Subjects {
         &mut self.slots[index as usize]
     }
 
+    /// The name of the subject in a slot that is in use.
+    pub(super) fn name(&self, index: u32) -> &str {
+        self.slots[index as usize].name(&self.names)
+    }
+
     /// Number of subjects that have a record.
     pub(super) fn len(&self) -> usize {
         self.by_name.len()
     }
 
-    /// Subjects that have a record, in the order of their slots.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Slot)> {
-        self.slots
-            .iter()
-            .enumerate()
+    /// Slots of subjects that have a record, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
+        let slots = self.slots.iter().enumerate();
+        slots
             .filter(|(_, slot)| slot.count > 0)
-            .map(|(index, slot)| (index as u32, slot))
+            .map(|(index, _)| index as u32)
     }
 }
 

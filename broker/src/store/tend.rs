@@ -99,6 +99,7 @@ impl<F: Fs> Store<F> {
             return false;
         }
         self.tending.looked = Some(now);
+        self.take_sealed();
         while let Some(done) = self.tending.keeper.poll() {
             self.done(done, wall, now);
         }
@@ -122,6 +123,7 @@ impl<F: Fs> Store<F> {
             || !tending.resting.is_empty()
             || tending.is_marking
             || tending.scrub.is_reading
+            || self.shared.sealer.is_busy()
             || !self.damaged.borrow().is_empty();
         let soon = MonoNanos(looked.0.saturating_add(INTERVAL_NS));
         if is_active {
@@ -309,13 +311,10 @@ fn sealed<F: Fs>(id: StreamId, stream: &Stream<F>) -> impl Iterator<Item = (Targ
     let bases = stream.index.segments.iter().map(|table| table.base).skip(1);
     let full = stream.segments.iter().zip(&stream.index.segments).zip(bases);
     full.filter_map(move |((segment, table), next_base)| {
-        let Data::File { path, .. } = &segment.data else {
-            return None;
-        };
         let target = Target {
             stream: id,
             segment: segment.id,
-            path: path.clone(),
+            path: segment.path()?.to_owned(),
             seed: segment.seed,
             base: table.base,
             next_base,
@@ -345,13 +344,13 @@ impl<F: Fs> Stream<F> {
     /// Keeps the beginning of a gap aside.
     fn keep_gap_aside(&self, shared: &super::stream::Shared<F>, segment: u64, gap: &Gap) {
         let found = self.segments.iter().find(|other| other.id == segment);
-        let Some(Data::File { file, .. }) = found.map(|segment| &segment.data) else {
-            return;
-        };
         let mut bytes = vec![0; gap.len.min(GAP_BYTES_MAX) as usize];
-        let Ok(count) = file.read_at(&mut bytes, gap.offset) else {
-            return;
+        let read = match found.map(|segment| &segment.data) {
+            Some(Data::File { file, .. }) => file.read_at(&mut bytes, gap.offset),
+            Some(Data::Sealed(file)) => file.open().and_then(|file| file.read_at(&mut bytes, gap.offset)),
+            Some(Data::Memory(_)) | None => return,
         };
+        let Ok(count) = read else { return };
         let damage = Damage {
             segment,
             offset: gap.offset,

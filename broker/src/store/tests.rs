@@ -11,7 +11,7 @@ mod verify;
 
 use std::path::Path;
 
-use super::{NewRecord, RecoveryReport, Store, StoreError, StoreOptions};
+use super::{NewRecord, Notes, RecoveryReport, Store, StoreError, StoreOptions};
 use crate::env::Fs;
 use crate::env::sim::SimFs;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
@@ -26,9 +26,21 @@ fn small(salt_seed: u64) -> StoreOptions {
         segment_bytes_max: 16384,
         reserve_bytes: 0,
         salt_seed,
+        // Few blocks, so that they come and go.
+        index_cache_bytes: 8 * 1024,
+        notes: NOTES,
         ..StoreOptions::new(salt_seed)
     }
 }
+
+/// The header block itself is the note of a record; it is lasting if it is long.
+const NOTES: Notes = Notes {
+    version: 1,
+    make: |headers, out| {
+        out.extend_from_slice(headers);
+        Some(headers.len() > 30)
+    },
+};
 
 fn open(fs: &SimFs, salt_seed: u64) -> (Store<SimFs>, RecoveryReport) {
     try_open(fs, salt_seed).unwrap()

@@ -1,8 +1,10 @@
 //! The duplicate window: message ids seen lately, and under which sequence they were stored.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::{HashMap, RandomState};
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::engine::time::Mono;
 
@@ -25,17 +27,27 @@ type IdHash = u128;
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
+    hash: IdHash,
     seq: u64,
     at: Mono,
 }
 
-/// Ids and when they were seen.
+/// Ids and when they were seen: 32 bytes for each, and 5 to find it.
 #[derive(Debug)]
 pub(crate) struct DuplicateWindow {
     window_ns: u64,
     hashers: [RandomState; 2],
-    seen: HashMap<IdHash, Seen>,
-    order: VecDeque<(Mono, IdHash)>,
+    /// In the order of their coming. An id that came again has several; the last one counts.
+    order: VecDeque<Seen>,
+    /// How many have left `order` at its front; wraps around.
+    left: u32,
+    /// By hash: the number of the entry that counts, counted from the first that ever was.
+    numbers: HashTable<u32>,
+}
+
+/// The half of a hash that finds its place.
+fn place_of(hash: IdHash) -> u64 {
+    hash as u64
 }
 
 impl DuplicateWindow {
@@ -44,8 +56,9 @@ impl DuplicateWindow {
         Self {
             window_ns: u64::try_from(window_ns).unwrap_or(0),
             hashers: [RandomState::new(), RandomState::new()],
-            seen: HashMap::new(),
             order: VecDeque::new(),
+            left: 0,
+            numbers: HashTable::new(),
         }
     }
 
@@ -56,56 +69,82 @@ impl DuplicateWindow {
 
     /// Whether another id fits.
     pub(crate) fn is_full(&self) -> bool {
-        self.seen.len() >= IDS_MAX
+        self.order.len() >= IDS_MAX
+    }
+
+    fn seen(&self, number: u32) -> &Seen {
+        &self.order[number.wrapping_sub(self.left) as usize]
     }
 
     /// The sequence that `id` was stored under within the window.
     pub(crate) fn find(&mut self, now: Mono, kind: IdKind, id: &str) -> Option<u64> {
         self.forget_old(now);
-        self.seen.get(&self.hash(kind, id)).map(|seen| seen.seq)
+        let hash = self.hash(kind, id);
+        let is_it = |number: &u32| self.seen(*number).hash == hash;
+        let number = self.numbers.find(place_of(hash), is_it)?;
+        Some(self.seen(*number).seq)
     }
 
     /// Remembers that `id` was stored as `seq` at `at`, in place of what it stood for.
     pub(crate) fn remember(&mut self, at: Mono, kind: IdKind, id: &str, seq: u64) {
         let hash = self.hash(kind, id);
-        self.seen.insert(hash, Seen { seq, at });
-        self.order.push_back((at, hash));
+        let number = self.left.wrapping_add(self.order.len() as u32);
+        self.order.push_back(Seen { hash, seq, at });
+        let Self {
+            order, left, numbers, ..
+        } = self;
+        let hash_of = |number: u32| order[number.wrapping_sub(*left) as usize].hash;
+        let found = numbers.entry(
+            place_of(hash),
+            |number| hash_of(*number) == hash,
+            |number| place_of(hash_of(*number)),
+        );
+        match found {
+            Entry::Occupied(mut found) => *found.get_mut() = number,
+            Entry::Vacant(place) => {
+                place.insert(number);
+            }
+        }
+    }
+
+    /// Forgets that entry `number`, with this hash, counts, if it does.
+    fn discount(&mut self, number: u32, hash: IdHash) {
+        if let Ok(found) = self.numbers.find_entry(place_of(hash), |other| *other == number) {
+            found.remove();
+        }
     }
 
     /// Forgets everything above `durable_seq`: it was not stored after all.
     pub(crate) fn roll_back(&mut self, durable_seq: u64) {
-        while let Some((at, hash)) = self.order.back().copied() {
-            match self.seen.get(&hash) {
-                Some(seen) if seen.at == at && seen.seq > durable_seq => {
-                    self.seen.remove(&hash);
-                }
-                Some(seen) if seen.seq <= durable_seq => break,
-                _ => {}
-            }
+        while let Some(last) = self.order.back().filter(|last| last.seq > durable_seq) {
+            let hash = last.hash;
+            let number = self.left.wrapping_add(self.order.len() as u32 - 1);
+            self.discount(number, hash);
             self.order.pop_back();
         }
     }
 
     /// Forgets everything, after a purge of the whole stream.
     pub(crate) fn clear(&mut self) {
-        self.seen.clear();
+        self.numbers.clear();
         self.order.clear();
     }
 
     /// Forgets the ids that are older than the window.
     pub(crate) fn forget_old(&mut self, now: Mono) {
-        while let Some((at, hash)) = self.order.front().copied() {
-            if now.since(at) < self.window_ns {
-                break;
-            }
+        while let Some(first) = self
+            .order
+            .front()
+            .filter(|first| now.since(first.at) >= self.window_ns)
+        {
+            let hash = first.hash;
+            self.discount(self.left, hash);
             self.order.pop_front();
-            if self.seen.get(&hash).is_some_and(|seen| seen.at == at) {
-                self.seen.remove(&hash);
-            }
+            self.left = self.left.wrapping_add(1);
         }
-        if self.seen.is_empty() && self.seen.capacity() > 1024 {
-            self.seen.shrink_to_fit();
+        if self.order.is_empty() && self.order.capacity() > 1024 {
             self.order.shrink_to_fit();
+            self.numbers.shrink_to_fit(|_| 0);
         }
     }
 
@@ -130,7 +169,7 @@ mod tests {
         assert_eq!(window.find(Mono(1), IdKind::Resend, "a"), None);
         assert_eq!(window.find(Mono(99), IdKind::Message, "a"), Some(1));
         assert_eq!(window.find(Mono(100), IdKind::Message, "a"), None);
-        assert_eq!(window.seen.len(), 0);
+        assert_eq!(window.numbers.len(), 0);
     }
 
     #[test]

@@ -454,7 +454,15 @@ impl World {
 }
 
 fn open(fs: &SimFs, seed: u64, now: Now) -> (Store<SimFs>, Engine) {
-    let (mut store, _) = Store::open(fs.clone(), Path::new(DIR), StoreOptions::new(seed)).unwrap();
+    let (mut store, _) = Store::open(fs.clone(), Path::new(DIR), store_options(seed)).unwrap();
     let engine = Engine::recover(EngineOptions::new(seed), &mut store, now).unwrap();
     (store, engine)
+}
+
+/// Notes as the broker takes them.
+fn store_options(seed: u64) -> StoreOptions {
+    StoreOptions {
+        notes: crate::stream::notes::NOTES,
+        ..StoreOptions::new(seed)
+    }
 }

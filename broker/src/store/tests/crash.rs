@@ -2,11 +2,12 @@
 //!
 //! `TARN_SEED=n` runs one seed, `TARN_SEEDS=n` that many.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::{Backing, NewRecord, Store};
+use super::super::{Backing, NewRecord, RecoveryReport, Store, StoreError, StoreOptions};
 use super::model::{Either, Model, ModelConsumer, ModelStream, Sent, check_answers};
-use super::{id_of, try_open};
+use super::{DIR, id_of, small};
 use crate::env::Rng;
 use crate::env::sim::{SimFs, SplitMix};
 use crate::types::{MonoNanos, StreamId, StreamSeq, UnixNanos};
@@ -53,7 +54,7 @@ impl Run {
                 _ => {}
             }
             let salt = self.rng.next_u64();
-            if let Ok((store, report)) = try_open(&self.fs, salt) {
+            if let Ok((store, report)) = self.open(salt) {
                 assert_eq!(report.lost, [], "nothing was damaged");
                 self.model.check_recovered(&store);
                 self.live(store);
@@ -64,9 +65,18 @@ impl Run {
                 self.fs.kill();
             }
         }
-        let (store, report) = try_open(&self.fs, 1).unwrap();
+        let (store, report) = self.open(1).unwrap();
         assert_eq!(report.lost, [], "nothing was damaged");
         self.model.check_recovered(&store);
+    }
+
+    /// Most segments are the smallest there are: they are sealed and dropped all the time.
+    fn open(&mut self, salt: u64) -> Result<(Store<SimFs>, RecoveryReport), StoreError> {
+        let options = StoreOptions {
+            segment_bytes_max: [4096, 4096, 16384][self.rng.below(3) as usize],
+            ..small(salt)
+        };
+        Store::open(self.fs.clone(), Path::new(DIR), options)
     }
 
     fn live(&mut self, mut store: Store<SimFs>) {
@@ -146,7 +156,7 @@ impl Run {
         for _ in 0..count {
             self.time += self.rng.below(5) as i64;
             let len = if self.rng.chance(5) {
-                self.rng.below(3000)
+                self.rng.below(2500)
             } else {
                 self.rng.below(200)
             };

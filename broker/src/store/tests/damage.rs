@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::format::{META_MAGIC, SEGMENT_MAGIC, VERSION, prefix};
-use super::super::{Backing, Store, StoreError, SubjectFilter};
+use super::super::format::{INDEX_MAGIC, META_MAGIC, SEGMENT_MAGIC, VERSION, prefix};
+use super::super::{Backing, Store, StoreError, StoreOptions, SubjectFilter};
 use super::{append, commit, id_of, open, try_open};
 use crate::env::sim::{SimFs, SplitMix};
 use crate::types::{StreamId, StreamSeq, UnixNanos};
@@ -158,11 +158,17 @@ fn a_flipped_bit_costs_at_most_one_record_and_is_counted() {
 
 /// Returns the number of records lost.
 fn check_flipped(fs: &SimFs, what: &str) -> u64 {
-    let (store, report) = try_open(fs, 2).unwrap_or_else(|err| panic!("{what}: {err}"));
+    let (mut store, report) = try_open(fs, 2).unwrap_or_else(|err| panic!("{what}: {err}"));
     let id = id_of(&store, "S").unwrap_or_else(|| panic!("{what}: the stream is gone"));
-    let mut missing = Vec::new();
+    let (mut missing, mut found_by_reading) = (Vec::new(), Vec::new());
     for seq in 1..=122u64 {
-        match store.read(id, StreamSeq(seq)).unwrap() {
+        let record = store.read(id, StreamSeq(seq)).unwrap_or_else(|err| {
+            // In a sealed segment damage is found when it is read.
+            assert!(matches!(err, StoreError::Damaged { .. }), "{what}: {err}");
+            found_by_reading.push(seq);
+            None
+        });
+        match record {
             Some(record) => {
                 assert!(!is_removed(seq), "{what}: removed record {seq} came back");
                 assert_eq!(record.payload, payload_of(seq), "{what}: record {seq} changed");
@@ -176,8 +182,10 @@ fn check_flipped(fs: &SimFs, what: &str) -> u64 {
         }
     }
     assert!(missing.len() <= 1, "{what}: cost {missing:?}");
-    let counted: Vec<u64> = report.lost.iter().map(|lost| lost.range.first.0).collect();
+    let counted = report.lost.iter().map(|lost| lost.range.first.0);
+    let counted: Vec<u64> = counted.chain(found_by_reading).collect();
     assert_eq!(counted, missing, "{what}: each loss is counted, and nothing else");
+    commit(&mut store);
     let state = store.state(id);
     assert_eq!(
         (state.lost, store.health().lost),
@@ -245,22 +253,125 @@ fn a_lost_sector_costs_the_records_in_it() {
     let fs = rich_store(true);
     let path = segments(&fs).remove(0);
     fs.edit(&path, |bytes| bytes[2048..2560].fill(0));
-    let (store, report) = open(&fs, 2);
+    let (mut store, _) = open(&fs, 2);
     let id = id_of(&store, "S").unwrap();
+    let there = (1..=122)
+        .filter(|&seq| {
+            store
+                .read(id, StreamSeq(seq))
+                .is_ok_and(|record| record.is_some())
+        })
+        .count() as u64;
+    commit(&mut store);
     let lost = store.state(id).lost;
     assert!((1..12).contains(&lost), "{lost}");
-    assert_eq!(
-        report.lost.iter().map(|lost| lost.range.count()).sum::<u64>(),
-        lost
-    );
     assert_eq!(store.state(id).last_seq, StreamSeq(122));
-    let there = (1..=122)
-        .filter(|&seq| store.read(id, StreamSeq(seq)).unwrap().is_some())
-        .count() as u64;
     assert_eq!(
         there + lost,
         (1..=122).filter(|&seq| !is_removed(seq)).count() as u64
     );
+}
+
+/// Every answer that depends on the index.
+fn answers(store: &Store<SimFs>) -> String {
+    let id = id_of(store, "S").unwrap();
+    let mut out = format!("{:?} {:?}", store.state(id), store.deleted(id));
+    for patterns in [&[][..], &["a"], &["b.c"], &["*.c"], &["b.>", "a"]] {
+        let filter = SubjectFilter::new(patterns);
+        for from in (0..=123).step_by(3).map(StreamSeq) {
+            let (next, count) = (
+                store.next_match(id, &filter, from),
+                store.count_matching(id, &filter, from),
+            );
+            let time = store.seq_at_or_after(id, UnixNanos(1_000 + from.0 as i64));
+            out.push_str(&format!(" {next:?} {count} {time:?}"));
+        }
+        out.push_str(&format!(
+            " {:?} {:?}",
+            store.last_match(id, &filter),
+            store.subjects(id, &filter)
+        ));
+    }
+    out
+}
+
+#[test]
+fn a_damaged_index_costs_nothing_and_is_made_anew() {
+    let fs = rich_store(true);
+    let is_index = |path: &Path| path.extension().is_some_and(|ext| ext == "idx");
+    let (path, len) = fs.files().into_iter().find(|(path, _)| is_index(path)).unwrap();
+    let whole = fs.contents(&path).unwrap();
+    let expected = answers(&open(&fs, 2).0);
+    fs.kill();
+    let (mut rebuilt, mut healed) = (0, 0);
+    for bit in (0..len * 8).step_by(5) {
+        let damaged = fs.fork();
+        damaged.flip_bit(&path, bit);
+        let (store, report) = open(&damaged, 2);
+        assert_eq!(answers(&store), expected, "bit {bit} flipped before the start");
+        rebuilt += report.indexes_rebuilt;
+        healed += u64::from(damaged.contents(&path).unwrap() == whole);
+        drop(store);
+        if bit % 11 != 0 {
+            continue;
+        }
+        damaged.kill();
+        let (store, report) = open(&damaged, 2);
+        assert_eq!(report.lost, []);
+        damaged.flip_bit(&path, bit);
+        assert_eq!(answers(&store), expected, "bit {bit} flipped under way");
+    }
+    assert!(
+        rebuilt > 100,
+        "damage to the header shows at the start: {rebuilt}"
+    );
+    assert!(
+        healed > len * 8 / 5 * 9 / 10,
+        "what is asked for is made anew: {healed}"
+    );
+    for cut in [0, 7, 100, len - 1] {
+        let damaged = fs.fork();
+        damaged.edit(&path, |bytes| bytes.truncate(cut as usize));
+        assert_eq!(answers(&open(&damaged, 2).0), expected, "cut to {cut}");
+    }
+}
+
+#[test]
+fn a_segment_damaged_with_its_index_stops_the_stream_until_it_is_opened_again() {
+    let fs = rich_store(true);
+    let index = segments(&fs).remove(0).with_extension("idx");
+    let options = StoreOptions {
+        index_cache_bytes: 0,
+        ..super::small(2)
+    };
+    let (mut store, _) = Store::open(fs.clone(), Path::new(super::DIR), options).unwrap();
+    let id = id_of(&store, "S").unwrap();
+    fs.edit(&index, |bytes| bytes[260..].fill(0xaa));
+    fs.edit(&segments(&fs).remove(0), |bytes| bytes[2048..2560].fill(0));
+    let there = (1..=122).filter(|&seq| store.read(id, StreamSeq(seq)).is_ok_and(|found| found.is_some()));
+    assert!(there.count() < 122, "what cannot be read is not made up");
+    append(&mut store, id, "a", b"next");
+    let report = store.commit();
+    assert!(
+        matches!(report.failed[..], [(_, StoreError::Broken { .. })]),
+        "{report:?}"
+    );
+    drop(store);
+    fs.kill();
+    let (store, report) = open(&fs, 3);
+    let id = id_of(&store, "S").unwrap();
+    assert!(
+        report.indexes_rebuilt == 1 && !report.lost.is_empty(),
+        "{report:?}"
+    );
+    assert_eq!(
+        store.state(id).last_seq,
+        StreamSeq(123),
+        "what was committed is there"
+    );
+    let there = (1..=122).filter(|&seq| store.read(id, StreamSeq(seq)).unwrap().is_some());
+    let expected = (1..=122).filter(|&seq| !is_removed(seq)).count() as u64;
+    assert_eq!(there.count() as u64 + store.state(id).lost, expected);
 }
 
 #[test]
@@ -273,7 +384,8 @@ fn files_of_a_newer_version_are_refused_and_named() {
     ];
     let metas = metas.map(|name| (Path::new(super::DIR).join(name), META_MAGIC));
     let segment = (segments(&rich_store(true)).remove(0), SEGMENT_MAGIC);
-    for (path, magic) in metas.into_iter().chain([segment]) {
+    let index = (segment.0.with_extension("idx"), INDEX_MAGIC);
+    for (path, magic) in metas.into_iter().chain([segment, index]) {
         let fs = rich_store(true);
         fs.edit(&path, |bytes| {
             bytes[..16].copy_from_slice(&prefix(magic, VERSION + 1))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::{SeqRange, Store, SubjectFilter};
 use super::id_of;
 use crate::env::sim::SimFs;
-use crate::types::{StreamId, StreamSeq};
+use crate::types::{StreamId, StreamSeq, UnixNanos};
 
 /// A record as it was appended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,7 +251,15 @@ pub(super) fn check_answers(model: &ModelStream, store: &Store<SimFs>, id: Strea
     let holes: u64 = store.deleted(id).iter().map(SeqRange::count).sum();
     assert_eq!(holes, (model.last + 1).saturating_sub(first) - live.len() as u64);
     assert_eq!(state.num_deleted, if live.is_empty() { 0 } else { holes });
-    for patterns in [&[][..], &["a"], &["b.*"], &["b.>", "a"], &["b.y", "c"]] {
+    for patterns in [
+        &[][..],
+        &["a"],
+        &["b.*"],
+        &["b.>", "a"],
+        &["b.y", "c"],
+        &["*.y"],
+        &["*.y.>"],
+    ] {
         let filter = SubjectFilter::new(patterns);
         let wanted: Vec<u64> = live
             .iter()
@@ -281,6 +289,23 @@ pub(super) fn check_answers(model: &ModelStream, store: &Store<SimFs>, id: Strea
             .sum();
         assert_eq!(counted, wanted.len() as u64);
     }
+    let since = live.get(live.len() / 2).map_or(0, |(_, sent)| sent.time);
+    let found = store.seq_at_or_after(id, UnixNanos(since));
+    let young = |(_, sent): &&(u64, &Sent)| sent.time >= since;
+    assert_eq!(
+        found.map(|seq| seq.0),
+        live.iter().find(young).map(|(seq, _)| *seq)
+    );
+    let mut notes = Vec::new();
+    store.for_notes(id, UnixNanos(since), |seq, _, note| {
+        notes.push((seq.0, note.to_vec()))
+    });
+    let noted = live
+        .iter()
+        .filter(young)
+        .filter(|(_, sent)| !sent.headers.is_empty());
+    let expected: Vec<_> = noted.map(|(seq, sent)| (*seq, sent.headers.clone())).collect();
+    assert_eq!(notes, expected);
     for subject in subjects {
         let of: Vec<u64> = live
             .iter()

@@ -23,6 +23,12 @@ fn look(fs: &SimFs) -> StoreVerdict {
 fn compare(fs: &SimFs, what: &str) -> StoreVerdict {
     let verdict = look(fs);
     let fs = fs.fork();
+    // With an index, opening leaves it to reading and scrubbing to find damage in sealed segments.
+    for (path, _) in fs.files() {
+        if path.extension().is_some_and(|ext| ext == "idx") {
+            fs.remove(&path).unwrap();
+        }
+    }
     let (store, report) = match try_open(&fs, 2) {
         Ok(opened) => opened,
         Err(err) => {

@@ -1,0 +1,357 @@
+//! Sealing segments: once one is full and durable, its index is made from its file and put beside it, by a thread of
+//! its own where the file system allows that.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use super::StoreError;
+use super::format::SegmentHeader;
+use super::handles::{Handles, LazyFile};
+use super::prepare::remove_quietly;
+use super::scan::{Gap, scan_file};
+use super::sealed::{BlockCache, Builder, SealedIndex, Source};
+use super::segment::{Data, Segment};
+use super::state::Notes;
+use super::stream::{Shared, Stream};
+use crate::env::{Fs, FsFile};
+use crate::types::StreamId;
+
+/// Segments that wait for the thread at most; those beyond wait in their streams.
+const WAITING_MAX: usize = 4;
+/// Ending of index files.
+pub(super) const SUFFIX: &str = ".idx";
+/// Ending of index files that are not complete.
+pub(super) const NEW_SUFFIX: &str = ".idx.new";
+
+/// Where the index of the segment at `segment` is.
+pub(super) fn index_path(segment: &Path) -> PathBuf {
+    segment.with_extension("idx")
+}
+
+/// What is needed to make indexes.
+pub(super) struct Sealing<F: Fs> {
+    pub(super) fs: F,
+    pub(super) cache: BlockCache,
+    pub(super) handles: Handles<F>,
+    pub(super) notes: Notes,
+}
+
+impl<F: Fs> Clone for Sealing<F> {
+    fn clone(&self) -> Self {
+        Self {
+            fs: self.fs.clone(),
+            cache: self.cache.clone(),
+            handles: self.handles.clone(),
+            notes: self.notes,
+        }
+    }
+}
+
+impl<F: Fs> Sealing<F> {
+    /// The index of a sealed segment, from its file, or made anew. An index of a segment that could not be read as a
+    /// whole is not written: later it may be.
+    ///
+    /// # Errors
+    /// `NewerVersion`; `Io` if the segment cannot be opened.
+    pub(super) fn open(
+        &self,
+        header: SegmentHeader,
+        segment: &Path,
+        len: u64,
+        use_file: bool,
+    ) -> Result<Opened, StoreError> {
+        let path = index_path(segment);
+        let source = || -> Box<dyn Source> {
+            Box::new(IndexFile {
+                sealing: self.clone(),
+                file: self.handles.lazy(path.clone()),
+                segment: segment.to_owned(),
+                header,
+            })
+        };
+        if use_file && let Some(index) = SealedIndex::open(source(), &self.cache, &path)? {
+            let found = &index.header;
+            if found.segment == header
+                && found.segment_bytes == len
+                && found.notes_version == self.notes.version
+            {
+                return Ok(Opened {
+                    index: Some(index),
+                    gaps: None,
+                });
+            }
+        }
+        let (builder, is_whole) = self
+            .scan(header, segment)
+            .map_err(|err| StoreError::io("open", segment, err))?;
+        let gaps = Some(builder.gaps().to_vec());
+        if builder.is_empty() {
+            return Ok(Opened { index: None, gaps });
+        }
+        let bytes = builder.finish();
+        if is_whole {
+            match write_index(&self.fs, &path, &bytes) {
+                Ok(()) => {
+                    if let Some(index) = SealedIndex::open(source(), &self.cache, &path)? {
+                        return Ok(Opened {
+                            index: Some(index),
+                            gaps,
+                        });
+                    }
+                }
+                Err(err) => {
+                    tracing::warn!(path = %path.display(), error = %err, "cannot write the index of a segment");
+                }
+            }
+        }
+        let index = SealedIndex::in_memory(source(), &self.cache, bytes, &path)?;
+        Ok(Opened { index, gaps })
+    }
+
+    fn scan(&self, header: SegmentHeader, segment: &Path) -> std::io::Result<(Builder, bool)> {
+        let file = self.fs.open(segment)?;
+        let len = file.len()?;
+        let mut builder = Builder::new(header, len, self.notes);
+        let is_whole = scan_file(&file, len, &header, |offset, frame| builder.push(offset, frame));
+        Ok((builder, is_whole))
+    }
+}
+
+/// The index of a segment.
+pub(super) struct Opened {
+    /// `None`: the segment has no good frame.
+    pub(super) index: Option<SealedIndex>,
+    /// If the index was made anew: the damage that was passed over.
+    pub(super) gaps: Option<Vec<Gap>>,
+}
+
+/// An index file and the segment it is made from.
+struct IndexFile<F: Fs> {
+    sealing: Sealing<F>,
+    file: LazyFile<F>,
+    segment: PathBuf,
+    header: SegmentHeader,
+}
+
+impl<F: Fs> Source for IndexFile<F> {
+    fn read(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.file.open()?.read_at(buf, offset)
+    }
+
+    fn rebuild(&self) -> Option<Vec<u8>> {
+        let (builder, _) = self.sealing.scan(self.header, &self.segment).ok()?;
+        Some(builder.finish())
+    }
+
+    fn replace(&self, bytes: &[u8]) -> bool {
+        self.file.close();
+        write_index(&self.sealing.fs, self.file.path(), bytes).is_ok()
+    }
+
+    fn discard(&self) {
+        self.file.close();
+        remove_quietly(&self.sealing.fs, self.file.path());
+    }
+}
+
+/// Puts an index in place. It is synced, so that a power cut seldom costs the work; nothing depends on that.
+fn write_index<F: Fs>(fs: &F, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("idx.new");
+    remove_quietly(fs, &new);
+    let written = fs.create(&new).and_then(|file| {
+        file.write_at(bytes, 0)?;
+        file.sync_data()
+    });
+    let written = written.and_then(|()| fs.rename(&new, path));
+    if written.is_err() {
+        remove_quietly(fs, &new);
+    }
+    written
+}
+
+/// A segment to be sealed.
+pub(super) struct Job {
+    pub(super) stream: StreamId,
+    pub(super) header: SegmentHeader,
+    pub(super) path: PathBuf,
+    pub(super) len: u64,
+}
+
+/// A segment whose index was made, or not.
+pub(super) struct Done {
+    pub(super) job: Job,
+    pub(super) index: Result<Option<SealedIndex>, StoreError>,
+}
+
+/// Seals segments.
+pub(super) struct Sealer<F: Fs> {
+    pub(super) sealing: Sealing<F>,
+    worker: Option<Worker>,
+    waiting: usize,
+}
+
+struct Worker {
+    jobs: Option<SyncSender<Job>>,
+    done: Receiver<Done>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<F: Fs> Sealer<F> {
+    pub(super) fn start(sealing: Sealing<F>) -> Result<Self, StoreError> {
+        let worker = if sealing.fs.background() {
+            Some(Worker::start(sealing.clone())?)
+        } else {
+            None
+        };
+        Ok(Self {
+            sealing,
+            worker,
+            waiting: 0,
+        })
+    }
+
+    /// Whether another segment may be handed over.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting < WAITING_MAX
+    }
+
+    /// Whether segments are being sealed in the background.
+    pub(super) fn is_busy(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Seals a segment, at once or in the background; then [`Sealer::take_done`] has it.
+    pub(super) fn seal(&mut self, job: Job) -> Option<Done> {
+        let Some(jobs) = self.worker.as_ref().and_then(|worker| worker.jobs.as_ref()) else {
+            return Some(seal(&self.sealing, job));
+        };
+        match jobs.try_send(job) {
+            Ok(()) => {
+                self.waiting += 1;
+                None
+            }
+            Err(err) => {
+                let (std::sync::mpsc::TrySendError::Full(job)
+                | std::sync::mpsc::TrySendError::Disconnected(job)) = err;
+                Some(seal(&self.sealing, job))
+            }
+        }
+    }
+
+    /// A segment that was sealed in the background, if there is one.
+    pub(super) fn take_done(&mut self) -> Option<Done> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let done = self.worker.as_ref()?.done.try_recv().ok()?;
+        self.waiting -= 1;
+        Some(done)
+    }
+}
+
+fn seal<F: Fs>(sealing: &Sealing<F>, job: Job) -> Done {
+    let index = sealing.open(job.header, &job.path, job.len, false);
+    Done {
+        index: index.map(|opened| opened.index),
+        job,
+    }
+}
+
+impl<F: Fs> Stream<F> {
+    /// Hands segments that are full, and durable by now, over to be sealed.
+    pub(super) fn hand_over_full(&mut self, shared: &mut Shared<F>) {
+        let Some(incarnation) = self.log.as_ref().map(|log| log.incarnation) else {
+            return;
+        };
+        let full = self.segments.len().saturating_sub(1);
+        for at in self.sealed..full {
+            let segment = &mut self.segments[at];
+            let Data::File { path, .. } = &segment.data else {
+                continue;
+            };
+            if segment.is_handed_over || !shared.sealer.has_room() {
+                continue;
+            }
+            segment.is_handed_over = true;
+            let job = Job {
+                stream: self.id,
+                header: SegmentHeader {
+                    id: segment.id,
+                    base_seq: self.index.segments[at].base,
+                    incarnation,
+                    salt: segment.seed,
+                },
+                path: path.clone(),
+                len: segment.end,
+            };
+            if let Some(done) = shared.sealer.seal(job) {
+                self.take_sealed(&shared.sealer.sealing.handles, done);
+            }
+        }
+    }
+
+    /// Puts the index of a sealed segment in place of what memory has. A segment that could not be sealed stays in
+    /// memory until the next start.
+    pub(super) fn take_sealed(&mut self, handles: &Handles<F>, done: Done) {
+        let Done { job, index } = done;
+        let found = self
+            .segments
+            .iter()
+            .position(|segment| segment.id == job.header.id);
+        let (Some(at), Ok(Some(index))) = (found, index) else {
+            return;
+        };
+        if !self.index.seal(at, index) {
+            tracing::warn!(stream = %self.meta.name, segment = job.header.id,
+                "a full segment has not what was written to it: its index stays in memory");
+            return;
+        }
+        self.segments[at].data = Data::Sealed(handles.lazy(job.path));
+        let is_sealed = |segment: &Segment<F>| matches!(segment.data, Data::Sealed(_));
+        while self.segments.get(self.sealed).is_some_and(is_sealed) {
+            self.sealed += 1;
+        }
+    }
+
+    /// Why nothing is written after a segment and its index were both found damaged.
+    pub(super) fn broken(&self) -> StoreError {
+        let file = self.log.as_ref().map_or_else(PathBuf::new, |log| log.dir.clone());
+        let reason =
+            "a segment and its index are both damaged; what can be read is found again at the next start";
+        StoreError::Broken { file, reason }
+    }
+}
+
+impl Worker {
+    fn start<F: Fs>(sealing: Sealing<F>) -> Result<Self, StoreError> {
+        let (jobs, inbox) = sync_channel::<Job>(WAITING_MAX);
+        let (outbox, done) = sync_channel(2 * WAITING_MAX);
+        let thread = std::thread::Builder::new()
+            .name("tarn-seal".into())
+            .spawn(move || {
+                while let Ok(job) = inbox.recv() {
+                    if outbox.send(seal(&sealing, job)).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(|err| StoreError::io("start the thread that seals", Path::new("segments"), err))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            done,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that seals segments panicked");
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Making the index of a segment from its frames. The same frames give the same bytes.
+
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Place;
+use std::hash::{BuildHasher, RandomState};
+
+use super::super::format::{DATA_START, SegmentHeader};
+use super::super::ranges::Ranges;
+use super::super::record::{self, Frame, HEADER_BYTES, Kind, padded};
+use super::super::scan::Gap;
+use super::super::state::Notes;
+use super::super::table::{Entry, HAS_HEADERS};
+use super::codec::{close_block, put, zigzag};
+use super::header::{INDEX_HEADER_BYTES, IndexHeader, PARTS, Part};
+
+/// Entries in a block of entries.
+pub(super) const ENTRIES_PER_BLOCK: usize = 256;
+/// Subjects in a block of subjects.
+pub(super) const SUBJECTS_PER_BLOCK: usize = 64;
+/// Places in a block of postings.
+pub(super) const POSTINGS_PER_BLOCK: usize = 1024;
+
+/// Damaged places remembered at most.
+const GAPS_MAX: usize = 64;
+
+/// Gathers a segment's frames.
+pub(in super::super) struct Builder {
+    segment: SegmentHeader,
+    segment_bytes: u64,
+    notes: Notes,
+    /// Their subjects are numbers of `names`.
+    entries: Vec<Entry>,
+    names: Names,
+    removals: Ranges,
+    note_bytes: Vec<u8>,
+    note_last: (u32, i64),
+    scratch: Vec<u8>,
+    gaps: Vec<Gap>,
+    /// Where the last frame of any kind ends.
+    passed: u64,
+    end: u64,
+    last_seq: u64,
+    data_bytes: u64,
+    with_headers: u32,
+    lasting_notes: u32,
+}
+
+impl Builder {
+    /// The index of a segment whose file has `segment_bytes`.
+    pub(in super::super) fn new(segment: SegmentHeader, segment_bytes: u64, notes: Notes) -> Self {
+        Self {
+            segment,
+            segment_bytes,
+            notes,
+            entries: Vec::new(),
+            names: Names::default(),
+            removals: Ranges::default(),
+            note_bytes: Vec::new(),
+            note_last: (0, 0),
+            scratch: Vec::new(),
+            gaps: Vec::new(),
+            passed: 0,
+            end: 0,
+            last_seq: segment.base_seq.saturating_sub(1),
+            data_bytes: 0,
+            with_headers: 0,
+            lasting_notes: 0,
+        }
+    }
+
+    /// Takes the next good frame, which lies at `offset`.
+    pub(in super::super) fn push(&mut self, offset: u64, frame: &Frame<'_>) {
+        let seq = frame.head.seq;
+        let expected = self.passed.max(DATA_START);
+        self.passed = offset + padded(frame.len()) as u64;
+        if offset > expected && self.gaps.len() < GAPS_MAX {
+            self.gaps.push(Gap {
+                from: expected,
+                to: offset,
+                first: self.last_seq + 1,
+                last: seq.saturating_sub(u64::from(frame.head.kind == Kind::Message)),
+            });
+        }
+        if frame.head.kind == Kind::Settle {
+            // It may not be there after a crash: nothing of it goes into the index.
+            return;
+        }
+        self.end = self.passed;
+        self.last_seq = self.last_seq.max(seq);
+        match frame.head.kind {
+            Kind::Settle => {}
+            Kind::Remove => {
+                for (first, last) in record::removals(frame.payload) {
+                    self.removals.insert(first, last);
+                }
+            }
+            Kind::Message => {
+                let Ok(delta) = u32::try_from(seq - self.segment.base_seq) else {
+                    return;
+                };
+                let has_headers = !frame.headers.is_empty();
+                self.data_bytes += (frame.len() - HEADER_BYTES) as u64;
+                self.entries.push(Entry {
+                    delta,
+                    offset8: (offset / 8) as u32,
+                    len: frame.len() as u32 | if has_headers { HAS_HEADERS } else { 0 },
+                    subject: self.names.number_of(frame.subject),
+                    time: frame.head.time,
+                });
+                if has_headers {
+                    self.with_headers += 1;
+                    self.note(delta, frame.head.time, frame.headers);
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, delta: u32, time: i64, headers: &[u8]) {
+        self.scratch.clear();
+        let Some(is_lasting) = (self.notes.make)(headers, &mut self.scratch) else {
+            return;
+        };
+        let (last_delta, last_time) = self.note_last;
+        put(&mut self.note_bytes, u64::from(delta - last_delta));
+        put(&mut self.note_bytes, zigzag(time.wrapping_sub(last_time)));
+        put(
+            &mut self.note_bytes,
+            (self.scratch.len() as u64) << 1 | u64::from(is_lasting),
+        );
+        self.note_bytes.extend_from_slice(&self.scratch);
+        self.note_last = (delta, time);
+        self.lasting_notes += u32::from(is_lasting);
+    }
+
+    /// Bytes between the frames, the first of them.
+    pub(in super::super) fn gaps(&self) -> &[Gap] {
+        &self.gaps
+    }
+
+    /// Whether no frame came.
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.passed == 0
+    }
+
+    /// The bytes of the index file.
+    pub(in super::super) fn finish(mut self) -> Vec<u8> {
+        let order = self.names.sorted();
+        let mut ranks = vec![0u32; order.len()];
+        for (rank, number) in order.iter().enumerate() {
+            ranks[*number as usize] = rank as u32;
+        }
+        for entry in &mut self.entries {
+            entry.subject = ranks[entry.subject as usize];
+        }
+        drop(ranks);
+        let (starts, postings) = postings(&self.entries, order.len());
+        let mut out = vec![0; INDEX_HEADER_BYTES];
+        let mut parts = [(0, 0); PARTS];
+        let mut begun = (Part::Entries, out.len());
+        let mut next = |out: &Vec<u8>, part: Part| {
+            parts[begun.0 as usize] = (begun.1 as u64, (out.len() - begun.1) as u64);
+            begun = (part, out.len());
+        };
+        let salt = self.segment.salt;
+        let directory = put_entries(&mut out, &self.entries, salt);
+        next(&out, Part::EntryDirectory);
+        put_block(&mut out, &directory, salt);
+        next(&out, Part::Subjects);
+        let directory = self.put_subjects(&mut out, &order, &starts, &postings);
+        next(&out, Part::SubjectDirectory);
+        put_block(&mut out, &directory, salt);
+        next(&out, Part::Postings);
+        if order.len() > 1 {
+            put_postings(&mut out, &postings, salt);
+        }
+        next(&out, Part::Removals);
+        let removals: Vec<u8> = self
+            .removals
+            .iter()
+            .flat_map(|(first, last)| [first.to_le_bytes(), last.to_le_bytes()])
+            .flatten()
+            .collect();
+        put_block(&mut out, &removals, salt);
+        next(&out, Part::Notes);
+        put_block(&mut out, &self.note_bytes, salt);
+        next(&out, Part::Notes);
+        let header = self.header(order.len() as u32, parts);
+        out[..INDEX_HEADER_BYTES].copy_from_slice(&header.encode());
+        out
+    }
+
+    fn header(&self, subjects: u32, parts: [(u64, u64); PARTS]) -> IndexHeader {
+        let seq =
+            |entry: Option<&Entry>| entry.map_or(0, |entry| self.segment.base_seq + u64::from(entry.delta));
+        IndexHeader {
+            segment: self.segment,
+            notes_version: self.notes.version,
+            segment_bytes: self.segment_bytes,
+            end: self.end,
+            last_seq: self.last_seq,
+            first: seq(self.entries.first()),
+            last: seq(self.entries.last()),
+            time_max: self
+                .entries
+                .iter()
+                .map(|entry| entry.time)
+                .max()
+                .unwrap_or(i64::MIN),
+            last_time: self.entries.last().map_or(0, |entry| entry.time),
+            data_bytes: self.data_bytes,
+            entries: self.entries.len() as u32,
+            subjects,
+            with_headers: self.with_headers,
+            lasting_notes: self.lasting_notes,
+            parts,
+        }
+    }
+
+    /// Writes the subjects in order. Returns the directory: for each block its offset, its first posting and its first
+    /// subject.
+    fn put_subjects(&self, out: &mut Vec<u8>, order: &[u32], starts: &[u32], postings: &[u32]) -> Vec<u8> {
+        let mut directory = Vec::new();
+        for (number, block) in order.chunks(SUBJECTS_PER_BLOCK).enumerate() {
+            let at = out.len();
+            let mut before: &[u8] = &[];
+            put(&mut directory, at as u64);
+            put(&mut directory, u64::from(starts[number * SUBJECTS_PER_BLOCK]));
+            for (rank, name) in block.iter().enumerate() {
+                let name = self.names.get(*name);
+                if rank == 0 {
+                    put(&mut directory, name.len() as u64);
+                    directory.extend_from_slice(name);
+                }
+                let shared = name.iter().zip(before).take_while(|(a, b)| a == b).count();
+                let rank = number * SUBJECTS_PER_BLOCK + rank;
+                let places = &postings[starts[rank] as usize..starts[rank + 1] as usize];
+                let delta =
+                    |place: Option<&u32>| place.map_or(0, |place| self.entries[*place as usize].delta);
+                let (first, last) = (delta(places.first()), delta(places.last()));
+                put(out, shared as u64);
+                put(out, (name.len() - shared) as u64);
+                out.extend_from_slice(&name[shared..]);
+                put(out, places.len() as u64);
+                put(out, u64::from(first));
+                put(out, u64::from(last - first));
+                before = name;
+            }
+            close_block(out, at, self.segment.salt);
+        }
+        directory
+    }
+}
+
+/// For each subject by rank where its places begin, and the places of all, ascending in each.
+fn postings(entries: &[Entry], subjects: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut starts = vec![0u32; subjects + 1];
+    for entry in entries {
+        starts[entry.subject as usize + 1] += 1;
+    }
+    for rank in 0..subjects {
+        starts[rank + 1] += starts[rank];
+    }
+    let mut next = starts.clone();
+    let mut places = vec![0; entries.len()];
+    for (place, entry) in entries.iter().enumerate() {
+        let at = &mut next[entry.subject as usize];
+        places[*at as usize] = place as u32;
+        *at += 1;
+    }
+    (starts, places)
+}
+
+/// Writes the entries. Returns the directory: for each block its offset, its first delta, and the highest time of any
+/// entry up to its end.
+fn put_entries(out: &mut Vec<u8>, entries: &[Entry], salt: u32) -> Vec<u8> {
+    let mut directory = Vec::new();
+    let mut time_max = i64::MIN;
+    for block in entries.chunks(ENTRIES_PER_BLOCK) {
+        let at = out.len();
+        let (mut delta, mut place8, mut time) = (0, 0, 0i64);
+        for entry in block {
+            put(out, u64::from(entry.delta - delta));
+            put(out, zigzag(i64::from(entry.offset8) - place8));
+            let exact = entry.len & !HAS_HEADERS;
+            put(
+                out,
+                u64::from(exact) << 1 | u64::from(entry.len & HAS_HEADERS != 0),
+            );
+            put(out, u64::from(entry.subject));
+            put(out, zigzag(entry.time.wrapping_sub(time)));
+            delta = entry.delta + 1;
+            place8 = i64::from(entry.offset8) + padded(exact as usize) as i64 / 8;
+            time = entry.time;
+            time_max = time_max.max(entry.time);
+        }
+        close_block(out, at, salt);
+        put(&mut directory, at as u64);
+        put(&mut directory, u64::from(block[0].delta));
+        put(&mut directory, zigzag(time_max));
+    }
+    directory
+}
+
+fn put_postings(out: &mut Vec<u8>, postings: &[u32], salt: u32) {
+    for block in postings.chunks(POSTINGS_PER_BLOCK) {
+        let at = out.len();
+        block
+            .iter()
+            .for_each(|place| out.extend_from_slice(&place.to_le_bytes()));
+        close_block(out, at, salt);
+    }
+}
+
+fn put_block(out: &mut Vec<u8>, content: &[u8], salt: u32) {
+    let at = out.len();
+    out.extend_from_slice(content);
+    close_block(out, at, salt);
+}
+
+/// Different byte strings, numbered in the order of their coming.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    numbers: HashTable<u32>,
+    hasher: RandomState,
+    recent: u32,
+}
+
+impl Names {
+    fn get(&self, number: u32) -> &[u8] {
+        name_at(&self.bytes, &self.ends, number)
+    }
+
+    fn number_of(&mut self, name: &[u8]) -> u32 {
+        if (self.recent as usize) < self.ends.len() && self.get(self.recent) == name {
+            return self.recent;
+        }
+        let Self {
+            bytes,
+            ends,
+            numbers,
+            hasher,
+            ..
+        } = self;
+        let found = numbers.entry(
+            hasher.hash_one(name),
+            |number| name_at(bytes, ends, *number) == name,
+            |number| hasher.hash_one(name_at(bytes, ends, *number)),
+        );
+        self.recent = match found {
+            Place::Occupied(place) => *place.get(),
+            Place::Vacant(place) => {
+                let number = ends.len() as u32;
+                place.insert(number);
+                bytes.extend_from_slice(name);
+                ends.push(bytes.len());
+                number
+            }
+        };
+        self.recent
+    }
+
+    /// The numbers in the order of their names.
+    fn sorted(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
+        order.sort_unstable_by(|a, b| self.get(*a).cmp(self.get(*b)));
+        order
+    }
+}
+
+fn name_at<'a>(bytes: &'a [u8], ends: &[usize], number: u32) -> &'a [u8] {
+    let number = number as usize;
+    let start = number.checked_sub(1).map_or(0, |before| ends[before]);
+    &bytes[start..ends[number]]
+}

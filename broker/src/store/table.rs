@@ -1,0 +1,240 @@
+//! The records of one segment: in memory while the segment is written to (24 bytes a record and 4 for its subject), on
+//! disk once it is sealed.
+
+use super::sealed::{Bits, SealedIndex};
+use super::subjects::SubjectLists;
+
+/// Subject of an entry whose record was removed.
+pub(super) const REMOVED: u32 = u32::MAX;
+/// Bit of an entry's length: the record has headers.
+pub(super) const HAS_HEADERS: u32 = 1 << 31;
+
+/// A record in its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Position, counted from the segment's base.
+    pub(super) delta: u32,
+    /// Offset in the file, in units of 8 bytes.
+    pub(super) offset8: u32,
+    /// Exact bytes of the frame, and `HAS_HEADERS`.
+    pub(super) len: u32,
+    /// In memory the slot of the subject, or `REMOVED`; on disk the subject's rank in the segment.
+    pub(super) subject: u32,
+    pub(super) time: i64,
+}
+
+impl Entry {
+    pub(super) fn is_live(&self) -> bool {
+        self.subject != REMOVED
+    }
+
+    pub(super) fn has_headers(&self) -> bool {
+        self.len & HAS_HEADERS != 0
+    }
+}
+
+/// The entries of a segment.
+#[derive(Debug)]
+pub(super) enum Table {
+    Memory(MemoryTable),
+    Sealed(Box<SealedTable>),
+}
+
+/// Entries in memory, in the order of their positions.
+#[derive(Debug, Default)]
+pub(super) struct MemoryTable {
+    pub(super) entries: Vec<Entry>,
+    pub(super) lists: SubjectLists,
+}
+
+/// Entries on disk.
+#[derive(Debug)]
+pub(super) struct SealedTable {
+    pub(super) index: SealedIndex,
+    /// Places of entries whose record was removed.
+    pub(super) removed: Bits,
+}
+
+impl SealedTable {
+    /// The first place at or after `from` whose record is there.
+    pub(super) fn next_place(&self, from: usize) -> Option<usize> {
+        let place = self.removed.next_missing(from);
+        (place < self.index.len()).then_some(place)
+    }
+}
+
+/// The records of one segment.
+#[derive(Debug)]
+pub(super) struct SegmentIndex {
+    /// Position that deltas count from.
+    pub(super) base: u64,
+    pub(super) table: Table,
+    /// Entries that are not removed.
+    pub(super) live: u32,
+    pub(super) live_bytes: u64,
+    /// Highest time of any entry.
+    pub(super) time_max: i64,
+}
+
+impl SegmentIndex {
+    pub(super) fn new(base: u64) -> Self {
+        Self {
+            base,
+            table: Table::Memory(MemoryTable::default()),
+            live: 0,
+            live_bytes: 0,
+            time_max: i64::MIN,
+        }
+    }
+
+    pub(super) fn seq(&self, entry: &Entry) -> u64 {
+        self.base + u64::from(entry.delta)
+    }
+
+    /// Number of entries.
+    pub(super) fn len(&self) -> usize {
+        match &self.table {
+            Table::Memory(table) => table.entries.len(),
+            Table::Sealed(table) => table.index.len(),
+        }
+    }
+
+    /// Position of the last entry.
+    pub(super) fn last_seq(&self) -> Option<u64> {
+        match &self.table {
+            Table::Memory(table) => table.entries.last().map(|entry| self.seq(entry)),
+            Table::Sealed(table) => (table.index.len() > 0).then_some(table.index.header.last),
+        }
+    }
+
+    /// Number of entries below `seq`.
+    pub(super) fn below(&self, seq: u64) -> usize {
+        let table = match &self.table {
+            Table::Memory(table) => table,
+            Table::Sealed(table) => return table.index.below(seq),
+        };
+        let Some(delta) = seq.checked_sub(self.base) else {
+            return 0;
+        };
+        // Without gaps an entry stands at its delta, with gaps before it.
+        let guess = usize::try_from(delta)
+            .unwrap_or(usize::MAX)
+            .min(table.entries.len());
+        match table.entries.get(guess) {
+            Some(entry) if u64::from(entry.delta) == delta => guess,
+            _ => table.entries[..guess].partition_point(|entry| u64::from(entry.delta) < delta),
+        }
+    }
+
+    /// The entry at `place`, if its record is there. The subject is what the table's kind says.
+    pub(super) fn entry(&self, place: usize) -> Option<Entry> {
+        match &self.table {
+            Table::Memory(table) => table.entries.get(place).copied().filter(Entry::is_live),
+            Table::Sealed(table) if table.removed.contains(place) => None,
+            Table::Sealed(table) => table.index.entry(place),
+        }
+    }
+
+    /// The first record at or after `from`.
+    pub(super) fn next_live(&self, from: u64) -> Option<u64> {
+        if self.live == 0 {
+            return None;
+        }
+        let start = self.below(from);
+        match &self.table {
+            Table::Memory(table) => {
+                let entry = table.entries[start..].iter().find(|entry| entry.is_live())?;
+                Some(self.seq(entry))
+            }
+            Table::Sealed(table) => table.index.seq(table.next_place(start)?),
+        }
+    }
+
+    /// The first record at or after `from` of the subject in `slot`, whose name is `name`.
+    pub(super) fn next_of(&self, slot: u32, name: &str, from: u64) -> Option<u64> {
+        match &self.table {
+            Table::Memory(table) => table.of_subject(slot, self.base, from).next(),
+            Table::Sealed(table) => {
+                let subject = table.index.find(name)?;
+                let place = table.index.next_of(subject, self.below(from), &table.removed)?;
+                table.index.seq(place)
+            }
+        }
+    }
+
+    /// The last record at or below `upto` of the subject in `slot`, whose name is `name`.
+    pub(super) fn last_of(&self, slot: u32, name: &str, upto: u64) -> Option<u64> {
+        match &self.table {
+            Table::Memory(table) => table
+                .of_subject(slot, self.base, 0)
+                .rev()
+                .find(|&seq| seq <= upto),
+            Table::Sealed(table) => {
+                let subject = table.index.find(name)?;
+                let end = self.below(upto.saturating_add(1));
+                table
+                    .index
+                    .seq(table.index.last_of(subject, end, &table.removed)?)
+            }
+        }
+    }
+
+    /// Whether no entry was removed, so that the lists of subjects are exact.
+    pub(super) fn is_whole(&self) -> bool {
+        self.live as usize == self.len()
+    }
+
+    /// Calls `visit` with each position from `from` to `to` that has no entry.
+    pub(super) fn for_gaps(&self, from: u64, to: u64, visit: &mut impl FnMut(u64, u64)) {
+        let mut next = from;
+        let mut skip_to = |first: u64, last: u64, after: u64| {
+            let (first, last) = (first.max(next), last.min(to));
+            if first <= last {
+                visit(first, last);
+            }
+            next = next.max(after);
+        };
+        match &self.table {
+            Table::Memory(table) => {
+                let mut at = from;
+                for entry in &table.entries[self.below(from)..] {
+                    let seq = self.seq(entry);
+                    if seq > at {
+                        skip_to(at, seq - 1, seq + 1);
+                    }
+                    at = seq + 1;
+                }
+                skip_to(at, to, at);
+            }
+            Table::Sealed(table) if table.index.len() == 0 => skip_to(from, to, to),
+            Table::Sealed(table) => {
+                let header = &table.index.header;
+                if header.first > from {
+                    skip_to(from, header.first - 1, header.first);
+                }
+                if header.last > from {
+                    table.index.for_gaps(|first, last| skip_to(first, last, last + 1));
+                }
+                skip_to(header.last + 1, to, to);
+            }
+        }
+    }
+}
+
+impl MemoryTable {
+    /// Records of the subject in `slot`, from position `from` on.
+    pub(super) fn of_subject(
+        &self,
+        slot: u32,
+        base: u64,
+        from: u64,
+    ) -> impl DoubleEndedIterator<Item = u64> + '_ {
+        let list = self.lists.get(slot);
+        let seq = move |entry: &Entry| base + u64::from(entry.delta);
+        let start = list.partition_point(|&at| seq(&self.entries[at as usize]) < from);
+        list[start..].iter().filter_map(move |&at| {
+            let entry = &self.entries[at as usize];
+            (entry.subject == slot).then(|| seq(entry))
+        })
+    }
+}
