@@ -6,6 +6,7 @@
 
 mod acks;
 pub(crate) mod config;
+pub(crate) mod pace;
 pub(crate) mod pending;
 pub(crate) mod pull;
 pub(crate) mod push;

@@ -54,7 +54,7 @@ pub(crate) enum AckPolicy {
 pub(crate) enum ReplayPolicy {
     #[default]
     Instant,
-    /// Known, not supported.
+    /// As far apart as they were stored, until all that was there is delivered.
     Original,
 }
 
@@ -254,9 +254,6 @@ impl ConsumerConfig {
         if self.ack_policy == AckPolicy::FlowControl {
             return Err(ApiError::ACK_POLICY_INVALID);
         }
-        if self.replay_policy == ReplayPolicy::Original {
-            return Err(ApiError::REPLAY_POLICY_INVALID);
-        }
         let unsupported = [
             (!is_no_policy(&self.priority_policy), "priority policies are"),
             (!self.priority_groups.is_empty(), "priority groups are"),
@@ -264,7 +261,6 @@ impl ConsumerConfig {
                 self.pause_until.is_some_and(|until| until.0.0 != 0),
                 "paused consumers are",
             ),
-            (self.rate_limit_bps > 0 && self.is_push(), "rate limits are"),
         ];
         match unsupported.iter().find(|(used, _)| *used) {
             Some((_, feature)) => Err(ApiError::invalid_config(format!(

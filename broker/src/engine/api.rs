@@ -158,7 +158,7 @@ impl Engine {
             }
             ("CONSUMER.INFO", [stream, consumer]) => Outcome::new(
                 "consumer_info",
-                self.consumer_info_of(now, stream, consumer, store),
+                self.consumer_info_of(now, stream, consumer, payload, store),
             ),
             ("CONSUMER.DELETE", [stream, consumer]) => {
                 let result = self.delete_consumer(now, stream, consumer, payload, store, effects);

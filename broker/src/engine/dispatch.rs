@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::observer::Observer;
-use super::time::Now;
+use super::time::{Mono, Now};
 use super::{ConsumerId, Engine, arm};
 use crate::consumer::pull::{Notice, Status};
 use crate::consumer::{Next, Picked, Receiver};
@@ -49,6 +49,8 @@ enum Turn {
     More,
     /// The receivers have to catch up first.
     Busy,
+    /// The consumer is not to be that fast.
+    NotBefore(Mono),
     /// The disk does not give the next message.
     Unreadable,
 }
@@ -90,6 +92,10 @@ impl Engine {
                 Turn::Done => {}
                 Turn::More => self.mark_ready(id),
                 Turn::Busy => self.retry(now, id, BUSY_RETRY_NS),
+                Turn::NotBefore(due) => {
+                    let wait_ns = i64::try_from(due.since(now.mono)).unwrap_or(i64::MAX);
+                    self.retry(now, id, wait_ns);
+                }
                 Turn::Unreadable => self.retry(now, id, UNREADABLE_RETRY_NS),
             }
             self.note_dirty(now.mono, id);
@@ -181,11 +187,13 @@ fn deliver_next<F: Fs>(
             Some(seq) if seq.0 <= durable => seq.0,
             _ => {
                 observer.consumer.skip_to(durable + 1);
+                observer.pace.caught_up();
                 observer.consumer.end_no_wait(&mut scratch.notices);
                 return Step::End(Turn::Done);
             }
         },
     };
+    let is_redelivery = matches!(next, Next::Redeliver(_));
     let record = match store.read(observer.stream, StreamSeq(seq)) {
         Ok(Some(record)) => record,
         Ok(None) => {
@@ -194,15 +202,10 @@ fn deliver_next<F: Fs>(
         }
         Err(err) => return undeliverable(observer, store, seq, &err),
     };
-    deliver(
-        observer,
-        now,
-        store,
-        outlet,
-        &record,
-        matches!(next, Next::Redeliver(_)),
-        scratch,
-    )
+    if let Some(due) = observer.pace.due(now.mono, record.time, !is_redelivery) {
+        return Step::End(Turn::NotBefore(due));
+    }
+    deliver(observer, now, store, outlet, &record, is_redelivery, scratch)
 }
 
 /// A message that the store has and does not give. What the disk refuses may be there a moment later, so that is tried
@@ -275,6 +278,8 @@ fn deliver<F: Fs>(
     }
     send_notices(outlet, &mut scratch.notices);
     let delivery = observer.consumer.deliver(now, seq, size);
+    let rate = observer.consumer.config.rate_limit_bps;
+    observer.pace.delivered(now.mono, record.time, size, rate);
     if !is_redelivery {
         observer.count_delivered();
     }

@@ -2,6 +2,7 @@
 
 use crate::consumer::Consumer;
 use crate::consumer::config::DeliverPolicy;
+use crate::consumer::pace::Pace;
 use crate::engine::time::{Mono, earliest};
 use crate::env::Fs;
 use crate::store::{Store, StreamState, SubjectFilter};
@@ -29,6 +30,8 @@ pub(crate) struct Observer {
     pending_count: u64,
     counted_through: u64,
     is_counted: bool,
+    /// How fast messages may follow each other.
+    pub(crate) pace: Pace,
     /// A message that could not be read, and how often.
     unreadable: (u64, u32),
 }
@@ -38,6 +41,7 @@ impl Observer {
     pub(crate) fn new(consumer: Consumer, stream: StreamId, account: AccountId, is_stored: bool) -> Self {
         let filter = SubjectFilter::new(&consumer.config.filters());
         Self {
+            pace: Pace::new(&consumer.config),
             consumer,
             stream,
             account,

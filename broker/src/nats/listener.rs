@@ -198,7 +198,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         is_required: entry.is_required(),
         nonce: entry.nonce(),
     };
-    session.say(&shared.info.line(id, peer.ip(), &auth));
+    session.greet(shared.info.line(id, peer.ip(), &auth));
     tracing::debug!(conn = id.0, %peer, "connection opened");
 
     let writing = write(&outbound, &stream, shared.limits.write_deadline);

@@ -65,6 +65,9 @@ pub(crate) struct Session {
     options: ConnectOptions,
     is_connected: bool,
     entry: Entry,
+    /// The INFO that is repeated with the account once the client is in, until that is done.
+    greeting: Vec<u8>,
+    account: Arc<str>,
     permissions: Option<Arc<Permissions>>,
     subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
     /// Ended subscriptions are swept out when the table has grown to this.
@@ -100,6 +103,8 @@ impl Session {
             options: ConnectOptions::default(),
             is_connected: false,
             entry: Entry::Open,
+            greeting: Vec::new(),
+            account: Arc::from("$G"),
             permissions: None,
             subscriptions: HashMap::new(),
             sweep_at: SWEEP_MIN,
@@ -131,6 +136,7 @@ impl Session {
     pub(crate) fn admit(&mut self, identity: &Identity) -> Option<CloseReason> {
         self.close();
         self.router = Arc::clone(&identity.account.router);
+        self.account = Arc::clone(&identity.account.name);
         self.permissions.clone_from(&identity.permissions);
         self.batch.set_permissions(identity.permissions.clone());
         if let Some(replies) = identity.permissions.as_ref().and_then(|held| held.replies()) {
@@ -146,6 +152,12 @@ impl Session {
     pub(crate) fn refuse(&mut self, text: &str) {
         self.error(text);
         self.batch.flush();
+    }
+
+    /// Says INFO to the client, now and with its account after its first PING.
+    pub(crate) fn greet(&mut self, info: Vec<u8>) {
+        self.say(&info);
+        self.greeting = info;
     }
 
     /// Says `line` to the client.
@@ -240,7 +252,7 @@ impl Session {
         }
         match op {
             ClientOp::Publish(msg) => self.publish(&msg, buf)?,
-            ClientOp::Ping => self.answer(b"PONG\r\n"),
+            ClientOp::Ping => self.pong(),
             ClientOp::Pong => self.pings_out = 0,
             ClientOp::Subscribe { subject, queue, sid } => self.subscribe(subject, queue, sid),
             ClientOp::Unsubscribe { sid, max } => self.unsubscribe(sid, max.unwrap_or_default()),
@@ -248,6 +260,20 @@ impl Session {
             ClientOp::Ignored => {}
         }
         Ok(())
+    }
+
+    /// Source: nats-server, `processPing`: the first one after CONNECT is followed by INFO.
+    fn pong(&mut self) {
+        self.answer(b"PONG\r\n");
+        if !self.is_connected || self.options.protocol < 1 || self.greeting.is_empty() {
+            return;
+        }
+        let mut line = std::mem::take(&mut self.greeting);
+        line.truncate(line.len().saturating_sub(b"} \r\n".len()));
+        let account = serde_json::Value::from(&*self.account);
+        let more = format!(",\"connect_info\":true,\"remote_account\":{account}}} \r\n");
+        line.extend_from_slice(more.as_bytes());
+        self.answer(&line);
     }
 
     fn connect(&mut self, json: &[u8]) -> Result<(), CloseReason> {

@@ -45,7 +45,7 @@ MASKS = [
     (re.compile(r"\b[A-Za-z0-9]{22}\b"), "<nuid>"),
     (re.compile(r"[─━═]{3,}"), "<line>"),
     (re.compile(r'"accounts":\[[^\]]*\]'), '"accounts":[…]'),
-    (re.compile(r" {2,}"), " "),
+    (re.compile("[ \u00a0]{2,}|\u00a0"), " "),
 ]
 
 

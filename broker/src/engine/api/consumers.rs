@@ -297,8 +297,12 @@ impl Engine {
         now: Now,
         stream: &str,
         consumer: &str,
+        payload: &[u8],
         store: &Store<F>,
     ) -> Result<ConsumerInfo, ApiError> {
+        if !is_empty_request(payload) {
+            return Err(ApiError::NOT_EMPTY_REQUEST);
+        }
         self.stream_by_name(stream).ok_or(ApiError::STREAM_NOT_FOUND)?;
         let id = self
             .find_consumer(stream, consumer)

@@ -363,3 +363,17 @@ proptest! {
         prop_assert_eq!(router.subscription_count(), 0);
     }
 }
+
+#[test]
+fn the_first_ping_after_connect_is_followed_by_the_account() {
+    let mut peer = Peer::new(1, &router(), 0);
+    peer.session.greet(b"INFO {\"server_id\":\"N\"} \r\n".to_vec());
+    peer.send("PING\r\nCONNECT {\"verbose\":false,\"protocol\":1}\r\nPING\r\nPING\r\n");
+    peer.hears(&expect![[r#"
+        INFO {"server_id":"N"} 
+        PONG
+        PONG
+        INFO {"server_id":"N","connect_info":true,"remote_account":"$G"} 
+        PONG
+    "#]]);
+}
