@@ -145,6 +145,11 @@ impl ClientCounters {
 pub trait TryWrite: Send + Sync {
     /// Writes what fits of `chunks` and returns how many bytes that was; `WouldBlock` when nothing does.
     fn try_write_vectored(&self, chunks: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Passes on what was taken and is held back by a layer such as TLS; `WouldBlock` when some of it stays.
+    fn try_flush(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl TryWrite for tokio::net::TcpStream {
@@ -182,6 +187,8 @@ struct Queue {
     /// Bytes of the first chunk that are already written.
     written: usize,
     bytes: usize,
+    /// Something lies on the socket that may hold back what it took.
+    is_layered: bool,
     /// Why the connection ends, once it does.
     reason: Option<CloseReason>,
     /// Whether what is queued is still to be sent after `reason` was set.
@@ -220,6 +227,7 @@ impl Outbound {
                 chunks: VecDeque::new(),
                 written: 0,
                 bytes: 0,
+                is_layered: false,
                 reason: None,
                 flush_first: false,
             }),
@@ -234,6 +242,18 @@ impl Outbound {
             counters: ClientCounters::default(),
             broker,
         }
+    }
+
+    /// What is written may be held back by a layer on the socket, such as TLS.
+    #[must_use]
+    pub fn layered(self) -> Self {
+        self.lock().is_layered = true;
+        self
+    }
+
+    /// Lets the writer task see to what a layer holds back.
+    pub fn wake_writer(&self) {
+        self.work.notify_one();
     }
 
     /// The connection.
@@ -263,6 +283,9 @@ impl Outbound {
         let rest = data.len() - written;
         if rest == 0 {
             data.clear();
+            if queue.is_layered && queue.holds_back() {
+                self.work.notify_one();
+            }
             return;
         }
         if queue.bytes + rest > self.max_pending_bytes {
@@ -302,6 +325,9 @@ impl Outbound {
             }
         }
         self.publish_backlog(0);
+        if queue.is_layered && queue.holds_back() {
+            return Progress::Blocked;
+        }
         if queue.reason.is_some() {
             queue.socket = None;
             return Progress::Ended;
@@ -473,6 +499,12 @@ impl Queue {
             .map_or(Err(io::ErrorKind::BrokenPipe.into()), |socket| {
                 socket.try_write_vectored(chunks)
             })
+    }
+
+    /// Whether a layer still holds something back. What goes wrong shows at the next write.
+    fn holds_back(&self) -> bool {
+        let flushed = self.socket.as_ref().map_or(Ok(()), |socket| socket.try_flush());
+        flushed.is_err_and(|err| err.kind() == io::ErrorKind::WouldBlock)
     }
 
     fn write_front(&self) -> io::Result<usize> {

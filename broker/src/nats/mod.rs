@@ -6,3 +6,4 @@ pub(crate) mod entry;
 pub(crate) mod info;
 pub(crate) mod listener;
 pub(crate) mod session;
+pub(crate) mod transport;
