@@ -26,5 +26,5 @@ pub mod shard;
 pub mod store;
 mod stream;
 pub mod subject;
-mod tls;
+pub mod tls;
 pub mod types;

@@ -222,7 +222,7 @@ fn connection_info(
     let counters = &connection.outbound.counters;
     let load = |counter: &AtomicU64| counter.load(Relaxed);
     let mut info = json!({
-        "cid": connection.id().0, "kind": "Client", "type": "nats",
+        "cid": connection.id().0, "kind": "Client", "type": if connection.transport.is_websocket { "websocket" } else { "nats" },
         "ip": connection.peer.ip().to_canonical(), "port": connection.peer.port(),
         "start": time::format(connection.start), "last_activity": time::format(now.saturating_add(-idle_nanos)),
         "uptime": uptime(now.since(connection.start)), "idle": uptime(idle_nanos),
@@ -231,6 +231,13 @@ fn connection_info(
         "in_bytes": load(&counters.in_bytes), "out_bytes": load(&counters.out_bytes),
         "subscriptions": load(&counters.subscriptions),
     });
+    if let Some(tls) = &connection.transport.tls {
+        info["tls_version"] = tls.version.into();
+        info["tls_cipher_suite"] = tls.cipher.as_str().into();
+        if let Some(subject) = tls.subject.as_ref().filter(|_| wants(&query.auth)) {
+            info["tls_peer_certs"] = json!([{"subject": subject}]);
+        }
+    }
     let identity = connection.identity().filter(|_| wants(&query.auth));
     if let Some(identity) = identity {
         info["account"] = (*identity.account.name).into();

@@ -158,14 +158,6 @@ pub struct WebsocketOptions {
     pub pass_cookie: Option<String>,
     /// The cookie with the token.
     pub token_cookie: Option<String>,
-    /// The user of clients that name none.
-    pub no_auth_user: Option<String>,
-    /// `authorization { user, password }` of this listener.
-    pub user: Option<(String, Secret)>,
-    /// `authorization { token }` of this listener.
-    pub token: Option<Secret>,
-    /// How long clients have to authenticate.
-    pub auth_timeout: Option<Duration>,
     /// How often a connection is pinged.
     pub ping_interval: Option<Duration>,
 }
@@ -189,10 +181,6 @@ impl Default for WebsocketOptions {
             user_cookie: None,
             pass_cookie: None,
             token_cookie: None,
-            no_auth_user: None,
-            user: None,
-            token: None,
-            auth_timeout: None,
             ping_interval: None,
         }
     }

@@ -3,7 +3,9 @@
 mod config;
 mod error;
 mod lame_duck;
+mod monitor_tls;
 mod reload;
+mod sockets;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,8 +24,10 @@ use crate::env::real::{RealClock, RealFs, RealRng};
 use crate::env::{Clock, Rng};
 use crate::local::LocalClient;
 use crate::monitor::{Monitor, Views};
+use crate::nats::door::Port;
 use crate::nats::info::{ServerInfo, server_id};
 use crate::nats::listener::{Shared, accept};
+use crate::nats::live::Live;
 use crate::options::AuthOptions;
 use crate::outbound::CloseReason;
 use crate::shard::thread::{Links, Shard};
@@ -32,6 +35,9 @@ use crate::shard::view::{ShardFigures, ShardView};
 use crate::store::{StoreFigures, StoreOptions};
 use crate::stream::notes::NOTES;
 use crate::types::UnixNanos;
+
+use self::monitor_tls::TlsListener;
+use self::sockets::Sockets;
 
 pub use self::config::{BrokerConfig, Limits};
 pub use self::error::StartError;
@@ -48,7 +54,9 @@ pub struct Broker {
     links: Links,
     storage: JoinHandle<()>,
     client_addr: SocketAddr,
+    websocket_addr: Option<SocketAddr>,
     monitor_addr: Option<SocketAddr>,
+    monitor_tls_addr: Option<SocketAddr>,
     /// Accepting and monitoring.
     services: TaskTracker,
     monitor_stop: CancellationToken,
@@ -104,42 +112,35 @@ pub enum Health {
 impl Broker {
     /// Starts a broker: the store, the storage thread, the listener, monitoring.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
-        let BrokerConfig {
-            store_dir,
-            listen,
-            monitor_listen,
-            server_name,
-            limits,
-            auth,
-            tls,
-            ..
-        } = config;
-        let listener = bind("nats.listen", &listen).await?;
-        let client_addr = address(&listener, "nats.listen", &listen)?;
-        let monitor = match &monitor_listen {
-            Some(at) => Some(bind("monitor.listen", at).await?),
-            None => None,
-        };
+        let sockets = Sockets::bind(&config).await?;
+        let client_addr = sockets.client_addr;
         let mut rng = RealRng::new().map_err(|source| StartError::Entropy { source })?;
         let server_id = server_id(&mut rng);
         let info = ServerInfo {
-            server_name: if server_name.is_empty() {
-                server_id.clone()
-            } else {
-                server_name
+            server_name: match config.server_name.as_str() {
+                "" => server_id.clone(),
+                name => name.to_owned(),
             },
             server_id,
             host: client_addr.ip().to_string(),
             port: client_addr.port(),
-            max_payload: limits.max_payload_bytes,
+            max_payload: config.limits.max_payload_bytes,
+            has_headers: true,
+            has_jetstream: config.jetstream.enabled,
+            domain: config.jetstream.domain.clone(),
+            tls_required: false,
+            tls_available: false,
+            tls_verify: false,
             is_lame_duck: false,
         };
+        let live = Live::new(&config, &info)?;
         let accounts = Arc::new(Accounts::new());
-        let maps_certificates = tls.is_some_and(|tls| tls.verify_and_map);
-        let gate = Gate::new(&auth, maps_certificates, &accounts).map_err(|_| StartError::Entropy {
-            source: std::io::ErrorKind::Other.into(),
-        })?;
-        let shared = Arc::new(Shared::new(limits, info, accounts, gate));
+        let maps_certificates = config.tls.as_ref().is_some_and(|tls| tls.verify_and_map);
+        let gate =
+            Gate::new(&config.auth, maps_certificates, &accounts).map_err(|_| StartError::Entropy {
+                source: std::io::ErrorKind::Other.into(),
+            })?;
+        let shared = Arc::new(Shared::new(live, info, accounts, gate));
         let start = shared.clock.now();
         let links = Links {
             inbox: Arc::clone(&shared.inbox),
@@ -147,25 +148,20 @@ impl Broker {
             view: Arc::default(),
             snapshots: Arc::default(),
         };
-        let storage = open(&store_dir, &shared, rng, links.clone()).await?;
+        let storage = open(&config.store_dir, &shared, rng, links.clone()).await?;
         let mut broker = Self {
             closer: Closer(Arc::clone(&shared)),
             shared,
             links,
             storage,
             client_addr,
+            websocket_addr: None,
             monitor_addr: None,
+            monitor_tls_addr: None,
             services: TaskTracker::new(),
             monitor_stop: CancellationToken::new(),
         };
-        if let (Some(socket), Some(at)) = (monitor, &monitor_listen) {
-            let addr = address(&socket, "monitor.listen", at)?;
-            broker.monitor_addr = Some(addr);
-            broker.serve_monitoring(socket, addr, start, store_dir);
-        }
-        broker
-            .services
-            .spawn(accept(listener, Arc::clone(&broker.shared)));
+        broker.serve(sockets, start, config.store_dir);
         Ok(broker)
     }
 
@@ -177,6 +173,16 @@ impl Broker {
     /// Where monitoring is served, if it is.
     pub fn monitor_addr(&self) -> Option<SocketAddr> {
         self.monitor_addr
+    }
+
+    /// Where monitoring is served over TLS, if it is.
+    pub fn monitor_tls_addr(&self) -> Option<SocketAddr> {
+        self.monitor_tls_addr
+    }
+
+    /// Where clients connect over WebSocket, if they can.
+    pub fn websocket_addr(&self) -> Option<SocketAddr> {
+        self.websocket_addr
     }
 
     /// A client in this process.
@@ -264,18 +270,43 @@ impl Broker {
         }
     }
 
-    fn serve_monitoring(&self, socket: TcpListener, addr: SocketAddr, start: UnixNanos, store_dir: PathBuf) {
+    /// Lets clients in.
+    fn serve(&mut self, sockets: Sockets, start: UnixNanos, store_dir: PathBuf) {
         let views = Views {
             view: Arc::clone(&self.links.view),
             snapshots: Arc::clone(&self.links.snapshots),
         };
-        let monitor = Monitor::new(Arc::clone(&self.shared), addr, start, store_dir, views);
+        self.monitor_addr = sockets.monitor.as_ref().map(|(_, addr)| *addr);
+        self.monitor_tls_addr = sockets.monitor_tls.as_ref().map(|(_, addr)| *addr);
+        self.websocket_addr = sockets.websocket.as_ref().map(|(_, addr)| *addr);
+        if let Some(addr) = self.monitor_addr.or(self.monitor_tls_addr) {
+            let monitor = Monitor::new(Arc::clone(&self.shared), addr, start, store_dir, views);
+            let endpoints = monitor.endpoints();
+            if let Some((socket, _)) = sockets.monitor_tls {
+                let socket = TlsListener::new(socket, Arc::clone(&self.shared));
+                self.serve_monitoring(socket, endpoints.clone());
+            }
+            if let Some((socket, _)) = sockets.monitor {
+                self.serve_monitoring(socket, endpoints);
+            }
+        }
+        if let Some((socket, _)) = sockets.websocket {
+            let accepting = accept(socket, Port::Websocket, Arc::clone(&self.shared));
+            self.services.spawn(accepting);
+        }
+        let accepting = accept(sockets.client, Port::Client, Arc::clone(&self.shared));
+        self.services.spawn(accepting);
+    }
+
+    fn serve_monitoring<L>(&self, socket: L, endpoints: axum::Router)
+    where
+        L: axum::serve::Listener,
+        L::Addr: std::fmt::Debug,
+    {
         let stop = self.monitor_stop.clone().cancelled_owned();
         self.services.spawn(async move {
-            if let Err(err) = axum::serve(socket, monitor.endpoints())
-                .with_graceful_shutdown(stop)
-                .await
-            {
+            let serving = axum::serve(socket, endpoints).with_graceful_shutdown(stop);
+            if let Err(err) = serving.await {
                 tracing::error!(error = %err, "monitoring ended");
             }
         });
@@ -350,27 +381,4 @@ async fn open(
         "store opened"
     );
     shard.spawn().map_err(|source| StartError::Thread { source })
-}
-
-async fn bind(setting: &'static str, at: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(at).await.map_err(|source| {
-        let address = at.to_owned();
-        if source.kind() == std::io::ErrorKind::AddrInUse {
-            StartError::PortInUse { setting, address }
-        } else {
-            StartError::Listen {
-                setting,
-                address,
-                source,
-            }
-        }
-    })
-}
-
-fn address(listener: &TcpListener, setting: &'static str, at: &str) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|source| StartError::Listen {
-        setting,
-        address: at.to_owned(),
-        source,
-    })
 }

@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::options::{CertPair, TlsOptions, TlsVersion};
+use crate::options::{CertPair, Options, TlsOptions, TlsVersion};
 
 /// What is wrong with a `tls` block's files or names.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,15 @@ pub enum TlsError {
     /// Certificate, key or verifier are not usable together.
     #[error("tls: {0}")]
     Unusable(String),
+}
+
+/// Whether all certificates that the options name can be used.
+pub fn check(options: &Options) -> Result<(), TlsError> {
+    let websocket = options.websocket.as_ref().and_then(|ws| ws.tls.as_ref());
+    for tls in options.tls.iter().chain(websocket) {
+        server_config(tls)?;
+    }
+    Ok(())
 }
 
 /// The server's side of TLS, ready for handshakes.
@@ -187,6 +196,15 @@ pub(crate) struct CertIdentity {
 }
 
 impl CertIdentity {
+    /// Names that a user may have, best first. Source: nats-server, `verify_and_map`.
+    pub(crate) fn names(self) -> Vec<String> {
+        let mut names = self.emails;
+        names.extend(self.dns_names);
+        names.extend(self.uris);
+        names.extend([self.subject, self.subject_in_order]);
+        names
+    }
+
     /// Reads a certificate; what can't be read is left out.
     pub(crate) fn of(cert: &CertificateDer<'_>) -> Self {
         let Ok((_, cert)) = X509Certificate::from_der(cert) else {

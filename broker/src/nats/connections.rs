@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::accounts::Place;
 use crate::auth::Identity;
+use crate::nats::door::Transport;
 use crate::outbound::{ClientId, Outbound};
 use crate::types::{MonoNanos, UnixNanos};
 
@@ -16,6 +17,8 @@ pub(crate) struct Connection {
     pub(crate) peer: SocketAddr,
     pub(crate) start: UnixNanos,
     pub(crate) outbound: Arc<Outbound>,
+    /// What it travels on.
+    pub(crate) transport: Transport,
     /// Who the client says it is, once it has.
     pub(crate) client: OnceLock<ClientName>,
     /// Who it has shown itself to be, once it has.
@@ -51,11 +54,17 @@ impl Connection {
         *lock(&self.place) = None;
     }
 
+    /// The same, on this transport.
+    pub(crate) fn on(self, transport: Transport) -> Self {
+        Self { transport, ..self }
+    }
+
     pub(crate) fn new(peer: SocketAddr, start: UnixNanos, now: MonoNanos, outbound: Arc<Outbound>) -> Self {
         Self {
             peer,
             start,
             outbound,
+            transport: Transport::default(),
             client: OnceLock::new(),
             identity: Mutex::new(None),
             place: Mutex::new(None),

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::{AuthError, Facts};
+use crate::auth::{AuthError, Facts, Login};
 use crate::env::Clock;
 use crate::nats::connections::Connection;
 use crate::nats::listener::Shared;
 use crate::nats::session::Session;
+use crate::nats::upgrade::CookieLogin;
 use crate::outbound::CloseReason;
 use crate::types::MonoNanos;
 
@@ -18,6 +19,8 @@ pub(crate) struct Entry {
     is_required: bool,
     /// When it has to have come in, or has to go.
     deadline: Option<MonoNanos>,
+    /// What stands in for what CONNECT does not say.
+    cookies: CookieLogin,
 }
 
 impl Entry {
@@ -30,7 +33,35 @@ impl Entry {
             facts,
             is_required,
             deadline,
+            cookies: CookieLogin::default(),
         }
+    }
+
+    /// Names in the client's certificate, best first.
+    pub(crate) fn show_certificate(&mut self, names: Vec<String>) {
+        self.facts.certificate_names = names;
+    }
+
+    /// What a browser's cookies say about its user: CONNECT need not say it.
+    pub(crate) fn show_cookies(&mut self, cookies: CookieLogin) {
+        self.cookies = cookies;
+    }
+
+    fn login(&self, session: &Session) -> Login {
+        let mut login = session
+            .options()
+            .map(|options| options.login.clone())
+            .unwrap_or_default();
+        for (own, cookie) in [
+            (&mut login.user, &self.cookies.user),
+            (&mut login.password.0, &self.cookies.pass),
+            (&mut login.token.0, &self.cookies.token),
+        ] {
+            if own.is_empty() {
+                own.clone_from(cookie);
+            }
+        }
+        login
     }
 
     /// What the client has to sign; empty: nothing.
@@ -69,10 +100,7 @@ impl Entry {
         connection: &Connection,
         shared: &Shared,
     ) -> Option<CloseReason> {
-        let login = session
-            .options()
-            .map(|options| options.login.clone())
-            .unwrap_or_default();
+        let login = self.login(session);
         let identity = match shared.gate.identify(&login, &self.facts).await {
             Ok(identity) => Arc::new(identity),
             Err(err) => {

@@ -22,6 +22,16 @@ pub(crate) struct ServerInfo {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) max_payload: usize,
+    /// Headers are understood.
+    pub(crate) has_headers: bool,
+    /// There is JetStream.
+    pub(crate) has_jetstream: bool,
+    /// Its domain.
+    pub(crate) domain: Option<String>,
+    pub(crate) tls_required: bool,
+    pub(crate) tls_available: bool,
+    /// Clients must have a certificate.
+    pub(crate) tls_verify: bool,
     /// Clients are to go elsewhere.
     pub(crate) is_lame_duck: bool,
 }
@@ -54,7 +64,15 @@ struct Info<'a> {
     auth_required: bool,
     api_lvl: u32,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tls_required: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tls_verify: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tls_available: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     ldm: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<&'a str>,
 }
 
 impl ServerInfo {
@@ -68,15 +86,19 @@ impl ServerInfo {
             go: "none",
             host: &self.host,
             port: self.port,
-            headers: true,
+            headers: self.has_headers,
             max_payload: self.max_payload,
-            jetstream: true,
+            jetstream: self.has_jetstream,
             client_id: client.0,
             client_ip: ip.to_canonical(),
             nonce: auth.nonce,
             auth_required: auth.is_required,
             api_lvl: API_LEVEL,
+            tls_required: self.tls_required,
+            tls_verify: self.tls_verify,
+            tls_available: self.tls_available,
             ldm: self.is_lame_duck,
+            domain: self.domain.as_deref(),
         };
         let mut line = b"INFO ".to_vec();
         // Strings and numbers always have a JSON form.
@@ -229,6 +251,12 @@ mod tests {
             host: "0.0.0.0".into(),
             port: 4222,
             max_payload: 1 << 20,
+            has_headers: true,
+            has_jetstream: true,
+            domain: None,
+            tls_required: false,
+            tls_available: false,
+            tls_verify: false,
             is_lame_duck: false,
         };
         let line = info.line(

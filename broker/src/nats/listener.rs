@@ -1,19 +1,17 @@
 //! The tokio shell around sessions: accepts connections, reads, writes what was queued, and keeps time.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::Accounts;
-use crate::auth::Facts;
 use crate::auth::gate::Gate;
 use crate::batch::wait_for;
 use crate::env::Clock;
@@ -21,10 +19,12 @@ use crate::env::real::RealClock;
 use crate::local::{LocalClient, LocalQueue};
 use crate::nats::codec::Codec;
 use crate::nats::connections::{ClientName, Connection, Connections};
+use crate::nats::door::{Guest, Port, enter};
 use crate::nats::entry::Entry;
 use crate::nats::info::{AuthInfo, ServerInfo};
+use crate::nats::live::Live;
 use crate::nats::session::{Received, Session, SessionLimits};
-use crate::options::ConnectionType;
+use crate::nats::transport::Socket;
 use crate::outbound::{ClientId, CloseReason, Outbound, Progress};
 use crate::server::Limits;
 use crate::shard::inbox::Inbox;
@@ -36,8 +36,10 @@ pub(crate) struct Shared {
     pub(crate) accounts: Arc<Accounts>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) gate: Gate,
+    /// As the broker began; new connections have those of [`Shared::live`].
     pub(crate) limits: Limits,
     pub(crate) info: ServerInfo,
+    live: RwLock<Arc<Live>>,
     pub(crate) connections: Connections,
     pub(crate) clock: RealClock,
     pub(crate) next_client: AtomicU64,
@@ -63,7 +65,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ACCEPT_LOG_NANOS: u64 = 10_000_000_000;
 
 impl Shared {
-    pub(crate) fn new(limits: Limits, info: ServerInfo, accounts: Arc<Accounts>, gate: Gate) -> Self {
+    pub(crate) fn new(live: Live, info: ServerInfo, accounts: Arc<Accounts>, gate: Gate) -> Self {
+        let limits = live.limits.clone();
         let stop = CancellationToken::new();
         Self {
             accounts,
@@ -71,6 +74,7 @@ impl Shared {
             inbox: Arc::new(Inbox::new(limits.inbox_bytes)),
             limits,
             info,
+            live: RwLock::new(Arc::new(live)),
             connections: Connections::default(),
             clock: RealClock::new(),
             next_client: AtomicU64::new(1),
@@ -80,6 +84,16 @@ impl Shared {
             tasks: TaskTracker::new(),
             reading: TaskTracker::new(),
         }
+    }
+
+    /// Settings for new connections.
+    pub(crate) fn live(&self) -> Arc<Live> {
+        Arc::clone(&self.live.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// New connections have other settings from now on.
+    pub(crate) fn set_live(&self, live: Live) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
     }
 
     /// A client in this process.
@@ -106,7 +120,7 @@ impl Shared {
         }
         let info = ServerInfo {
             is_lame_duck: true,
-            ..self.info.clone()
+            ..self.live().info.clone()
         };
         let auth = AuthInfo {
             is_required: self.gate.directory().is_required(),
@@ -133,7 +147,7 @@ impl Shared {
 }
 
 /// Accepts connections until the broker is a lame duck or stops.
-pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+pub(crate) async fn accept(listener: TcpListener, port: Port, shared: Arc<Shared>) {
     let mut log_again = None;
     loop {
         let accepted = tokio::select! {
@@ -142,7 +156,7 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = serve(stream, peer, Arc::clone(&shared));
+                let connection = enter(stream, peer, port, Arc::clone(&shared));
                 shared.tasks.spawn(connection);
             }
             Err(err) => {
@@ -157,59 +171,55 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
-    if let Err(err) = stream.set_nodelay(true) {
-        tracing::debug!(error = %err, %peer, "a connection ended before it began");
-        return;
-    }
-    let stream = Arc::new(stream);
-    let id = shared.next_client();
+/// Serves a connection whose transport stands.
+pub(crate) async fn serve<S: Socket>(stream: Arc<S>, guest: Guest, shared: Arc<Shared>) {
+    let info = guest.info();
+    let Guest {
+        id,
+        peer,
+        live,
+        mut entry,
+        transport,
+        is_greeted,
+        ..
+    } = guest;
     let counters = Arc::clone(shared.accounts.counters());
     counters.total_connections.fetch_add(1, Relaxed);
-    let outbound = Arc::new(Outbound::new(
-        id,
-        stream.clone(),
-        shared.limits.max_pending_bytes,
-        counters,
-    ));
+    let outbound = Outbound::new(id, stream.clone(), live.limits.max_pending_bytes, counters);
+    let outbound = Arc::new(if S::IS_LAYERED {
+        outbound.layered()
+    } else {
+        outbound
+    });
     let (now, start) = (shared.clock.monotonic(), shared.clock.now());
-    let connection = Arc::new(Connection::new(peer, start, now, Arc::clone(&outbound)));
+    let connection = Connection::new(peer, start, now, Arc::clone(&outbound)).on(transport);
+    let connection = Arc::new(connection);
     let limits = SessionLimits {
         codec: Codec {
-            max_control_line_bytes: shared.limits.max_control_line_bytes,
-            max_payload_bytes: shared.limits.max_payload_bytes,
+            max_control_line_bytes: live.limits.max_control_line_bytes,
+            max_payload_bytes: live.limits.max_payload_bytes,
         },
-        max_subscriptions: shared.limits.max_subscriptions,
-        ping_max: shared.limits.ping_max,
+        max_subscriptions: live.limits.max_subscriptions,
+        ping_max: live.limits.ping_max,
     };
     let router = Arc::clone(&shared.accounts.global().router);
     let mut session = Session::new(limits, router, Arc::clone(&outbound));
-    let Some(nonce) = shared.gate.nonce() else {
-        tracing::error!("the system gives no entropy: a connection is refused");
-        return;
-    };
-    let facts = Facts {
-        nonce,
-        connection_type: Some(ConnectionType::Standard),
-        ..Facts::default()
-    };
-    let mut entry = Entry::new(&shared, facts);
-    let auth = AuthInfo {
-        is_required: entry.is_required(),
-        nonce: entry.nonce(),
-    };
-    session.greet(shared.info.line(id, peer.ip(), &auth));
+    if is_greeted {
+        session.greeted(info);
+    } else {
+        session.greet(info);
+    }
     tracing::debug!(conn = id.0, %peer, "connection opened");
 
-    let writing = write(&outbound, &stream, shared.limits.write_deadline);
+    let writing = write(&outbound, &*stream, live.limits.write_deadline);
     let reading = async {
         if shared
             .connections
-            .insert(Arc::clone(&connection), shared.limits.max_connections)
+            .insert(Arc::clone(&connection), live.limits.max_connections)
         {
             let held = shared.reading.token();
             let end = match entry.open(&mut session, &connection, &shared) {
-                None => read(&mut session, &stream, &connection, &mut entry, &shared).await,
+                None => read(&mut session, &*stream, &connection, &mut entry, &live, &shared).await,
                 end => end,
             };
             drop(held);
@@ -222,6 +232,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
         }
     };
     tokio::join!(reading, writing);
+    stream.goodbye();
     session.close();
     connection.leave();
     shared.connections.remove(id);
@@ -232,13 +243,14 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>) {
 /// Reads until the connection ends, gives why; none when the broker stops: the connection is then still written to.
 async fn read(
     session: &mut Session,
-    stream: &TcpStream,
+    stream: &impl Socket,
     connection: &Connection,
     entry: &mut Entry,
+    live: &Live,
     shared: &Shared,
 ) -> Option<CloseReason> {
     let mut buf = ReadBuffer::default();
-    let mut pings = tokio::time::interval(shared.limits.ping_interval);
+    let mut pings = tokio::time::interval(live.limits.ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pings.reset();
     let ended = connection.outbound.ended();
@@ -246,7 +258,11 @@ async fn read(
         if ended.is_cancelled() || shared.stop.is_cancelled() {
             return ended.is_cancelled().then_some(CloseReason::ClientClosed);
         }
-        let count = match buf.try_read(stream) {
+        let read = buf.try_read(stream);
+        if stream.owes() {
+            connection.outbound.wake_writer();
+        }
+        let count = match read {
             Ok(0) => return Some(CloseReason::ClientClosed),
             Ok(count) => count,
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
@@ -305,13 +321,13 @@ async fn read(
 /// Waits for something to read, pinging meanwhile. Gives the end of a stale connection.
 async fn wait(
     session: &mut Session,
-    stream: &TcpStream,
+    stream: &impl Socket,
     pings: &mut Interval,
     ended: &CancellationToken,
     stop: &CancellationToken,
 ) -> Option<CloseReason> {
     tokio::select! {
-        ready = stream.readable() => ready.is_err().then_some(CloseReason::ReadError),
+        ready = stream.tcp().readable() => ready.is_err().then_some(CloseReason::ReadError),
         () = ended.cancelled() => None,
         () = stop.cancelled() => None,
         _ = pings.tick() => session.ping(),
@@ -330,13 +346,16 @@ fn introduce(session: &Session, connection: &Connection) {
 }
 
 /// Writes what is queued until the connection ends.
-async fn write(outbound: &Outbound, stream: &TcpStream, deadline: Duration) {
+async fn write(outbound: &Outbound, stream: &impl Socket, deadline: Duration) {
     loop {
         match outbound.write_queued() {
             Progress::Ended => return,
             Progress::Idle => outbound.work().await,
             Progress::Blocked => {
-                if tokio::time::timeout(deadline, stream.writable()).await.is_err() {
+                if tokio::time::timeout(deadline, stream.tcp().writable())
+                    .await
+                    .is_err()
+                {
                     outbound.close_for_write_deadline();
                 }
             }
@@ -366,7 +385,7 @@ impl Default for ReadBuffer {
 }
 
 impl ReadBuffer {
-    fn try_read(&mut self, stream: &TcpStream) -> io::Result<usize> {
+    fn try_read(&mut self, stream: &impl Socket) -> io::Result<usize> {
         let missing = self.need_bytes.saturating_sub(self.held.len());
         // What a frame announces is reserved step by step, as it arrives.
         let wanted = self.target_bytes.max(missing.min(self.held.len()));
@@ -374,7 +393,7 @@ impl ReadBuffer {
             self.held.reserve(wanted);
         }
         let room = self.held.capacity() - self.held.len();
-        let count = stream.try_read_buf(&mut self.held)?;
+        let count = stream.try_read(&mut self.held)?;
         self.adapt(count, room);
         Ok(count)
     }

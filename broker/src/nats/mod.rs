@@ -2,8 +2,11 @@
 
 pub mod codec;
 pub(crate) mod connections;
+pub(crate) mod door;
 pub(crate) mod entry;
 pub(crate) mod info;
 pub(crate) mod listener;
+pub(crate) mod live;
 pub(crate) mod session;
 pub(crate) mod transport;
+pub(crate) mod upgrade;

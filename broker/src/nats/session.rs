@@ -160,6 +160,11 @@ impl Session {
         self.greeting = info;
     }
 
+    /// INFO was said before the session began.
+    pub(crate) fn greeted(&mut self, info: Vec<u8>) {
+        self.greeting = info;
+    }
+
     /// Says `line` to the client.
     pub(crate) fn say(&mut self, line: &[u8]) {
         self.batch.push_protocol(&self.target, line);

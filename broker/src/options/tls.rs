@@ -27,8 +27,6 @@ pub struct TlsOptions {
     pub curve_preferences: Vec<String>,
     /// SHA-256 of the public keys that clients may have; empty: any.
     pub pinned_certs: BTreeSet<[u8; 32]>,
-    /// Handshakes a second; 0: no limit.
-    pub connection_rate_limit: u64,
 }
 
 /// Files, PEM, of a certificate with its chain and its key.
@@ -75,7 +73,6 @@ impl Default for TlsOptions {
             cipher_suites: Vec::new(),
             curve_preferences: Vec::new(),
             pinned_certs: BTreeSet::new(),
-            connection_rate_limit: 0,
         }
     }
 }

@@ -38,6 +38,9 @@ pub enum StartError {
         /// What it says.
         source: std::io::Error,
     },
+    /// Certificates and what belongs to them can't be used.
+    #[error("{0}")]
+    Tls(#[from] crate::tls::TlsError),
     /// The store directory or a file in it cannot be used.
     #[error("{path}: {problem}; {next_step}")]
     Store {

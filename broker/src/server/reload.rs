@@ -1,10 +1,15 @@
 //! Going on with other settings, without ending a connection that may stay. Source: nats-server, "Configuration Reloading".
 
-use super::Broker;
-use crate::options::Options;
+use std::path::PathBuf;
 
-/// A setting that can't change while the broker runs. Nothing has changed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+use super::{Broker, BrokerConfig};
+use crate::nats::live::Live;
+use crate::options::Options;
+use crate::outbound::CloseReason;
+use crate::tls::TlsError;
+
+/// Why settings can't be taken while the broker runs. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// It needs a restart.
     #[error("config reload not supported for {setting}: old={old}, new={new}")]
@@ -16,12 +21,32 @@ pub enum ReloadError {
         /// As it should be.
         new: String,
     },
+    /// Certificates and what belongs to them can't be used.
+    #[error("{0}")]
+    Tls(#[from] TlsError),
 }
 
 impl Broker {
-    /// Goes on with the settings `new` instead of `old`.
+    /// Goes on with the settings `new` instead of `old`: new connections have the new limits and certificates, and who may no
+    /// longer be connected, or may do other things than before, is cut off and has to come back.
     pub fn reload(&self, old: &Options, new: &Options) -> Result<(), ReloadError> {
         unchanged(old, new)?;
+        let config = BrokerConfig::from_options(new, PathBuf::new());
+        let shared = &self.shared;
+        shared.set_live(Live::new(&config, &shared.info)?);
+        shared.gate.reload(&new.auth, &shared.accounts);
+        let directory = shared.gate.directory();
+        for connection in shared.connections.all() {
+            let Some(identity) = connection.identity() else {
+                continue;
+            };
+            if !directory.still_knows(&identity) {
+                connection
+                    .outbound
+                    .push(&mut b"-ERR 'Authorization Violation'\r\n".to_vec());
+                connection.outbound.finish(CloseReason::AuthenticationViolation);
+            }
+        }
         Ok(())
     }
 }
@@ -30,10 +55,14 @@ impl Broker {
 fn unchanged(old: &Options, new: &Options) -> Result<(), ReloadError> {
     let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
     let jetstream = (&old.jetstream, &new.jetstream);
+    let websocket = |options: &Options| text(&options.websocket.as_ref().map(|ws| &ws.listen));
+    let maps = |options: &Options| text(&options.tls.as_ref().is_some_and(|tls| tls.verify_and_map));
     let pairs = [
         ("Host", text(&old.listen.host), text(&new.listen.host)),
         ("Port", text(&old.listen.port), text(&new.listen.port)),
         ("HTTP", text(&old.monitor), text(&new.monitor)),
+        ("Websocket", websocket(old), websocket(new)),
+        ("TLSMap", maps(old), maps(new)),
         ("ServerName", text(&old.server_name), text(&new.server_name)),
         (
             "jetstream",
@@ -76,7 +105,7 @@ mod tests {
         let old = Options::default();
         let mut new = old.clone();
         new.limits.max_payload_bytes = 5;
-        assert_eq!(unchanged(&old, &new), Ok(()));
+        assert!(unchanged(&old, &new).is_ok());
         new.listen.port = 4333;
         let err = unchanged(&old, &new).expect_err("refused");
         assert_eq!(

@@ -9,6 +9,7 @@ mod jetstream;
 mod monitor;
 mod push;
 mod streams;
+mod tls;
 mod wire;
 
 use std::path::{Path, PathBuf};

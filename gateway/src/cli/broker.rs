@@ -51,6 +51,7 @@ pub(super) fn run(args: BrokerArgs) -> Result<(), Failure> {
     }
     let flags = flags.or(Flags::of_environment(|name| std::env::var(name).ok()));
     let options = apply::options(&flags, &Machine).map_err(Failure::Work)?;
+    tarn_broker::tls::check(&options).map_err(Failure::work)?;
     if flags.has(Flag::Test) {
         let file = flags.text(Flag::Config).unwrap_or_default();
         eprintln!("tarn: configuration file {file} is valid");
@@ -142,8 +143,27 @@ impl Process {
         if let Some(at) = broker.monitor_addr() {
             tracing::info!("Starting http monitor on {at}");
         }
+        if let Some(at) = broker.monitor_tls_addr() {
+            tracing::info!("Starting https monitor on {at}");
+        }
+        if let Some(at) = broker.websocket_addr() {
+            tracing::info!(
+                "Listening for websocket clients on {}",
+                process::url(self.websocket_scheme(), at)
+            );
+        }
         tracing::info!("Listening for client connections on {}", broker.client_addr());
+        if self.options.tls.is_some() && !self.options.allow_non_tls {
+            tracing::info!("TLS required for client connections");
+        }
         tracing::info!("Server is ready");
+    }
+
+    fn websocket_scheme(&self) -> &'static str {
+        match &self.options.websocket {
+            Some(ws) if ws.tls.is_some() => "wss",
+            _ => "ws",
+        }
     }
 
     fn files(&self, broker: &Broker) -> Result<Files, String> {
@@ -154,9 +174,18 @@ impl Process {
         if let Some(dir) = &self.options.process.ports_file_dir {
             let mut urls = BTreeMap::new();
             urls.insert("nats", vec![process::url("nats", broker.client_addr())]);
-            if let Some(at) = broker.monitor_addr() {
-                urls.insert("monitoring", vec![process::url("http", at)]);
+            let monitoring = [
+                ("http", broker.monitor_addr()),
+                ("https", broker.monitor_tls_addr()),
+            ];
+            let monitoring = monitoring
+                .into_iter()
+                .filter_map(|(scheme, at)| Some(process::url(scheme, at?)));
+            urls.insert("monitoring", monitoring.collect());
+            if let Some(at) = broker.websocket_addr() {
+                urls.insert("websocket", vec![process::url(self.websocket_scheme(), at)]);
             }
+            urls.retain(|_, urls| !urls.is_empty());
             files.ports(dir, &urls)?;
         }
         Ok(files)

@@ -64,7 +64,12 @@ fn set(reader: &mut Reader<'_>, tls: &mut TlsOptions, key: &str, node: &Node) ->
             }
         }
         "connection_rate_limit" => {
-            tls.connection_rate_limit = reader.limit(key, node).flatten().unwrap_or_default();
+            if reader.int(key, node).is_some_and(|limit| limit > 0) {
+                reader.warn(
+                    node,
+                    "connection_rate_limit has no effect; limit new connections in front of the server",
+                );
+            }
         }
         "pinned_certs" => pinned(reader, tls, node),
         "handshake_first" | "first" | "immediate" => {

@@ -2,8 +2,8 @@
 
 use super::super::value::{Node, Value};
 use super::reader::Reader;
-use super::{auth, tls};
-use crate::options::{HostPort, Secret, WebsocketOptions};
+use super::tls;
+use crate::options::{HostPort, WebsocketOptions};
 use std::time::Duration;
 
 /// A `websocket` block; none if its port is 0.
@@ -38,13 +38,31 @@ pub(super) fn read(reader: &mut Reader<'_>, node: &Node) -> Option<WebsocketOpti
                     ws.handshake_timeout = timeout;
                 }
             }
-            "compress" | "compression" => reader.put_bool(key, item, &mut ws.compression),
-            "authorization" | "authentication" => simple_auth(reader, &mut ws, item),
+            "compress" | "compression" => {
+                reader.put_bool(key, item, &mut ws.compression);
+                if ws.compression {
+                    reader.warn(
+                        item,
+                        "websocket messages are not compressed; clients that ask for it go on without",
+                    );
+                }
+            }
+            "authorization" | "authentication" => {
+                reader.refuse(
+                    item,
+                    "websocket authorization: users are the same on all ports here; set it outside the block",
+                );
+            }
             "jwt_cookie" => ws.jwt_cookie = reader.string(key, item),
             "user_cookie" => ws.user_cookie = reader.string(key, item),
             "pass_cookie" => ws.pass_cookie = reader.string(key, item),
             "token_cookie" => ws.token_cookie = reader.string(key, item),
-            "no_auth_user" => ws.no_auth_user = reader.string(key, item),
+            "no_auth_user" => {
+                reader.refuse(
+                    item,
+                    "websocket no_auth_user: users are the same on all ports here; set it outside the block",
+                );
+            }
             "headers" => ws.headers = reader.string_map(key, item).unwrap_or_default(),
             "ping_interval" => {
                 ws.ping_interval = reader.duration(key, item).filter(|every| *every > Duration::ZERO)
@@ -67,21 +85,4 @@ pub(super) fn read(reader: &mut Reader<'_>, node: &Node) -> Option<WebsocketOpti
         port: u16::try_from(port).unwrap_or(0),
     };
     (port != 0).then_some(ws)
-}
-
-fn simple_auth(reader: &mut Reader<'_>, ws: &mut WebsocketOptions, node: &Node) {
-    let Some(table) = reader.map("authorization", node) else {
-        return;
-    };
-    let (mut user, mut pass) = (None, None);
-    for (key, item) in table.iter() {
-        match key.to_ascii_lowercase().as_str() {
-            "user" | "username" => user = reader.string(key, item),
-            "pass" | "password" => pass = reader.string(key, item),
-            "token" => ws.token = reader.string(key, item).map(Secret),
-            "timeout" => ws.auth_timeout = auth::timeout(reader, key, item),
-            _ => reader.unknown(key, item),
-        }
-    }
-    ws.user = user.map(|user| (user, Secret(pass.unwrap_or_default())));
 }

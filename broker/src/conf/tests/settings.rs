@@ -355,7 +355,7 @@ fn tls_blocks() {
 fn websocket_blocks() {
     let options = options(
         "websocket { listen: \"127.0.0.1:-1\", no_tls: true, compression: true, same_origin: true, allowed_origins: \
-         [\"http://a\"], handshake_timeout: 3s, jwt_cookie: jwt, headers: { X-A: b }, no_auth_user: u }",
+         [\"http://a\"], handshake_timeout: 3s, jwt_cookie: jwt, headers: { X-A: b } }",
     );
     let ws = options.websocket.unwrap();
     assert_eq!(ws.listen, at("127.0.0.1", 0));

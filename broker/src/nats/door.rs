@@ -1,0 +1,221 @@
+//! How a connection begins: INFO, TLS and WebSocket, in the order that the port asks for. Source: NATS client protocol,
+//! "TLS" and "WebSocket"; details as nats-server 2.15 has them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::auth::Facts;
+use crate::nats::entry::Entry;
+use crate::nats::info::AuthInfo;
+use crate::nats::listener::{Shared, serve};
+use crate::nats::live::{Live, LiveTls, LiveWebsocket, TlsSide};
+use crate::nats::transport::Socket;
+use crate::nats::transport::tls::TlsSocket;
+use crate::nats::transport::websocket::WsSocket;
+use crate::nats::upgrade::Upgrade;
+use crate::options::{ConnectionType, HandshakeFirst};
+use crate::outbound::ClientId;
+use crate::tls::CertIdentity;
+
+/// The first byte of a TLS handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// A WebSocket message may be larger than a NATS one: clients put several in one.
+const WS_MESSAGE_BYTES_MIN: usize = 8 << 20;
+
+/// Which listener a connection came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Port {
+    /// NATS clients.
+    Client,
+    /// NATS clients over WebSocket.
+    Websocket,
+}
+
+/// A connection that begins.
+pub(crate) struct Guest {
+    pub(crate) id: ClientId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) live: Arc<Live>,
+    pub(crate) entry: Entry,
+    /// INFO has been sent.
+    pub(crate) is_greeted: bool,
+    pub(crate) transport: Transport,
+}
+
+/// What a connection travels on, for monitoring.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Transport {
+    pub(crate) is_websocket: bool,
+    pub(crate) tls: Option<TlsFacts>,
+}
+
+/// What TLS came to.
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFacts {
+    pub(crate) version: &'static str,
+    pub(crate) cipher: String,
+    /// The subject of the client's certificate.
+    pub(crate) subject: Option<String>,
+}
+
+/// Serves one connection from its first byte to its last.
+pub(crate) async fn enter(tcp: TcpStream, peer: SocketAddr, port: Port, shared: Arc<Shared>) {
+    let id = shared.next_client();
+    let entered = async {
+        tcp.set_nodelay(true)?;
+        let nonce = shared
+            .gate
+            .nonce()
+            .ok_or_else(|| io::Error::other("no entropy"))?;
+        let connection_type = match port {
+            Port::Client => ConnectionType::Standard,
+            Port::Websocket => ConnectionType::Websocket,
+        };
+        let facts = Facts {
+            nonce,
+            connection_type: Some(connection_type),
+            ..Facts::default()
+        };
+        let guest = Guest {
+            id,
+            peer,
+            live: shared.live(),
+            entry: Entry::new(&shared, facts),
+            is_greeted: false,
+            transport: Transport::default(),
+        };
+        let live = Arc::clone(&guest.live);
+        match (port, &live.tls, &live.websocket) {
+            (Port::Client, None, _) => serve(Arc::new(tcp), guest, shared).await,
+            (Port::Client, Some(tls), _) => client_with_tls(tcp, guest, tls, shared).await?,
+            (Port::Websocket, _, Some(ws)) => websocket(tcp, guest, ws, shared).await?,
+            (Port::Websocket, _, None) => {}
+        }
+        Ok::<(), io::Error>(())
+    };
+    if let Err(err) = entered.await {
+        // Anybody can bring this about, as often as they like.
+        tracing::debug!(conn = id.0, %peer, error = %err, "a connection ended before it began");
+    }
+}
+
+impl Guest {
+    /// The INFO line.
+    pub(crate) fn info(&self) -> Vec<u8> {
+        let auth = AuthInfo {
+            is_required: self.entry.is_required(),
+            nonce: self.entry.nonce(),
+        };
+        self.live.info.line(self.id, self.peer.ip(), &auth)
+    }
+
+    /// Takes in what the TLS handshake has shown.
+    fn know(&mut self, socket: &TlsSocket, side: &TlsSide) -> io::Result<()> {
+        let identity = socket.peer_certificates().first().map(CertIdentity::of);
+        if !side.allows(identity.as_ref()) {
+            return Err(io::Error::other(
+                "TLS handshake error: the certificate is not a pinned one",
+            ));
+        }
+        let (version, cipher) = socket.protocol();
+        self.transport.tls = Some(TlsFacts {
+            version,
+            cipher,
+            subject: identity.as_ref().map(|identity| identity.subject.clone()),
+        });
+        if let (true, Some(identity)) = (side.maps_certificates, identity) {
+            self.entry.show_certificate(identity.names());
+        }
+        Ok(())
+    }
+}
+
+async fn client_with_tls(
+    mut tcp: TcpStream,
+    mut guest: Guest,
+    tls: &LiveTls,
+    shared: Arc<Shared>,
+) -> io::Result<()> {
+    let is_first = match tls.handshake_first {
+        HandshakeFirst::No => false,
+        HandshakeFirst::Yes => true,
+        HandshakeFirst::Within(delay) => begins_tls(&tcp, delay).await?,
+    };
+    if !is_first {
+        let hello = guest.info();
+        within(tls.side.timeout, tcp.write_all(&hello)).await?;
+        guest.is_greeted = true;
+        if !tls.is_required && !begins_tls(&tcp, tls.side.timeout).await? {
+            serve(Arc::new(tcp), guest, shared).await;
+            return Ok(());
+        }
+    }
+    let socket = handshake(tcp, &tls.side).await?;
+    guest.know(&socket, &tls.side)?;
+    serve(Arc::new(socket), guest, shared).await;
+    Ok(())
+}
+
+async fn websocket(
+    tcp: TcpStream,
+    mut guest: Guest,
+    ws: &LiveWebsocket,
+    shared: Arc<Shared>,
+) -> io::Result<()> {
+    guest.transport.is_websocket = true;
+    match &ws.tls {
+        None => upgraded(tcp, guest, ws, shared).await,
+        Some(side) => {
+            let socket = handshake(tcp, side).await?;
+            guest.know(&socket, side)?;
+            upgraded(socket, guest, ws, shared).await
+        }
+    }
+}
+
+async fn upgraded<S: Socket>(
+    socket: S,
+    mut guest: Guest,
+    ws: &LiveWebsocket,
+    shared: Arc<Shared>,
+) -> io::Result<()> {
+    let message_bytes_max = guest
+        .live
+        .limits
+        .max_payload_bytes
+        .saturating_mul(2)
+        .max(WS_MESSAGE_BYTES_MIN);
+    let upgrade = Upgrade::new(&ws.options, ws.tls.is_some());
+    let cookies = upgrade.cookies();
+    let accepting = WsSocket::accept(socket, upgrade, message_bytes_max);
+    let socket = within(ws.options.handshake_timeout, accepting).await?;
+    guest.entry.show_cookies(cookies.take());
+    serve(Arc::new(socket), guest, shared).await;
+    Ok(())
+}
+
+async fn handshake(tcp: TcpStream, side: &TlsSide) -> io::Result<TlsSocket> {
+    let accepting = TlsSocket::accept(tcp, Arc::clone(&side.config));
+    within(side.timeout, accepting)
+        .await
+        .map_err(|err| io::Error::new(err.kind(), format!("TLS handshake error: {err}")))
+}
+
+/// Whether the peer's first byte, if it comes within `delay`, begins a TLS handshake.
+async fn begins_tls(tcp: &TcpStream, delay: Duration) -> io::Result<bool> {
+    let mut first = [0];
+    match timeout(delay, tcp.peek(&mut first)).await {
+        Ok(count) => Ok(count? > 0 && first == [TLS_HANDSHAKE]),
+        Err(_) => Ok(false),
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, work).await.map_err(|_| io::ErrorKind::TimedOut)?
+}
