@@ -46,6 +46,8 @@ pub(crate) struct Guest {
     /// INFO has been sent.
     pub(crate) is_greeted: bool,
     pub(crate) transport: Transport,
+    /// How often it is pinged.
+    pub(crate) ping_interval: Duration,
 }
 
 /// What a connection travels on, for monitoring.
@@ -82,15 +84,16 @@ pub(crate) async fn enter(tcp: TcpStream, peer: SocketAddr, port: Port, shared: 
             connection_type: Some(connection_type),
             ..Facts::default()
         };
+        let live = shared.live();
         let guest = Guest {
             id,
             peer,
-            live: shared.live(),
+            ping_interval: live.limits.ping_interval,
+            live: Arc::clone(&live),
             entry: Entry::new(&shared, facts),
             is_greeted: false,
             transport: Transport::default(),
         };
-        let live = Arc::clone(&guest.live);
         match (port, &live.tls, &live.websocket) {
             (Port::Client, None, _) => serve(Arc::new(tcp), guest, shared).await,
             (Port::Client, Some(tls), _) => client_with_tls(tcp, guest, tls, shared).await?,
@@ -169,6 +172,7 @@ async fn websocket(
     shared: Arc<Shared>,
 ) -> io::Result<()> {
     guest.transport.is_websocket = true;
+    guest.ping_interval = ws.options.ping_interval.unwrap_or(guest.ping_interval);
     match &ws.tls {
         None => upgraded(tcp, guest, ws, shared).await,
         Some(side) => {

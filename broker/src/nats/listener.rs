@@ -181,6 +181,7 @@ pub(crate) async fn serve<S: Socket>(stream: Arc<S>, guest: Guest, shared: Arc<S
         mut entry,
         transport,
         is_greeted,
+        ping_interval,
         ..
     } = guest;
     let counters = Arc::clone(shared.accounts.counters());
@@ -219,7 +220,17 @@ pub(crate) async fn serve<S: Socket>(stream: Arc<S>, guest: Guest, shared: Arc<S
         {
             let held = shared.reading.token();
             let end = match entry.open(&mut session, &connection, &shared) {
-                None => read(&mut session, &*stream, &connection, &mut entry, &live, &shared).await,
+                None => {
+                    read(
+                        &mut session,
+                        &*stream,
+                        &connection,
+                        &mut entry,
+                        ping_interval,
+                        &shared,
+                    )
+                    .await
+                }
                 end => end,
             };
             drop(held);
@@ -246,11 +257,11 @@ async fn read(
     stream: &impl Socket,
     connection: &Connection,
     entry: &mut Entry,
-    live: &Live,
+    ping_interval: Duration,
     shared: &Shared,
 ) -> Option<CloseReason> {
     let mut buf = ReadBuffer::default();
-    let mut pings = tokio::time::interval(live.limits.ping_interval);
+    let mut pings = tokio::time::interval(ping_interval);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pings.reset();
     let ended = connection.outbound.ended();

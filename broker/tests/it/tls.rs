@@ -310,10 +310,20 @@ async fn a_websocket_client_that_takes_nothing_is_cut_off() {
     )
     .await
     .unwrap();
+    let mut slow = BufReader::new(slow);
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        slow.read_line(&mut line).await.unwrap();
+    }
     let ops = b"CONNECT {\"verbose\":false}\r\nSUB > 1\r\nPING\r\n";
     let mut frame = vec![0x82, 0x80 | u8::try_from(ops.len()).unwrap(), 0, 0, 0, 0];
     frame.extend_from_slice(ops);
     slow.write_all(&frame).await.unwrap();
+    let mut said = Vec::new();
+    while !said.ends_with(b"PONG\r\n") {
+        said.push(slow.read_u8().await.unwrap());
+    }
     let client = server.client().await;
     let mut sent = 0;
     while server.broker.stats().slow_consumers == 0 {

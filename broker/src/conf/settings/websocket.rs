@@ -73,12 +73,6 @@ pub(super) fn read(reader: &mut Reader<'_>, node: &Node) -> Option<WebsocketOpti
     if port != 0 && !ws.no_tls && ws.tls.is_none() {
         reader.error(&node.at, "websocket requires TLS configuration");
     }
-    if ws.user.is_some() && ws.token.is_some() {
-        reader.error(
-            &node.at,
-            "websocket authentication cannot have both a user/pass and a token",
-        );
-    }
     let host = ws.listen.host.clone();
     ws.listen = HostPort {
         host,
