@@ -225,7 +225,10 @@ pub(super) fn starting_state<F: Fs>(
 fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
     let window_start = now.wall.saturating_add(-stream.config.duplicate_window);
     store.for_notes(stream.id, window_start, |seq, time, note| {
-        let Note { headers, has_schedule } = Note::decode(note);
+        let Note {
+            headers,
+            has_schedule,
+        } = Note::decode(note);
         let age_ns = u64::try_from(now.wall.since(time)).unwrap_or(0);
         let at = Mono(now.mono.0.saturating_sub(age_ns));
         stream.note_expiry(at, seq.0, &headers);
