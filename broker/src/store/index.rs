@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::ranges::Ranges;
 use super::record::HEADER_BYTES;
 use super::sealed::{Bits, SealedIndex};
-use super::subjects::{SubjectLists, Subjects};
+use super::subjects::{Merge, SubjectLists, Subjects};
 use super::table::{Entry, HAS_HEADERS, MemoryTable, REMOVED, SealedTable, SegmentIndex, Table};
 
 /// Where a record is.
@@ -117,6 +117,7 @@ impl StreamIndex {
             subject: slot,
             time: new.time,
         };
+        table.is_in_time_order &= table.entries.last().is_none_or(|last| last.time <= new.time);
         table.lists.push(slot, table.entries.len() as u32);
         table.entries.push(entry);
         segment.live += 1;
@@ -135,7 +136,7 @@ impl StreamIndex {
     }
 
     /// Adds a sealed segment whose records are all there and above all others.
-    pub(super) fn add_sealed(&mut self, index: SealedIndex) {
+    pub(super) fn add_sealed(&mut self, index: SealedIndex, merge: &mut Merge) {
         let header = index.header;
         let base = header.segment.base_seq;
         let count = u64::from(header.entries);
@@ -145,8 +146,9 @@ impl StreamIndex {
         let subjects = &mut self.subjects;
         index.for_subjects("", |_, name, subject| {
             let (first, last) = (base + u64::from(subject.first), base + u64::from(subject.last));
-            subjects.add_many(name, u64::from(subject.count), first, last);
+            merge.add(subjects, name, u64::from(subject.count), first, last);
         });
+        merge.end_segment(subjects);
         let table = SealedTable {
             index,
             removed: Bits::default(),

@@ -87,7 +87,8 @@ impl Query<'_> {
     ) -> Option<u64> {
         let start = segment.below(from);
         let wanted = |entry: &&Entry| entry.is_live() && self.wants(filter, entry.subject);
-        let end = (start + SCAN_MAX).min(table.entries.len());
+        // As many as asking each subject would cost.
+        let end = (start + SCAN_MAX.max(table.lists.len())).min(table.entries.len());
         if let Some(entry) = table.entries[start..end].iter().find(wanted) {
             return Some(segment.seq(entry));
         }
@@ -176,12 +177,8 @@ impl Query<'_> {
         let index = self.index;
         match filter.literals() {
             _ if filter.is_all() => index.messages,
-            Some(literals) => {
-                let mut slots: Vec<u32> = literals
-                    .filter_map(|name| index.subjects.index_of(name))
-                    .collect();
-                slots.sort_unstable();
-                slots.dedup();
+            Some(_) => {
+                let slots = self.literal_slots(filter);
                 slots.iter().map(|&slot| index.subjects.slot(slot).count).sum()
             }
             None => self
@@ -189,6 +186,17 @@ impl Query<'_> {
                 .map(|slot| index.subjects.slot(slot).count)
                 .sum(),
         }
+    }
+
+    /// Slots of the subjects of a filter without wildcards.
+    fn literal_slots(&self, filter: &SubjectFilter) -> Vec<u32> {
+        let names = filter.literals().into_iter().flatten();
+        let mut slots: Vec<u32> = names
+            .filter_map(|name| self.index.subjects.index_of(name))
+            .collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots
     }
 
     /// Records from place `start` up to `end` of a segment that `filter` wants.
@@ -204,6 +212,14 @@ impl Query<'_> {
             return (end - start) as u64;
         }
         match &segment.table {
+            Table::Memory(table) if filter.literals().is_some() => {
+                let (from, to) = (table.seq_at(start, segment.base), table.seq_at(end, segment.base));
+                let slots = self.literal_slots(filter);
+                let counts = slots
+                    .iter()
+                    .map(|&slot| table.count_of(slot, segment.base, from, to));
+                counts.sum()
+            }
             Table::Memory(table) if is_all_of_it && segment.is_whole() && table.lists.len() < end => {
                 let wanted = table
                     .lists
@@ -233,7 +249,15 @@ impl Query<'_> {
         let mut found = segments.filter_map(|segment| match &segment.table {
             Table::Memory(table) => {
                 let is_it = |entry: &&Entry| entry.is_live() && entry.time >= time;
-                table.entries.iter().find(is_it).map(|entry| segment.seq(entry))
+                let start = if table.is_in_time_order {
+                    table.entries.partition_point(|entry| entry.time < time)
+                } else {
+                    0
+                };
+                table.entries[start..]
+                    .iter()
+                    .find(is_it)
+                    .map(|entry| segment.seq(entry))
             }
             Table::Sealed(table) => {
                 let mut found = None;

@@ -20,6 +20,7 @@ use super::seal::{self, Sealing, index_path};
 use super::segment::{self, Data, Segment};
 use super::state::{Backing, LostRange, RecoveryReport, SeqRange, StreamMeta};
 use super::stream::{Log, Shared, Stream, overhead};
+use super::subjects::Merge;
 use crate::env::{DirEntry, Fs, FsFile};
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
@@ -296,9 +297,11 @@ fn adopt_all<F: Fs>(
         stream.segments.clear();
         covered.clear();
         let mut is_whole = true;
+        let mut merge = Merge::default();
         for (number, full) in found.iter().enumerate() {
             let next_base = found.get(number + 1).unwrap_or(&last.found).header.base_seq;
-            is_whole &= adopt_full(sealing, stream, (full, next_base), use_indexes, covered, report)?;
+            let gathered = (&mut *covered, &mut merge);
+            is_whole &= adopt_full(sealing, stream, (full, next_base), use_indexes, gathered, report)?;
         }
         stream.index.remove_below(floor);
         adopt(
@@ -342,7 +345,7 @@ fn adopt_full<F: Fs>(
     stream: &mut Stream<F>,
     (full, next_base): (&Found, u64),
     use_index: bool,
-    covered: &mut Ranges,
+    (covered, merge): (&mut Ranges, &mut Merge),
     report: &mut RecoveryReport,
 ) -> Result<bool, StoreError> {
     let opened = sealing.open(full.header, &full.path, full.len, use_index)?;
@@ -377,7 +380,7 @@ fn adopt_full<F: Fs>(
     for (first, last) in removals.unwrap_or_default() {
         covered.insert(first, last);
     }
-    stream.index.add_sealed(index);
+    stream.index.add_sealed(index, merge);
     stream.segments.push_back(Segment {
         id: full.header.id,
         seed: full.header.salt,

@@ -64,10 +64,14 @@ impl Subjects {
             },
         };
         self.recent = index;
+        self.count_in(index, count, last);
+        index
+    }
+
+    fn count_in(&mut self, index: u32, count: u64, last: u64) {
         let slot = &mut self.slots[index as usize];
         slot.count += count;
         slot.last = last;
-        index
     }
 
     fn insert(&mut self, name: &str, seq: u64) -> u32 {
@@ -164,6 +168,60 @@ impl Subjects {
         slots
             .filter(|(_, slot)| slot.count > 0)
             .map(|(index, _)| index as u32)
+    }
+}
+
+/// Adds the subjects of many segments, each segment's in order: they are found by going along, not by asking for each.
+#[derive(Debug, Default)]
+pub(super) struct Merge {
+    /// Slots in the order of their names.
+    order: Vec<u32>,
+    /// How far the segment has come.
+    at: usize,
+    /// Slots that the segment brought, in order.
+    fresh: Vec<u32>,
+}
+
+impl Merge {
+    /// As [`Subjects::add_many`]. The name is above the one before of the same segment.
+    pub(super) fn add(&mut self, subjects: &mut Subjects, name: &str, count: u64, first: u64, last: u64) {
+        while self
+            .order
+            .get(self.at)
+            .is_some_and(|slot| subjects.name(*slot) < name)
+        {
+            self.at += 1;
+        }
+        let known = self.order.get(self.at).copied();
+        let slot = match known.filter(|slot| subjects.name(*slot) == name) {
+            Some(slot) => slot,
+            None => {
+                let slot = subjects.insert(name, first);
+                self.fresh.push(slot);
+                slot
+            }
+        };
+        subjects.count_in(slot, count, last);
+    }
+
+    /// Ends a segment.
+    pub(super) fn end_segment(&mut self, subjects: &Subjects) {
+        self.at = 0;
+        if self.fresh.is_empty() {
+            return;
+        }
+        let old = std::mem::take(&mut self.order);
+        let fresh = std::mem::take(&mut self.fresh);
+        self.order.reserve_exact(old.len() + fresh.len());
+        let mut fresh = fresh.into_iter().peekable();
+        for slot in old {
+            let name = subjects.name(slot);
+            while let Some(before) = fresh.next_if(|other| subjects.name(*other) < name) {
+                self.order.push(before);
+            }
+            self.order.push(slot);
+        }
+        self.order.extend(fresh);
     }
 }
 

@@ -41,10 +41,22 @@ pub(super) enum Table {
 }
 
 /// Entries in memory, in the order of their positions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct MemoryTable {
     pub(super) entries: Vec<Entry>,
     pub(super) lists: SubjectLists,
+    /// Whether no entry is older than one before it.
+    pub(super) is_in_time_order: bool,
+}
+
+impl Default for MemoryTable {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            lists: SubjectLists::default(),
+            is_in_time_order: true,
+        }
+    }
 }
 
 /// Entries on disk.
@@ -222,6 +234,18 @@ impl SegmentIndex {
 }
 
 impl MemoryTable {
+    /// Position of the entry at `place`; above all if there is none.
+    pub(super) fn seq_at(&self, place: usize, base: u64) -> u64 {
+        let entry = self.entries.get(place);
+        entry.map_or(u64::MAX, |entry| base + u64::from(entry.delta))
+    }
+
+    /// Number of records of the subject in `slot` at position `from` or above, and below `to`.
+    pub(super) fn count_of(&self, slot: u32, base: u64, from: u64, to: u64) -> u64 {
+        let records = self.of_subject(slot, base, from);
+        records.take_while(|seq| *seq < to).count() as u64
+    }
+
     /// Records of the subject in `slot`, from position `from` on.
     pub(super) fn of_subject(
         &self,
