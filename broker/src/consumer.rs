@@ -8,6 +8,7 @@ mod acks;
 pub(crate) mod config;
 pub(crate) mod pace;
 pub(crate) mod pending;
+pub(crate) mod priority;
 pub(crate) mod pull;
 pub(crate) mod push;
 mod receivers;
@@ -20,10 +21,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::engine::time::Mono;
+use crate::engine::time::{Mono, Now};
 use crate::types::UnixNanos;
 use config::{AckPolicy, ConsumerConfig};
 use pending::{Pending, PendingWindow};
+use priority::Pin;
 use pull::{Notice, PullRequest};
 use push::PushState;
 use state::{ConsumerState, PendingState};
@@ -95,6 +97,28 @@ pub(crate) enum AckVerb {
     Term,
 }
 
+/// Something that happened to a consumer and that listeners may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A message was delivered as often as it may be.
+    MaxDeliver { stream_seq: u64, deliveries: u64 },
+    /// A message was refused for now.
+    Nak(PendingState),
+    /// A message was refused for good.
+    Terminated(PendingState, String),
+    /// A message was acknowledged so many nanoseconds after it was delivered.
+    Acked(PendingState, u64),
+    /// A client gets everything from now on.
+    Pinned(Pin),
+    /// It does no more.
+    Unpinned { group: String, reason: &'static str },
+}
+
+/// Letters of a reason for refusing a message that are told.
+const REASON_CHARS_MAX: usize = 1024;
+/// Events that wait to be told, at most.
+const EVENTS_MAX: usize = 4096;
+
 /// A consumer of a stream.
 #[derive(Debug)]
 pub(crate) struct Consumer {
@@ -110,6 +134,10 @@ pub(crate) struct Consumer {
     redeliver: VecDeque<u64>,
     waiting: VecDeque<PullRequest>,
     push: PushState,
+    pin: Option<Pin>,
+    paused_until: Option<Mono>,
+    sampled: u32,
+    pub(super) events: Vec<Event>,
     pending_check: Option<Mono>,
     last_used: Mono,
     /// Wall time of the last delivery, 0 if there was none.
@@ -142,6 +170,10 @@ impl Consumer {
             redeliver: VecDeque::new(),
             waiting: VecDeque::new(),
             push: PushState::new(&config.deliver_subject),
+            pin: None,
+            paused_until: None,
+            sampled: 0,
+            events: Vec::new(),
             pending_check: None,
             last_used: now,
             last_delivered: UnixNanos(0),
@@ -268,6 +300,53 @@ impl Consumer {
             self.push = PushState::new(&config.deliver_subject);
         }
         self.config = config;
+    }
+
+    /// Sets when the consumer goes on, from its configuration.
+    pub(crate) fn arm_pause(&mut self, now: Now) {
+        let wait = self.config.pause_until.map_or(0, |until| until.0.since(now.wall));
+        self.paused_until = (wait > 0).then(|| now.mono.after(wait));
+    }
+
+    /// Whether nothing is to be delivered for now.
+    pub(crate) fn is_paused(&self, now: Mono) -> bool {
+        self.paused_until.is_some_and(|until| until > now)
+    }
+
+    /// Whether the pause has just ended.
+    pub(crate) fn take_resumed(&mut self, now: Mono) -> bool {
+        self.paused_until.take_if(|until| *until <= now).is_some()
+    }
+
+    /// Begins anew at a position: nothing is pending, deliveries count from 1.
+    pub(crate) fn reset(&mut self, stream_seq: u64) {
+        self.next_stream_seq = stream_seq.max(1);
+        self.next_consumer_seq = 1;
+        self.skip_list.clear();
+        self.resume_seq = 0;
+        self.pending = PendingWindow::default();
+        self.redeliver.clear();
+        self.pending_check = None;
+        (self.last_delivered, self.last_acked) = (UnixNanos(0), UnixNanos(0));
+        self.is_dirty = true;
+    }
+
+    /// What happened since this was last asked.
+    pub(crate) fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Why the message was refused for good that was refused last.
+    pub(crate) fn set_term_reason(&mut self, text: &str) {
+        if let Some(Event::Terminated(_, reason)) = self.events.last_mut() {
+            *reason = text.chars().take(REASON_CHARS_MAX).collect();
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        if self.events.len() < EVENTS_MAX {
+            self.events.push(event);
+        }
     }
 
     /// What would be delivered next. Says nothing about whether somebody waits for it.

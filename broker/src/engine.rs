@@ -236,6 +236,13 @@ impl Engine {
         let mut notices = Vec::new();
         observer.consumer.expire_requests(now.mono, &mut notices);
         push_notices(notices, effects);
+        if observer.consumer.take_resumed(now.mono) {
+            self.tell_pause(now, id, effects);
+        }
+        self.tell_consumer_events(now, id, effects);
+        let Some(observer) = self.consumers.get(&id) else {
+            return;
+        };
         if observer.consumer.is_abandoned(now.mono) {
             if let Err(err) = self.remove_consumer(now, id, store, effects) {
                 tracing::warn!(error = %err, "abandoned consumer was not deleted");

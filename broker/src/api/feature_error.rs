@@ -231,6 +231,15 @@ impl ApiError {
         text(500, 10062, format!("restore failed: {err}"))
     }
 
+    /// `JSInvalidJSONErr`, of a request to unpin that names no group.
+    pub(crate) fn no_group() -> Self {
+        text(
+            400,
+            10025,
+            "invalid JSON: consumer group not specified".to_owned(),
+        )
+    }
+
     /// `JSConsumerInvalidResetErr`
     pub(crate) fn consumer_reset(err: impl std::fmt::Display) -> Self {
         text(400, 10204, format!("invalid reset: {err}"))

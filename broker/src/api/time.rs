@@ -11,6 +11,16 @@ const SECS_PER_DAY: i64 = 86_400;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct JsonTime(pub(crate) UnixNanos);
 
+impl JsonTime {
+    /// Go's zero time.
+    pub(crate) const ZERO: Self = Self(UnixNanos(0));
+
+    /// Whether it is Go's zero time.
+    pub(crate) fn is_zero(self) -> bool {
+        self == Self::ZERO
+    }
+}
+
 impl Serialize for JsonTime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&format(self.0))

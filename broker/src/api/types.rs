@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::error::ApiError;
 use super::time::JsonTime;
 use crate::consumer::config::ConsumerConfig;
-use crate::stream::config::{StreamConfig, is_false, is_zero_u64};
+use crate::stream::config::{StreamConfig, is_false, is_zero, is_zero_u64};
 use crate::stream::source::SubjectTransformConfig;
 
 /// Names in one page of an answer.
@@ -405,7 +405,64 @@ pub(crate) struct ConsumerInfo {
     pub(crate) num_pending: u64,
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) push_bound: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) paused: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) pause_remaining: i64,
     pub(crate) ts: JsonTime,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) priority_groups: Vec<PriorityGroupState>,
+}
+
+/// A priority group and who is pinned in it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PriorityGroupState {
+    pub(crate) group: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) pinned_client_id: String,
+    pub(crate) pinned_ts: JsonTime,
+}
+
+/// Request to pause a consumer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PauseRequest {
+    pub(crate) pause_until: Option<JsonTime>,
+}
+
+/// Until when a consumer is paused.
+#[derive(Debug, Serialize)]
+pub(crate) struct PauseAnswer {
+    pub(crate) paused: bool,
+    pub(crate) pause_until: JsonTime,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) pause_remaining: i64,
+}
+
+/// Request to let another client be pinned.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct UnpinRequest {
+    pub(crate) group: String,
+}
+
+/// Done.
+#[derive(Debug, Serialize)]
+pub(crate) struct Unpinned {}
+
+/// Request to set a consumer back.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ResetRequest {
+    pub(crate) seq: u64,
+}
+
+/// A consumer that was set back.
+#[derive(Debug, Serialize)]
+pub(crate) struct ConsumerReset {
+    #[serde(flatten)]
+    pub(crate) info: ConsumerInfo,
+    pub(crate) reset_seq: u64,
 }
 
 /// How often the API was used.

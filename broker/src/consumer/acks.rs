@@ -1,7 +1,8 @@
 //! Acknowledgements, and delivering again what was not acknowledged.
 
 use super::config::AckPolicy;
-use super::{AckVerb, Consumer, SeqPair};
+use super::state::PendingState;
+use super::{AckVerb, Consumer, Event, SeqPair};
 use crate::engine::time::{Mono, Now, earliest};
 
 /// Shortest time between two looks at all pending messages; the engine's timers are this coarse.
@@ -41,11 +42,53 @@ impl Consumer {
         }
         self.last_acked = now.wall;
         match verb {
-            AckVerb::Ack | AckVerb::Term => return self.settle(at, done),
-            AckVerb::Nak { delay_ns } => self.nak(now.mono, at.stream, delay_ns),
+            AckVerb::Ack => {
+                self.sample(now.mono, at.stream);
+                return self.settle(at, done);
+            }
+            AckVerb::Term => {
+                if let Some(entry) = self.entry(at.stream) {
+                    self.note(Event::Terminated(entry, String::new()));
+                }
+                return self.settle(at, done);
+            }
+            AckVerb::Nak { delay_ns } => {
+                if let Some(entry) = self.entry(at.stream) {
+                    self.note(Event::Nak(entry));
+                }
+                self.nak(now.mono, at.stream, delay_ns);
+            }
             AckVerb::Progress => self.progress(now.mono, at.stream),
         }
         true
+    }
+
+    fn entry(&self, stream_seq: u64) -> Option<PendingState> {
+        let entry = self.pending.get(stream_seq)?;
+        Some(PendingState {
+            stream_seq: entry.stream_seq,
+            consumer_seq: entry.consumer_seq,
+            deliveries: entry.deliveries,
+        })
+    }
+
+    /// Sampling: of every hundred acknowledgements, as many are told as the configuration says.
+    fn sample(&mut self, now: Mono, stream_seq: u64) {
+        let percent = self.config.sample_percent();
+        if percent == 0 {
+            return;
+        }
+        self.sampled += percent.min(100);
+        if self.sampled < 100 {
+            return;
+        }
+        self.sampled -= 100;
+        let (Some(state), Some(entry)) = (self.entry(stream_seq), self.pending.get(stream_seq)) else {
+            return;
+        };
+        let wait = u64::try_from(self.config.ack_wait_ns(entry.deliveries)).unwrap_or(0);
+        let sent = Mono(entry.deadline.0.saturating_sub(wait));
+        self.note(Event::Acked(state, now.since(sent)));
     }
 
     pub(super) fn settle(&mut self, at: SeqPair, done: &mut Vec<u64>) -> bool {
@@ -97,6 +140,11 @@ impl Consumer {
         };
         let max = u64::try_from(self.config.max_deliver).unwrap_or(u64::MAX);
         if entry.deliveries >= max {
+            let deliveries = entry.deliveries;
+            self.note(Event::MaxDeliver {
+                stream_seq,
+                deliveries,
+            });
             self.pending.remove(stream_seq);
             self.is_dirty = true;
             return;

@@ -8,7 +8,7 @@ use crate::api::error::ApiError;
 use crate::api::time::JsonTime;
 use crate::stream::config::{
     DESCRIPTION_BYTES_MAX, METADATA_BYTES_MAX, Retention, SUBJECTS_MAX, StreamConfig, is_false,
-    is_valid_name, is_zero, is_zero_u64,
+    is_valid_name, is_zero, is_zero_u64, set_static_metadata,
 };
 use crate::subject;
 
@@ -155,6 +155,17 @@ impl ConsumerConfig {
         }
     }
 
+    /// Of a hundred acknowledgements, how many are told to those who listen.
+    pub(crate) fn sample_percent(&self) -> u32 {
+        self.sample_freq.trim_end_matches('%').parse().unwrap_or(0)
+    }
+
+    /// Notes the API level that a server needs for this consumer.
+    pub(crate) fn set_required_level(&mut self) {
+        let level = u32::from(self.pause_until.is_some() || !self.priority_groups.is_empty());
+        set_static_metadata(&mut self.metadata, level);
+    }
+
     /// How long a message waits for its acknowledgement after its `deliveries`th delivery, in
     /// nanoseconds.
     pub(crate) fn ack_wait_ns(&self, deliveries: u64) -> i64 {
@@ -179,6 +190,7 @@ impl ConsumerConfig {
         self.check_filters()?;
         self.check_start()?;
         self.check_workqueue(stream)?;
+        self.set_required_level();
         Ok(self)
     }
 
@@ -197,6 +209,8 @@ impl ConsumerConfig {
             *value = (*value).max(0);
         }
         self.max_ack_pending = self.max_ack_pending.max(-1);
+        self.set_priority_defaults();
+        self.pause_until = self.pause_until.filter(|until| !until.is_zero());
         if !self.is_push() && self.max_waiting == 0 {
             self.max_waiting = MAX_WAITING_DEFAULT;
         }
@@ -254,20 +268,7 @@ impl ConsumerConfig {
         if self.ack_policy == AckPolicy::FlowControl {
             return Err(ApiError::ACK_POLICY_INVALID);
         }
-        let unsupported = [
-            (!is_no_policy(&self.priority_policy), "priority policies are"),
-            (!self.priority_groups.is_empty(), "priority groups are"),
-            (
-                self.pause_until.is_some_and(|until| until.0.0 != 0),
-                "paused consumers are",
-            ),
-        ];
-        match unsupported.iter().find(|(used, _)| *used) {
-            Some((_, feature)) => Err(ApiError::invalid_config(format!(
-                "{feature} not supported by this server"
-            ))),
-            None => Ok(()),
-        }
+        self.check_priorities()
     }
 
     fn check_acks(&self, stream: &StreamConfig) -> Result<(), ApiError> {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::priority::PriorityRequest;
 use crate::engine::time::{Mono, earliest};
 
 /// A client's request for messages of a pull consumer.
@@ -26,6 +27,8 @@ pub(crate) struct PullRequest {
     pub(crate) heartbeat_ns: i64,
     /// When the next sign of life is due.
     pub(crate) next_heartbeat: Option<Mono>,
+    /// What it says about priorities.
+    pub(crate) priority: Box<PriorityRequest>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -36,6 +39,8 @@ struct PullJson {
     max_bytes: i64,
     no_wait: bool,
     idle_heartbeat: i64,
+    #[serde(flatten)]
+    priority: PriorityRequest,
 }
 
 /// What a consumer's configuration allows a pull request to ask for; 0: anything.
@@ -88,6 +93,7 @@ impl PullRequest {
             no_wait: json.no_wait,
             heartbeat_ns: json.idle_heartbeat,
             next_heartbeat: (json.idle_heartbeat > 0).then(|| now.after(json.idle_heartbeat)),
+            priority: Box::new(json.priority),
         })
     }
 
@@ -139,6 +145,9 @@ pub(crate) enum Status {
     MaxRequestMaxBytes(i64),
     ServerShutdown,
     ApiLevel,
+    /// Another client is pinned.
+    PinMismatch,
+    WrongPin(Unfilled),
 }
 
 impl Status {
@@ -150,7 +159,8 @@ impl Status {
         out.push_str("\r\n");
         if let Self::RequestTimeout(unfilled)
         | Self::MaxBytesExceeded(unfilled)
-        | Self::BatchCompleted(unfilled) = self
+        | Self::BatchCompleted(unfilled)
+        | Self::WrongPin(unfilled) = self
         {
             header(&mut out, "Nats-Pending-Messages", unfilled.messages);
             header(&mut out, "Nats-Pending-Bytes", unfilled.bytes);
@@ -190,6 +200,8 @@ impl Status {
             Self::MaxRequestMaxBytes(max) => format!("409 Exceeded MaxRequestMaxBytes of {max}"),
             Self::ServerShutdown => "409 Server Shutdown".to_owned(),
             Self::ApiLevel => "412 Required Api Level".to_owned(),
+            Self::PinMismatch => "423 Nats-Pin-Id mismatch".to_owned(),
+            Self::WrongPin(_) => "423 Nats-Wrong-Pin-Id".to_owned(),
         }
     }
 }

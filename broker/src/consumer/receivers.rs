@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::config::AckPolicy;
 use super::pending::Pending;
+use super::priority::{Policy, Turn, check_request};
 use super::pull::{Notice, PullLimits, PullRequest, Status};
 use super::push::PushState;
 use super::{Consumer, Delivery, Picked, Receiver};
@@ -47,11 +48,16 @@ impl Consumer {
             Ok(request) => request,
             Err(status) => return notices.push(Notice { reply, status }),
         };
+        if let Err(status) = check_request(&request.priority, &self.config)
+            .and_then(|()| self.check_pin(now, &request.priority))
+        {
+            return notices.push(Notice { reply, status });
+        }
         if self.is_full() {
             self.expire_requests(now, notices);
         }
         if !self.is_full() {
-            self.waiting.push_back(request);
+            self.enqueue(request);
         } else if request.heartbeat_ns == 0 {
             notices.push(Notice {
                 reply,
@@ -79,35 +85,47 @@ impl Consumer {
     /// stands.
     pub(crate) fn pick(
         &mut self,
-        now: Mono,
+        now: Now,
         size: usize,
+        pending: u64,
+        new_pin: u128,
         mut receiver: impl FnMut(&Bytes) -> Receiver,
         notices: &mut Vec<Notice>,
     ) -> Picked {
         if self.config.is_push() {
             return self.push.pick(receiver);
         }
-        let mut busy_count = 0;
-        while busy_count < self.waiting.len() {
-            let Some(request) = self.waiting.front() else {
+        let (mut busy_count, mut index) = (0, 0);
+        while index < self.waiting.len() {
+            let turn = self.turn(now, index, pending, new_pin);
+            if turn == Turn::Waits {
+                index += 1;
+                continue;
+            }
+            let Some(request) = self.waiting.get(index) else {
                 break;
             };
-            let status = if request.expires.is_some_and(|expires| expires <= now) {
+            let status = if let Turn::Ends(status) = turn {
+                Some(status)
+            } else if request.expires.is_some_and(|expires| expires <= now.mono) {
                 Some(Status::RequestTimeout(request.unfilled()))
             } else if request.remaining_bytes.is_some_and(|bytes| bytes < size as u64) {
                 Some(Status::MaxBytesExceeded(request.unfilled()))
             } else {
                 match receiver(&request.reply) {
-                    Receiver::Ready => return Picked::Ready,
+                    Receiver::Ready => {
+                        self.bring_forward(index);
+                        return Picked::Ready;
+                    }
                     Receiver::Busy => {
                         busy_count += 1;
-                        self.waiting.rotate_left(1);
+                        index += 1;
                         continue;
                     }
                     Receiver::Gone => None,
                 }
             };
-            let request = self.waiting.pop_front().expect("a front request was seen");
+            let request = self.waiting.remove(index).expect("a request was seen");
             notices.extend(status.map(|status| Notice {
                 reply: request.reply,
                 status,
@@ -117,6 +135,20 @@ impl Consumer {
             Picked::Busy
         } else {
             Picked::Nobody
+        }
+    }
+
+    /// Puts the request at `index` in front, and those before it behind the others where each has its turn.
+    fn bring_forward(&mut self, index: usize) {
+        if index == 0 {
+            return;
+        }
+        if self.config.policy() == Policy::Prioritized {
+            if let Some(request) = self.waiting.remove(index) {
+                self.waiting.push_front(request);
+            }
+        } else {
+            self.waiting.rotate_left(index);
         }
     }
 
@@ -182,7 +214,7 @@ impl Consumer {
             status: Status::BatchCompleted(request.unfilled()),
         });
         if !is_full {
-            self.waiting.push_back(request);
+            self.enqueue(request);
         }
         Delivery { reply, notice }
     }
@@ -190,6 +222,7 @@ impl Consumer {
     /// Ends pull requests that are over and sends the heartbeats that are due.
     pub(crate) fn expire_requests(&mut self, now: Mono, notices: &mut Vec<Notice>) {
         let at = self.delivered();
+        self.expire_pin(now);
         self.waiting.retain_mut(|request| {
             if request.expires.is_some_and(|expires| expires <= now) {
                 let status = Status::RequestTimeout(request.unfilled());
@@ -284,6 +317,8 @@ impl Consumer {
         } else {
             None
         };
-        earliest(earliest(self.pending_check, requests), earliest(inactive, push))
+        let pause = earliest(self.paused_until, self.pin().map(|pin| pin.expires));
+        let due = earliest(earliest(self.pending_check, requests), earliest(inactive, push));
+        earliest(due, pause)
     }
 }

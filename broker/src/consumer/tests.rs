@@ -64,7 +64,7 @@ fn deliver(consumer: &mut Consumer, at: u64, last: u64, notices: &mut Vec<Notice
             return None;
         }
     };
-    if consumer.pick(Mono(at), 10, |_| Receiver::Ready, notices) != Picked::Ready {
+    if consumer.pick(now(at), 10, 1, 0, |_| Receiver::Ready, notices) != Picked::Ready {
         return None;
     }
     notices.extend(consumer.deliver(now(at), seq, 10).notice);
@@ -208,13 +208,19 @@ fn gone_receivers_are_passed_over_and_busy_ones_waited_for() {
         b"busy" => Receiver::Busy,
         _ => Receiver::Ready,
     };
-    assert_eq!(consumer.pick(Mono(0), 1, state, &mut notices), Picked::Ready);
+    assert_eq!(consumer.pick(now(0), 1, 1, 0, state, &mut notices), Picked::Ready);
     assert_eq!(consumer.deliver(now(0), 1, 1).reply, "ready");
     assert_eq!(consumer.waiting_count(), 2);
     let all_busy = |_: &Bytes| Receiver::Busy;
-    assert_eq!(consumer.pick(Mono(0), 1, all_busy, &mut notices), Picked::Busy);
+    assert_eq!(
+        consumer.pick(now(0), 1, 1, 0, all_busy, &mut notices),
+        Picked::Busy
+    );
     let all_gone = |_: &Bytes| Receiver::Gone;
-    assert_eq!(consumer.pick(Mono(0), 1, all_gone, &mut notices), Picked::Nobody);
+    assert_eq!(
+        consumer.pick(now(0), 1, 1, 0, all_gone, &mut notices),
+        Picked::Nobody
+    );
     assert_eq!(consumer.waiting_count(), 0);
 }
 

@@ -119,6 +119,13 @@ impl Engine {
         };
         let mut done = Vec::new();
         let is_reply_due = observer.consumer.ack(now, verb, subject.at, &mut done);
+        if verb == AckVerb::Term
+            && let Some(reason) = op.payload.strip_prefix(b"+TERM ")
+        {
+            observer
+                .consumer
+                .set_term_reason(String::from_utf8_lossy(reason).trim());
+        }
         let (stream, is_stored) = (observer.stream, observer.is_stored);
         if let Payload::Next(request) = payload
             && let ReplyTo::Subject(reply) = &op.reply
@@ -141,6 +148,7 @@ impl Engine {
                 self.urgent.insert(id);
             }
         }
+        self.tell_consumer_events(now, id, effects);
         self.note_dirty(now.mono, id);
         self.mark_ready(id);
         self.rearm(now.mono, id);

@@ -1,6 +1,7 @@
 //! `$JS.API.>`: which request it is, and sending its answer.
 
 mod consumers;
+mod control;
 mod messages;
 mod streams;
 
@@ -160,6 +161,21 @@ impl Engine {
                 "consumer_info",
                 self.consumer_info_of(now, stream, consumer, payload, store),
             ),
+            ("CONSUMER.PAUSE", [stream, consumer]) => Outcome::new(
+                "consumer_pause",
+                self.pause_consumer(now, stream, consumer, payload, store, effects),
+            ),
+            ("CONSUMER.UNPIN", [stream, consumer]) => Outcome::new(
+                "consumer_unpin",
+                self.unpin_consumer(now, stream, consumer, payload, effects),
+            ),
+            ("CONSUMER.RESET", [stream, consumer]) => {
+                // The consumer itself answers: without one there is no answer.
+                self.find_consumer(stream, consumer)?;
+                let id = self.id_of(stream);
+                let result = self.reset_consumer(now, stream, consumer, payload, store);
+                Outcome::new("consumer_reset", result).after(id)
+            }
             ("CONSUMER.DELETE", [stream, consumer]) => {
                 let result = self.delete_consumer(now, stream, consumer, payload, store, effects);
                 Outcome::new("consumer_delete", result)

@@ -62,6 +62,8 @@ struct Scratch {
     notices: Vec<Notice>,
     last_receiver: Option<(Bytes, Receiver)>,
     done: Vec<u64>,
+    /// For the names of pins.
+    seed: u64,
 }
 
 impl Engine {
@@ -75,7 +77,10 @@ impl Engine {
         budget: usize,
     ) -> usize {
         let mut delivered = 0;
-        let mut scratch = Scratch::default();
+        let mut scratch = Scratch {
+            seed: self.next_random(),
+            ..Scratch::default()
+        };
         while delivered < budget {
             let Some(id) = self.ready.pop_front() else { break };
             let Some(observer) = self.consumers.get_mut(&id) else {
@@ -87,6 +92,8 @@ impl Engine {
             outlet.enter(observer.account);
             let (turn, count) = take_turn(observer, now, store, outlet, limit, &mut scratch);
             delivered += count;
+            let events = observer.consumer.take_events();
+            let names = (observer.consumer.stream.clone(), observer.consumer.name.clone());
             let stream = observer.stream;
             match turn {
                 Turn::Done => {}
@@ -97,6 +104,10 @@ impl Engine {
                     self.retry(now, id, wait_ns);
                 }
                 Turn::Unreadable => self.retry(now, id, UNREADABLE_RETRY_NS),
+            }
+            for event in events {
+                let event = self.consumer_event(now, &names, event);
+                event.tell(outlet);
             }
             self.note_dirty(now.mono, id);
             self.rearm(now.mono, id);
@@ -173,7 +184,7 @@ fn deliver_next<F: Fs>(
     outlet: &mut impl Outlet,
     scratch: &mut Scratch,
 ) -> Step {
-    if !observer.consumer.is_wanted() {
+    if !observer.consumer.is_wanted() || observer.consumer.is_paused(now.mono) {
         return Step::End(Turn::Done);
     }
     let durable = store.durable_seq(observer.stream).0;
@@ -268,9 +279,10 @@ fn deliver<F: Fs>(
             receiver
         }
     };
+    let new_pin = pin_seed(scratch.seed, record.seq.0, consumer_seq);
     match observer
         .consumer
-        .pick(now.mono, size, receiver, &mut scratch.notices)
+        .pick(now, size, pending + 1, new_pin, receiver, &mut scratch.notices)
     {
         Picked::Ready => {}
         Picked::Busy => return Step::End(Turn::Busy),
@@ -286,6 +298,14 @@ fn deliver<F: Fs>(
     if observer.consumer.is_done_when_delivered() {
         scratch.done.push(seq);
     }
+    let with_pin;
+    let headers = match observer.consumer.pin() {
+        Some(pin) => {
+            with_pin = headers::with_field(headers, "Nats-Pin-Id", &pin.id);
+            &with_pin
+        }
+        None => headers,
+    };
     let message = Message {
         subject: &record.subject,
         reply: Some(&scratch.ack_subject),
@@ -296,6 +316,18 @@ fn deliver<F: Fs>(
     scratch.notices.extend(delivery.notice);
     send_notices(outlet, &mut scratch.notices);
     Step::Delivered
+}
+
+/// Spreads what is known over the name of a pin; pins need not be unpredictable.
+fn pin_seed(seed: u64, stream_seq: u64, consumer_seq: u64) -> u128 {
+    let high = seed
+        .wrapping_add(consumer_seq)
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let low = seed
+        .rotate_left(32)
+        .wrapping_add(stream_seq)
+        .wrapping_mul(0x94d0_49bb_1331_11eb);
+    u128::from(high) << 64 | u128::from(low)
 }
 
 /// `$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>`

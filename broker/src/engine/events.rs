@@ -2,15 +2,20 @@
 //! Source: nats-server, `jetstream_events.go`.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Engine;
+use super::dispatch::Outlet;
 use super::effect::Effect;
 use super::time::Now;
+use super::{ConsumerId, Engine};
 use crate::api::time;
+use crate::consumer;
+use crate::consumer::state::PendingState;
+use crate::router::Message;
 use crate::shard::inbox::JsOp;
 use crate::types::UnixNanos;
 
@@ -41,6 +46,18 @@ pub(super) enum Content {
 }
 
 impl Event {
+    /// Publishes the event, if anybody listens.
+    pub(crate) fn tell(&self, outlet: &mut impl Outlet) {
+        if outlet.is_wanted(&self.subject) {
+            outlet.publish(&Message {
+                subject: &self.subject,
+                reply: None,
+                headers: &[],
+                payload: &self.encode(),
+            });
+        }
+    }
+
     /// The event as JSON.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = format!(
@@ -147,6 +164,81 @@ impl Engine {
             field("action", action),
         ];
         self.tell(now, "advisory.v1.consumer_action", subject, fields, effects);
+    }
+}
+
+impl Engine {
+    /// What happened to a consumer, for those who listen.
+    pub(super) fn consumer_event(
+        &mut self,
+        now: Now,
+        (stream, consumer): &(Arc<str>, Arc<str>),
+        event: consumer::Event,
+    ) -> Event {
+        use consumer::Event as Happened;
+        let mut fields = vec![field("stream", &**stream), field("consumer", &**consumer)];
+        let message = |state: PendingState| {
+            [
+                field("consumer_seq", state.consumer_seq),
+                field("stream_seq", state.stream_seq),
+                field("deliveries", state.deliveries),
+            ]
+        };
+        let (kind, word) = match event {
+            Happened::MaxDeliver {
+                stream_seq,
+                deliveries,
+            } => {
+                fields.extend([field("stream_seq", stream_seq), field("deliveries", deliveries)]);
+                ("advisory.v1.max_deliver", "ADVISORY.CONSUMER.MAX_DELIVERIES")
+            }
+            Happened::Nak(state) => {
+                fields.extend(message(state));
+                ("advisory.v1.nak", "ADVISORY.CONSUMER.MSG_NAKED")
+            }
+            Happened::Terminated(state, reason) => {
+                fields.extend(message(state));
+                if !reason.is_empty() {
+                    fields.push(field("reason", reason));
+                }
+                ("advisory.v1.terminated", "ADVISORY.CONSUMER.MSG_TERMINATED")
+            }
+            Happened::Acked(state, nanos) => {
+                fields.extend(message(state));
+                fields.push(field("ack_time", nanos));
+                ("metric.v1.consumer_ack", "METRIC.CONSUMER.ACK")
+            }
+            Happened::Pinned(pin) => {
+                fields.extend([field("group", pin.group), field("pinned_id", pin.id)]);
+                ("advisory.v1.consumer_group_pinned", "ADVISORY.CONSUMER.PINNED")
+            }
+            Happened::Unpinned { group, reason } => {
+                fields.extend([field("group", group), field("reason", reason)]);
+                (
+                    "advisory.v1.consumer_group_unpinned",
+                    "ADVISORY.CONSUMER.UNPINNED",
+                )
+            }
+        };
+        Event {
+            subject: format!("$JS.EVENT.{word}.{stream}.{consumer}"),
+            kind,
+            id: u128::from(self.next_random()) << 64 | u128::from(self.next_random()),
+            time: now.wall,
+            fields,
+        }
+    }
+
+    /// Tells what happened to a consumer since the last time.
+    pub(super) fn tell_consumer_events(&mut self, now: Now, id: ConsumerId, effects: &mut Vec<Effect>) {
+        let Some(observer) = self.consumers.get_mut(&id) else {
+            return;
+        };
+        let names = (observer.consumer.stream.clone(), observer.consumer.name.clone());
+        for event in observer.consumer.take_events() {
+            let event = self.consumer_event(now, &names, event);
+            effects.push(Effect::Event(Box::new(event)));
+        }
     }
 }
 

@@ -123,7 +123,11 @@ impl Engine {
                 );
                 store.raise_last_seq(stream.id, StreamSeq(delivered))?;
             }
-            self.add_consumer(stream, name.into(), config, created.0, state, true, now.mono);
+            let id = self.add_consumer(stream, name.into(), config, created.0, state, true, now.mono);
+            if let Some(observer) = self.consumers.get_mut(&id) {
+                observer.consumer.arm_pause(now);
+            }
+            self.rearm(now.mono, id);
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::publish::{StoredMessage, append, last_of_subject, remember};
 use super::time::{Mono, Now};
 use super::{Engine, Timer};
 use crate::api::error::ApiError;
+use crate::api::time;
 use crate::api::types::SourceInfo;
 use crate::env::Fs;
 use crate::store::{NewRecord, Record, Store, SubjectFilter};
@@ -23,8 +24,10 @@ use crate::stream::headers::{self, PublishHeaders, STREAM_SOURCE};
 use crate::stream::source::StreamSource;
 use crate::stream::{Incoming, Rollup, Stream};
 use crate::subject::transform::SubjectTransform;
-use crate::types::{StreamId, StreamSeq};
+use crate::types::{StreamId, StreamSeq, UnixNanos};
 
+/// Letters of an identity.
+const IDENTITY_LETTERS: usize = 8;
 /// Messages that a stream copies in one step.
 const COPIED_MAX: usize = 512;
 /// When a stream that took nothing, or whose origin is not there, looks again.
@@ -35,8 +38,8 @@ const RETRY_NS: i64 = 1_000_000_000;
 struct Positions {
     /// The copy's last sequence at that time: later records say themselves where they are from.
     last_seq: u64,
-    /// The next sequence of each origin.
-    next: BTreeMap<String, u64>,
+    /// The next sequence of each origin, and its identity.
+    next: BTreeMap<String, (u64, String)>,
 }
 
 /// The name that [`Positions`] are kept under.
@@ -64,6 +67,8 @@ pub(crate) struct Origin {
     next_seq: u64,
     /// Which stream it was; another one of the same name starts anew.
     id: Option<StreamId>,
+    /// Tells that stream from others of its name, also over restarts.
+    identity: String,
     lag: u64,
     last_active: Option<Mono>,
     error: Option<ApiError>,
@@ -102,6 +107,7 @@ impl Origin {
             transforms: transforms.collect(),
             next_seq: 0,
             id: None,
+            identity: String::new(),
             lag: 0,
             last_active: None,
             error: None,
@@ -117,12 +123,13 @@ impl Origin {
         applied.unwrap_or_else(|| subject.to_owned())
     }
 
-    /// `<stream> <sequence> <filter> <transform> <subject>`
+    /// `<stream> <sequence> <filter> <transform> <subject> <identity>`
     fn header(&self, record: &Record) -> String {
         let mut parts = self.index_name.splitn(3, ' ');
         let mut part = || parts.next().unwrap_or_default();
         let (name, filter, transform) = (part(), part(), part());
-        format!("{name} {} {filter} {transform} {}", record.seq.0, record.subject)
+        let (seq, subject, identity) = (record.seq.0, &record.subject, &self.identity);
+        format!("{name} {seq} {filter} {transform} {subject} {identity}")
     }
 }
 
@@ -167,19 +174,31 @@ impl Origins {
     }
 }
 
-/// The stream, index name and sequence that a `Nats-Stream-Source` header names.
-fn read_header(value: &str) -> Option<(String, u64)> {
+/// Tells a stream from others of its name: a hash of when it was created.
+/// Source: nats-server, `stream.identity`.
+fn identity(created: UnixNanos) -> String {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let hash = ring::digest::digest(&ring::digest::SHA256, time::format(created).as_bytes());
+    let letters = hash.as_ref().iter().take(IDENTITY_LETTERS);
+    letters
+        .map(|byte| char::from(DIGITS[usize::from(byte % 62)]))
+        .collect()
+}
+
+/// The index name, sequence and identity that a `Nats-Stream-Source` header names.
+fn read_header(value: &str) -> Option<(String, u64, Option<&str>)> {
     let fields: Vec<&str> = value.split(' ').collect();
     let [stream, seq, filter, transform, ..] = fields.as_slice() else {
         return None;
     };
-    Some((format!("{stream} {filter} {transform}"), seq.parse().ok()?))
+    let index_name = format!("{stream} {filter} {transform}");
+    Some((index_name, seq.parse().ok()?, fields.get(5).copied()))
 }
 
 impl Engine {
     /// Streams that copy are looked at after each commit that gave their origins records.
     pub(super) fn mark_copies(&mut self, origin: StreamId) {
-        let Some(stream) = self.streams.get(&origin) else {
+        let Some(stream) = self.streams.get(&origin).filter(|stream| stream.is_copied) else {
             return;
         };
         let (account, name) = (stream.account, stream.name.clone());
@@ -240,6 +259,11 @@ impl Engine {
         origin.error = None;
         if origin.id != Some(origin_id) {
             origin.id = Some(origin_id);
+            let created = self
+                .streams
+                .get(&origin_id)
+                .map_or(UnixNanos(0), |stream| stream.created);
+            origin.identity = identity(created);
             origin.next_seq = self.start_of(id, origin, origin_id, is_mirror, store);
         }
         let durable = store.durable_seq(origin_id);
@@ -336,7 +360,7 @@ impl Engine {
     }
 
     /// Writes down how far streams have copied.
-    pub(super) fn save_positions<F: Fs>(&mut self, store: &mut Store<F>) {
+    pub(crate) fn save_positions<F: Fs>(&mut self, store: &mut Store<F>) {
         for id in std::mem::take(&mut self.sources_dirty) {
             let Some(stream) = self.streams.get(&id) else {
                 continue;
@@ -348,7 +372,10 @@ impl Engine {
             let positions = Positions {
                 last_seq: store.state(id).last_seq.0,
                 next: next
-                    .map(|origin| (origin.index_name.clone(), origin.next_seq))
+                    .map(|origin| {
+                        let position = (origin.next_seq, origin.identity.clone());
+                        (origin.index_name.clone(), position)
+                    })
                     .collect(),
             };
             let saved = serde_json::to_vec(&positions).map_err(|err| err.to_string());
@@ -509,15 +536,22 @@ fn next_to_copy<F: Fs>(id: StreamId, origin: &Origin, store: &Store<F>) -> Optio
     let positions: Positions = saved
         .and_then(|(_, _, state)| serde_json::from_slice(state).ok())
         .unwrap_or_default();
-    let known = positions.next.get(&origin.index_name).copied();
+    let known = positions
+        .next
+        .get(&origin.index_name)
+        .filter(|(_, identity)| *identity == origin.identity)
+        .map(|(next, _)| *next);
     let state = store.state(id);
     let mut seq = state.last_seq;
     while seq >= state.first_seq && seq.0 > positions.last_seq {
         if let Ok(Some(record)) = store.read(id, seq)
             && let Some(value) = headers::field(&record.headers, STREAM_SOURCE)
-            && let Some((index_name, copied)) = read_header(value)
+            && let Some((index_name, copied, identity)) = read_header(value)
             && index_name == origin.index_name
         {
+            if identity.is_some_and(|identity| identity != origin.identity) {
+                return known;
+            }
             return known.max(Some(copied + 1));
         }
         seq = seq.prev();

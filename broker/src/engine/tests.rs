@@ -1,5 +1,6 @@
 //! The engine on a simulated disk and a virtual clock.
 
+mod control;
 mod features;
 mod pace;
 mod sourcing;

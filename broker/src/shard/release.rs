@@ -199,13 +199,7 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
                 }
             }
             Effect::Event(event) => {
-                if self.outlet.is_wanted(&event.subject) {
-                    self.publish(&Outgoing {
-                        to: event.subject.clone().into(),
-                        headers: Bytes::new(),
-                        payload: event.encode().into(),
-                    });
-                }
+                event.tell(self.outlet);
             }
             Effect::PubRefused { stream, error, reply } => {
                 let local = local_error(&error);

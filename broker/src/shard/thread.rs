@@ -256,8 +256,13 @@ impl<F: Fs, C: Clock> Shard<F, C> {
 
     /// Says goodbye to those who wait, writes everything and closes the store.
     fn finish(mut self) {
+        let now = now(&self.clock);
+        for op in self.out.take_captured() {
+            self.engine.step(now, op, &mut self.store, &mut self.effects);
+        }
         self.engine.shut_down(&mut self.effects);
         self.engine.persist(&mut self.store);
+        self.engine.save_positions(&mut self.store);
         self.commit();
         for (_, err) in self.store.close().failed {
             tracing::error!(error = %err, "store was not closed cleanly");

@@ -5,6 +5,7 @@
 mod auth;
 mod consumers;
 mod core;
+mod features;
 mod jetstream;
 mod monitor;
 mod push;

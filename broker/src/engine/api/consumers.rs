@@ -8,7 +8,7 @@ use crate::api::pedantic;
 use crate::api::time::JsonTime;
 use crate::api::types::{
     Action, ConsumerInfo, ConsumerList, ConsumerNames, ConsumerRequest, LIST_PAGE, NAMES_PAGE, Page,
-    PageRequest, SequenceInfo, Success, parse, parse_optional,
+    PageRequest, PriorityGroupState, SequenceInfo, Success, parse, parse_optional,
 };
 use crate::consumer::SeqPair;
 use crate::consumer::config::ConsumerConfig;
@@ -20,7 +20,7 @@ use crate::engine::time::Now;
 use crate::engine::{ConsumerId, Engine, push_notices};
 use crate::env::Fs;
 use crate::store::{Store, StoreError};
-use crate::stream::config::{NAME_BYTES_MAX, Retention, Storage, set_dynamic_metadata, set_static_metadata};
+use crate::stream::config::{NAME_BYTES_MAX, Retention, Storage, set_dynamic_metadata};
 use crate::subject;
 use crate::types::{StreamId, UnixNanos};
 
@@ -93,7 +93,7 @@ impl Engine {
     ) -> Result<ConsumerInfo, ApiError> {
         let ConsumerRequest {
             stream_name,
-            mut config,
+            config,
             action,
             pedantic,
         } = request;
@@ -110,7 +110,6 @@ impl Engine {
         if pedantic {
             pedantic::check_consumer(&config, &stream_config)?;
         }
-        set_static_metadata(&mut config.metadata, 0);
         let mut config = config.normalize(&stream_config)?;
         if config.name.is_empty() {
             config.name = if config.is_durable() {
@@ -126,7 +125,7 @@ impl Engine {
         let known = self.find_consumer(&stream_name, &config.name);
         let changes_before = self.changes;
         let id = match (known, action) {
-            (Some(id), action) => self.change_consumer(id, config, action, store)?,
+            (Some(id), action) => self.change_consumer(now, id, config, action, store)?,
             (None, Action::Update) => return Err(ApiError::CONSUMER_DOES_NOT_EXIST),
             (None, _) => self.new_consumer(now, stream_id, config, store)?,
         };
@@ -144,6 +143,7 @@ impl Engine {
 
     fn change_consumer<F: Fs>(
         &mut self,
+        now: Now,
         id: ConsumerId,
         config: ConsumerConfig,
         action: Action,
@@ -165,6 +165,7 @@ impl Engine {
         }
         if let Some(observer) = self.consumers.get_mut(&id) {
             observer.consumer.set_config(Arc::new(config));
+            observer.consumer.arm_pause(now);
             observer.refilter();
         }
         self.changes += 1;
@@ -202,6 +203,9 @@ impl Engine {
         let name = config.name.as_str().into();
         let id = self.add_consumer(&mut stream, name, config, now.wall, state, is_stored, now.mono);
         self.streams.insert(stream_id, stream);
+        if let Some(observer) = self.consumers.get_mut(&id) {
+            observer.consumer.arm_pause(now);
+        }
         self.note_dirty(now.mono, id);
         Ok(id)
     }
@@ -369,6 +373,14 @@ impl Engine {
         let consumer = &observer.consumer;
         let mut config = ConsumerConfig::clone(&consumer.config);
         set_dynamic_metadata(&mut config.metadata, version);
+        let until = consumer.config.pause_until.map_or(UnixNanos(0), |until| until.0);
+        let pause_remaining = until.since(now.wall).max(0);
+        let pin = consumer.pin();
+        let groups = config.priority_groups.first().map(|group| PriorityGroupState {
+            group: group.clone(),
+            pinned_client_id: pin.map(|pin| pin.id.clone()).unwrap_or_default(),
+            pinned_ts: pin.map_or(JsonTime::ZERO, |pin| JsonTime(pin.since)),
+        });
         let position = |at: SeqPair, time: UnixNanos| SequenceInfo {
             consumer_seq: at.consumer,
             stream_seq: at.stream,
@@ -386,7 +398,10 @@ impl Engine {
             num_waiting: consumer.waiting_count(),
             num_pending,
             push_bound: consumer.is_push_bound(),
+            paused: pause_remaining > 0,
+            pause_remaining,
             ts: JsonTime(now.wall),
+            priority_groups: groups.into_iter().collect(),
         })
     }
 
@@ -403,7 +418,7 @@ impl Engine {
     }
 }
 
-fn save<F: Fs>(
+pub(super) fn save<F: Fs>(
     store: &mut Store<F>,
     stream: StreamId,
     created: UnixNanos,

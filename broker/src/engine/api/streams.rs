@@ -179,6 +179,7 @@ impl Engine {
         }
         push_notices(notices, effects);
         self.open_batches -= stream.batches.len();
+        self.forget_copied(id);
         self.index_copies();
         self.tell_stream(now, name, "delete", effects);
         Ok(Success { success: true })

@@ -42,6 +42,10 @@ impl Delivered {
         }
     }
 
+    pub(super) fn to(&self) -> &str {
+        &self.to
+    }
+
     pub(super) fn headers(&self) -> &str {
         &self.headers
     }
@@ -284,8 +288,12 @@ impl World {
     }
 
     pub(super) fn pull(&mut self, stream: &str, consumer: &str, request: &str) {
+        self.pull_to("_INBOX.pull", stream, consumer, request);
+    }
+
+    pub(super) fn pull_to(&mut self, inbox: &str, stream: &str, consumer: &str, request: &str) {
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}");
-        let reply = ReplyTo::Subject("_INBOX.pull".into());
+        let reply = ReplyTo::Subject(inbox.to_owned().into());
         self.round(vec![Self::op(JsKind::Api, &subject, reply, "", request)]);
     }
 
@@ -324,9 +332,11 @@ impl World {
         (self.take_answer(&publish), self.take_answer(&ack))
     }
 
-    /// What the server published itself since the last call.
+    /// What the server published itself since the last call, but for what it says about each request.
     pub(super) fn published(&mut self) -> Vec<Delivered> {
-        std::mem::take(&mut self.clients.published)
+        let mut published = std::mem::take(&mut self.clients.published);
+        published.retain(|got| got.subject != "$JS.EVENT.ADVISORY.API");
+        published
     }
 
     /// The stream messages that came since the last call.
