@@ -206,8 +206,6 @@ pub struct Router {
     inserts: AtomicU64,
     removes: AtomicU64,
     lookups: AtomicU64,
-    /// `$JS.` subjects are like all others.
-    without_jetstream: AtomicBool,
 }
 
 /// What has happened to a router since the start.
@@ -251,11 +249,6 @@ impl Router {
             counters,
             ..Self::default()
         }
-    }
-
-    /// There is no JetStream: whoever asks it for something hears that nobody listens.
-    pub(crate) fn switch_jetstream_off(&self) {
-        self.without_jetstream.store(true, Ordering::Relaxed);
     }
 
     /// The account whose subjects these are.
@@ -437,9 +430,7 @@ impl Router {
             }
         });
         let (stream, same_stream) = tables.captured_by(subject);
-        let is_reserved = !self.without_jetstream.load(Ordering::Relaxed);
-        let reserved = is_reserved.then(|| reserved(subject)).flatten();
-        receivers.bound = reserved.or(stream.map(JsKind::Publish));
+        receivers.bound = reserved(subject).or(stream.map(JsKind::Publish));
         receivers.any_last_token = same_receivers && same_stream;
         receivers
     }
@@ -459,15 +450,15 @@ impl Router {
 }
 
 impl Tables {
-    /// The stream of `subject` and whether any other valid last token would give the same. Only literal subjects are
-    /// captured: a stored subject must be one that a filter can find.
+    /// The stream of `subject` and whether any other valid last token would give the same. Subjects with wildcards are
+    /// captured as nats-server does, their wildcards being tokens like others; malformed ones are not.
     fn captured_by(&self, subject: &str) -> (Option<StreamId>, bool) {
         let mut found = None;
         let any_last_token = self.streams.visit(subject, |id| {
             found.get_or_insert(*id);
         });
         if found.is_some() && !subject::is_valid_literal(subject) {
-            return (None, false);
+            return (found.filter(|_| subject::is_valid_filter(subject)), false);
         }
         (found, any_last_token)
     }

@@ -41,12 +41,6 @@ impl ApiError {
     pub(crate) const CLUSTER_REQUIRED: Self = fixed(503, 10010, "JetStream clustering support required");
     /// `JSConsumerNotFoundErr`
     pub(crate) const CONSUMER_NOT_FOUND: Self = fixed(404, 10014, "consumer not found");
-    /// `JSConsumerDurableNameNotInSubjectErr`
-    pub(crate) const DURABLE_NOT_IN_SUBJECT: Self = fixed(
-        400,
-        10016,
-        "consumer expected to be durable but no durable name set in subject",
-    );
     /// `JSConsumerDurableNameNotMatchSubjectErr`
     pub(crate) const DURABLE_NOT_MATCH_SUBJECT: Self = fixed(
         400,

@@ -22,6 +22,13 @@ pub(crate) fn check_stream(config: &StreamConfig) -> Result<(), ApiError> {
             return Err(ApiError::pedantic(&format!("{name} must be set to -1")));
         }
     }
+    if config
+        .republish
+        .as_ref()
+        .is_some_and(|republish| republish.src.is_empty())
+    {
+        return Err(ApiError::pedantic("republish source can not be empty"));
+    }
     let has_own_window = config.mirror.is_none() && config.sources.is_empty();
     let is_short = config.max_age > 0 && config.max_age < DUPLICATE_WINDOW_DEFAULT_NS;
     if config.duplicate_window == 0 && has_own_window && is_short {

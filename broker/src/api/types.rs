@@ -82,11 +82,24 @@ pub(crate) fn parse_optional<T: DeserializeOwned + Default>(payload: &[u8]) -> R
     }
 }
 
+/// Fields in which nats-server refuses `null`, because they read their words themselves.
+const POLICIES: [&str; 9] = [
+    "ack_policy",
+    "compression",
+    "deliver_policy",
+    "discard",
+    "persist_mode",
+    "priority_policy",
+    "replay_policy",
+    "retention",
+    "storage",
+];
+
 /// The depth is bounded: serde_json has read the value with its own limit.
 fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            fields.retain(|_, value| !value.is_null());
+            fields.retain(|name, value| !value.is_null() || POLICIES.contains(&name.as_str()));
             fields.values_mut().for_each(drop_nulls);
         }
         Value::Array(items) => items.iter_mut().for_each(drop_nulls),

@@ -81,7 +81,8 @@ impl Engine {
             }
         }
         let outcome = if headers::asks_above_level(&op.headers, API_LEVEL) {
-            Some(Outcome::new::<()>("system", Err(ApiError::API_LEVEL)))
+            let kind = parts.as_ref().map_or_else(String::new, |(name, _)| kind_of(name));
+            Some(Outcome::new::<()>(&kind, Err(ApiError::API_LEVEL)))
         } else {
             match parts {
                 Some((name, rest)) => self.request(now, &name, &rest, op, store, effects),
@@ -153,8 +154,8 @@ impl Engine {
                 "consumer_create",
                 self.create_consumer(now, stream, rest, payload, store, effects),
             ),
-            ("CONSUMER.DURABLE.CREATE", [stream, rest @ ..]) => {
-                let result = self.create_durable(now, stream, rest, payload, store, effects);
+            ("CONSUMER.DURABLE.CREATE", [stream, consumer]) => {
+                let result = self.create_durable(now, stream, consumer, payload, store, effects);
                 Outcome::new("consumer_create", result)
             }
             ("CONSUMER.INFO", [stream, consumer]) => Outcome::new(
@@ -218,6 +219,15 @@ impl Engine {
             }
         }
         info
+    }
+}
+
+/// What the answer to a request is called.
+fn kind_of(name: &str) -> String {
+    match name {
+        "INFO" => "account_info".to_owned(),
+        "CONSUMER.DURABLE.CREATE" => "consumer_create".to_owned(),
+        name => name.to_ascii_lowercase().replace('.', "_"),
     }
 }
 

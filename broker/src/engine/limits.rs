@@ -7,6 +7,7 @@ use crate::env::Fs;
 use crate::store::{Store, StoreError, SubjectFilter};
 use crate::stream::Rollup;
 use crate::stream::config::Retention;
+use crate::subject;
 use crate::types::{StreamId, StreamSeq};
 
 impl Engine {
@@ -66,6 +67,16 @@ impl Engine {
         if rollup == Rollup::All {
             if let Err(err) = store.purge(id, seq) {
                 self.removal_failed(id, &err);
+            }
+            return;
+        }
+        if !subject::is_literal(subject) {
+            // It covers all subjects that its wildcards match.
+            let filter = SubjectFilter::new(&[subject]);
+            while let Some(first) = store.next_match(id, &filter, StreamSeq(1)) {
+                if first >= seq || !self.remove_message(id, first, store) {
+                    break;
+                }
             }
             return;
         }

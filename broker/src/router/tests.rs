@@ -190,7 +190,7 @@ impl World {
             prop_assert_eq!(*got, u64::from(*wanted), "each group gets it once");
         }
         prop_assert_eq!(routed.receivers, receivers);
-        let valid = subject::is_valid_literal(subject);
+        let valid = subject::is_valid_filter(subject);
         let stream = self
             .streams
             .iter()

@@ -217,9 +217,26 @@ impl StreamConfig {
         self.check_origins()?;
         self.check_subjects()?;
         self.check_transforms()?;
+        self.normalize_placement()?;
         let level = self.required_level();
         set_static_metadata(&mut self.metadata, level);
         Ok(self)
+    }
+
+    /// Placement is for clusters: it is kept as it was sent.
+    fn normalize_placement(&mut self) -> Result<(), ApiError> {
+        let Some(Value::Object(placement)) = &self.placement else {
+            return Ok(());
+        };
+        if placement.get("preferred").is_some_and(|server| server != "") {
+            return Err(ApiError::invalid_config(
+                "preferred server not permitted in placement",
+            ));
+        }
+        if placement.is_empty() {
+            self.placement = None;
+        }
+        Ok(())
     }
 
     fn check_name(&self) -> Result<(), ApiError> {
@@ -334,17 +351,11 @@ impl StreamConfig {
             if !subject::is_valid_filter(subject) {
                 return Err(ApiError::invalid_config("invalid subject"));
             }
-            if self.subjects[..index].contains(subject) {
-                return Err(ApiError::invalid_config("duplicate subjects detected"));
-            }
             if !self.no_ack {
                 check_reserved(subject)?;
             }
-            let later = self.subjects.iter().skip(index + 1);
-            if let Some(other) = later
-                .filter(|other| *other != subject)
-                .find(|other| subject::overlaps(other, subject))
-            {
+            let mut later = self.subjects.iter().skip(index + 1);
+            if let Some(other) = later.find(|other| subject::overlaps(other, subject)) {
                 return Err(ApiError::invalid_config(format!(
                     "subject {subject:?} overlaps with {other:?}"
                 )));

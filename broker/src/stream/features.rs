@@ -98,11 +98,6 @@ impl StreamConfig {
 
     /// Checks mirror and sources as far as this configuration alone shows.
     pub(super) fn check_origins(&self) -> Result<(), ApiError> {
-        if self.allow_batched {
-            return Err(ApiError::invalid_config(
-                "batch publish is not supported by this server",
-            ));
-        }
         if let Some(mirror) = &self.mirror {
             self.check_mirror(mirror)?;
         }

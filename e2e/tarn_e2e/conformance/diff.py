@@ -187,7 +187,7 @@ def frame_text(said: bytes):
     text = said.decode(errors="replace")
     lines = text.split("\r\n")
     # The order of fields in INFO doesn't matter; which there are does.
-    return [sorted(json.loads(line[5:])) if line.startswith("INFO {") else line for line in lines]
+    return [dict.fromkeys(json.loads(line[5:]), "present") if line.startswith("INFO {") else line for line in lines]
 
 
 def report(results, verbose: bool) -> int:

@@ -62,25 +62,22 @@ impl Engine {
         &mut self,
         now: Now,
         stream: &str,
-        rest: &[&str],
+        name: &str,
         payload: &[u8],
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) -> Result<ConsumerInfo, ApiError> {
         let mut request: ConsumerRequest = parse(payload)?;
-        let [name] = rest else {
-            return Err(ApiError::DURABLE_NOT_IN_SUBJECT);
-        };
         if request.stream_name != stream {
             return Err(ApiError::STREAM_MISMATCH);
         }
         if !request.config.is_durable() {
             return Err(ApiError::DURABLE_NOT_SET);
         }
-        if request.config.durable_name != *name {
+        if request.config.durable_name != name {
             return Err(ApiError::DURABLE_NOT_MATCH_SUBJECT);
         }
-        (*name).clone_into(&mut request.config.name);
+        name.clone_into(&mut request.config.name);
         self.put_consumer(now, request, store, effects)
     }
 

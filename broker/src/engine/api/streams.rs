@@ -10,6 +10,7 @@ use crate::api::types::{
     SUBJECTS_PAGE, StreamInfo, StreamInfoRequest, StreamList, StreamNames, StreamStateInfo, Success,
     parse_optional, parse_stream,
 };
+use crate::consumer::config::ConsumerConfig;
 use crate::consumer::pull::Status;
 use crate::engine::effect::Effect;
 use crate::engine::time::Now;
@@ -109,6 +110,7 @@ impl Engine {
         config.adopt_origins(|name| self.stream_by_name(name).map(|stream| Arc::clone(&stream.config)))?;
         old.check_update(&mut config)?;
         config.first_seq = old.first_seq;
+        self.check_consumer_limits(id, &old, &config)?;
         self.check_overlap(&config, Some(id))?;
         let bytes = serde_json::to_vec(&config).map_err(ApiError::stream_update)?;
         store
@@ -129,6 +131,40 @@ impl Engine {
         self.retire_all(id, store);
         let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
         Ok(self.stream_info(now, stream, false, store))
+    }
+
+    /// New limits for consumers must leave room for those that there are.
+    fn check_consumer_limits(
+        &self,
+        id: StreamId,
+        old: &StreamConfig,
+        new: &StreamConfig,
+    ) -> Result<(), ApiError> {
+        let limits = new.consumer_limits;
+        let is_over = |value: i64, limit: i64| limit > 0 && value > limit;
+        if limits == old.consumer_limits {
+            return Ok(());
+        }
+        let Some(stream) = self.streams.get(&id) else {
+            return Ok(());
+        };
+        let violates = |consumer: &&Arc<ConsumerConfig>| {
+            is_over(consumer.inactive_threshold, limits.inactive_threshold)
+                || is_over(consumer.max_ack_pending, limits.max_ack_pending)
+        };
+        let observers = stream.consumers.values().filter_map(|id| self.consumers.get(id));
+        let configs = observers.map(|observer| &observer.consumer.config);
+        let names: Vec<&str> = configs
+            .filter(violates)
+            .map(|config| config.name.as_str())
+            .collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let names = names.join(", ");
+        Err(ApiError::stream_update(format!(
+            "change to limits violates consumers: {names}"
+        )))
     }
 
     /// Whether another stream captures what `config` wants to.

@@ -212,7 +212,8 @@ fn stream_bound_messages_are_handed_over_in_order_as_slices() {
         Publish(StreamId(4)) s.a Subject(b"r") b"" b"hi"
         Publish(StreamId(4)) s.b None b"NATS/1.0\r\n\r\n" b"yo"
         Api $JS.API.INFO Subject(b"i") b"" b""
-        Ack $JS.ACK.x None b"" b"+ACK""#]]
+        Ack $JS.ACK.x None b"" b"+ACK"
+        Publish(StreamId(4)) s.* None b"" b"""#]]
     .assert_eq(&seen.join("\n"));
     assert_eq!(
         peer.heard().matches("MSG s.").count(),
@@ -226,7 +227,7 @@ fn stream_bound_messages_are_handed_over_in_order_as_slices() {
     );
     router.set_stream_subjects(StreamId(4), &[]);
     peer.send("PUB s.d 0\r\n\r\n");
-    assert_eq!(peer.ops.len(), 5);
+    assert_eq!(peer.ops.len(), 6);
 }
 
 #[test]
