@@ -55,9 +55,13 @@ scale messages="1000000" subjects="1000000" directory="/tmp/tarn-scale":
     target/release/examples/scale {{ messages }} {{ subjects }} {{ directory }}
     rm -r {{ directory }}
 
-# Power cuts by seed on the simulated disk: N lives of a store, each cut at a random moment and held against a model
-simulate seeds="100000":
-    TARN_SEEDS={{ seeds }} cargo test --release --locked -p tarn-broker --lib store::tests::crash -- --nocapture
+# The whole broker by seed on a simulated disk and clock: --seeds N, --from N, --minutes M, --threads N; --seed S replays one
+simulate *arguments:
+    cargo run --release --locked -p tarn-broker --features simulation --example simulate -- {{ arguments }}
+
+# The store alone by seed: N lives, each cut at a random moment, and as many flipped bits
+simulate-store n="100000":
+    TARN_SEEDS={{ n }} TARN_FLIPS={{ n }} cargo test --release --locked -p tarn-broker --lib store::tests -- --nocapture
 
 # Every pair of deaths within a lake commit (minutes)
 crash-pairs:

@@ -261,6 +261,14 @@ impl Consumer {
         self.resume_seq
     }
 
+    /// Takes another start, as long as nothing was delivered.
+    pub(crate) fn start_anew(&mut self, state: ConsumerState) {
+        self.next_stream_seq = state.next_stream_seq.max(1);
+        self.skip_list = state.skip_list.into();
+        self.resume_seq = state.resume_seq;
+        self.is_dirty = true;
+    }
+
     /// Nothing at or above `stream_seq` was stored after all: what comes there is new.
     pub(crate) fn rewind(&mut self, stream_seq: u64) {
         if self.next_stream_seq > stream_seq && self.skip_list.is_empty() {

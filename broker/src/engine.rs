@@ -296,7 +296,7 @@ impl Engine {
             let last_seq = store.state(*id).last_seq.0;
             for consumer in stream.consumers.values() {
                 if let Some(observer) = self.consumers.get_mut(consumer) {
-                    observer.rolled_back(last_seq);
+                    observer.rolled_back(last_seq, store);
                 }
             }
         }

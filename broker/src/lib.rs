@@ -23,6 +23,8 @@ pub mod outbound;
 pub mod router;
 pub mod server;
 pub mod shard;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 pub mod store;
 mod stream;
 pub mod subject;

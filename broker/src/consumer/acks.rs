@@ -1,5 +1,7 @@
 //! Acknowledgements, and delivering again what was not acknowledged.
 
+use std::collections::BTreeSet;
+
 use super::config::AckPolicy;
 use super::state::PendingState;
 use super::{AckVerb, Consumer, Event, SeqPair};
@@ -7,6 +9,9 @@ use crate::engine::time::{Mono, Now, earliest};
 
 /// Shortest time between two looks at all pending messages; the engine's timers are this coarse.
 const PENDING_CHECK_NS_MIN: i64 = 1_000_000;
+
+/// Places in the redelivery queue that are kept beyond twice the pending messages.
+const REDELIVER_SLACK: usize = 64;
 
 impl Consumer {
     /// Messages below `first_seq` are gone from the stream. They are no longer waited for.
@@ -152,6 +157,13 @@ impl Consumer {
         entry.queued = true;
         entry.deadline = now.after(self.config.ack_wait_ns(entry.deliveries));
         self.redeliver.push_back(stream_seq);
+        // A delayed NAK leaves its old place behind.
+        if self.redeliver.len() > 2 * self.pending.len() + REDELIVER_SLACK {
+            let mut seen = BTreeSet::new();
+            let pending = &self.pending;
+            self.redeliver
+                .retain(|seq| pending.get(*seq).is_some_and(|entry| entry.queued) && seen.insert(*seq));
+        }
     }
 
     pub(super) fn check_pending_at(&mut self, deadline: Mono) {

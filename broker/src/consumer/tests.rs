@@ -485,3 +485,16 @@ proptest! {
         prop_assert_eq!(redelivered, open);
     }
 }
+
+#[test]
+fn alternating_naks_take_no_more_room() {
+    let mut consumer = consumer(|_| {});
+    pull(&mut consumer, 0, "1");
+    assert_eq!(deliver(&mut consumer, 0, 1, &mut Vec::new()), Some(1));
+    for at in 1..10_000 {
+        ack(&mut consumer, at, AckVerb::Nak { delay_ns: 1 << 40 }, 1);
+        ack(&mut consumer, at, AckVerb::Nak { delay_ns: 0 }, 1);
+    }
+    assert!(consumer.redeliver.len() < 100, "{}", consumer.redeliver.len());
+    assert_eq!(consumer.next(), Next::Redeliver(1));
+}

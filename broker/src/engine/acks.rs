@@ -4,15 +4,16 @@ use bytes::Bytes;
 
 use super::effect::{Effect, Outgoing};
 use super::time::Now;
-use super::{Engine, push_notices};
+use super::{ConsumerId, Engine, push_notices};
 use crate::api::time::go_duration_ns;
 use crate::consumer::pull::{Notice, Status};
 use crate::consumer::{AckVerb, SeqPair};
 use crate::env::Fs;
 use crate::shard::inbox::{JsOp, ReplyTo};
 use crate::store::Store;
-use crate::stream::config::API_LEVEL;
+use crate::stream::config::{API_LEVEL, Retention};
 use crate::stream::headers;
+use crate::types::StreamSeq;
 
 /// The parts of an acknowledgement's subject that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,9 +153,24 @@ impl Engine {
         self.note_dirty(now.mono, id);
         self.mark_ready(id);
         self.rearm(now.mono, id);
+        if done.is_empty() && is_reply_due && matches!(verb, AckVerb::Ack | AckVerb::Term) {
+            done.extend(self.settled_late(id, subject.at.stream, store));
+        }
         if !done.is_empty() {
             self.retire(stream, &done, store);
         }
+    }
+
+    /// A message that is no longer waited for, because it was delivered as often as it may be, is done with as well once
+    /// it is acknowledged.
+    fn settled_late<F: Fs>(&self, id: ConsumerId, seq: u64, store: &Store<F>) -> Option<u64> {
+        let observer = self.consumers.get(&id)?;
+        let stream = self.streams.get(&observer.stream)?;
+        if stream.config.retention == Retention::Limits || observer.consumer.config.max_deliver <= 0 {
+            return None;
+        }
+        let record = store.read(observer.stream, StreamSeq(seq)).ok()??;
+        observer.needs_no_more(seq, &record.subject).then_some(seq)
     }
 
     fn flow_answered(&mut self, op: &JsOp) {

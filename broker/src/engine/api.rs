@@ -144,7 +144,8 @@ impl Engine {
             ("STREAM.NAMES", []) => Outcome::new("stream_names", self.stream_names(payload)),
             ("STREAM.LIST", []) => Outcome::new("stream_list", self.stream_list(now, payload, store)),
             ("STREAM.MSG.GET", [stream]) => {
-                Outcome::new("stream_msg_get", self.get_message(stream, payload, store))
+                let after = self.id_of(stream).and_then(|id| messages::awaited(id, store));
+                Outcome::new("stream_msg_get", self.get_message(stream, payload, store)).after(after)
             }
             ("STREAM.MSG.DELETE", [stream]) => {
                 let id = self.id_of(stream);

@@ -33,6 +33,15 @@ impl Engine {
                 }
             }
         }
+        self.enforce_stream(id, store);
+    }
+
+    /// Removes the oldest messages that are beyond the limits of the stream as a whole.
+    pub(super) fn enforce_stream<F: Fs>(&mut self, id: StreamId, store: &mut Store<F>) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let config = &stream.config;
         let messages_max = u64::try_from(config.max_msgs).unwrap_or(u64::MAX);
         let bytes_max = u64::try_from(config.max_bytes).unwrap_or(u64::MAX);
         loop {

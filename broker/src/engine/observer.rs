@@ -3,6 +3,7 @@
 use crate::consumer::Consumer;
 use crate::consumer::config::DeliverPolicy;
 use crate::consumer::pace::Pace;
+use crate::engine::recover::starting_state;
 use crate::engine::time::{Mono, earliest};
 use crate::env::Fs;
 use crate::store::{Store, StreamState, SubjectFilter};
@@ -117,8 +118,18 @@ impl Observer {
     }
 
     /// Records above `last_seq` were not stored after all.
-    pub(crate) fn rolled_back(&mut self, last_seq: u64) {
+    pub(crate) fn rolled_back<F: Fs>(&mut self, last_seq: u64, store: &Store<F>) {
         self.is_counted = false;
+        let config = &self.consumer.config;
+        let starts_at_last = matches!(
+            config.deliver_policy,
+            DeliverPolicy::Last | DeliverPolicy::LastPerSubject
+        );
+        if starts_at_last && self.consumer.delivered().consumer == 0 {
+            // It may have been made for records that are gone.
+            let state = starting_state(config, self.stream, store);
+            return self.consumer.start_anew(state);
+        }
         if self.consumer.config.deliver_policy != DeliverPolicy::ByStartSequence {
             self.consumer.rewind(last_seq + 1);
         }
@@ -142,6 +153,11 @@ impl Observer {
             && (seq >= consumer.next_stream_seq()
                 || consumer.is_pending(seq)
                 || consumer.skip_list().contains(&seq))
+    }
+
+    /// Whether the consumer was to deliver the message, and has nothing more to do with it.
+    pub(crate) fn needs_no_more(&self, seq: u64, subject: &str) -> bool {
+        self.filter.matches(subject) && !self.needs(seq, subject)
     }
 
     /// When the consumer wants to be looked at, if nothing else happens to it.

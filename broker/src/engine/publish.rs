@@ -99,6 +99,11 @@ impl Engine {
             payload,
             ..
         } = op;
+        // The header belongs to the server: it tells repetitions after a restart.
+        let headers = match memchr::memmem::find(&headers, RESEND_ID.as_bytes()) {
+            Some(_) => headers::without_fields(&headers, |name| name == RESEND_ID).into(),
+            None => headers,
+        };
         let resend = match &mut reply {
             ReplyTo::Local { resend, .. } => resend.take(),
             ReplyTo::None | ReplyTo::Subject(_) => None,
@@ -178,7 +183,9 @@ impl Engine {
         let subject = std::str::from_utf8(subject).map_err(|_| ApiError::BAD_REQUEST)?;
         let transformed = transformed(stream, subject, random);
         let subject = transformed.as_deref().unwrap_or(subject);
-        if let Some(Resend { key, is_resend: true }) = resend
+        let key = resend.map(|resend| headers::resend_value(&resend.key));
+        if resend.is_some_and(|resend| resend.is_resend)
+            && let Some(key) = &key
             && let Some(seq) = stream.duplicates.find(now.mono, IdKind::Resend, key)
         {
             return Ok(Stored::duplicate(seq));
@@ -201,9 +208,9 @@ impl Engine {
             None => message,
         };
         let with_resend;
-        let stored_headers: &[u8] = match resend {
-            Some(resend) => {
-                with_resend = headers::with_field(message.headers, RESEND_ID, &resend.key);
+        let stored_headers: &[u8] = match &key {
+            Some(key) => {
+                with_resend = headers::with_field(message.headers, RESEND_ID, key);
                 &with_resend
             }
             None => message.headers,
@@ -216,7 +223,7 @@ impl Engine {
         };
         let last_of_subject = last_of_subject(stream, subject, store);
         let seq = append(stream, &record, store, &self.consumers)?;
-        remember(stream, now, seq, parsed, resend);
+        remember(stream, now, seq, parsed, key.as_deref());
         let stored = StoredMessage {
             seq,
             subject,
@@ -392,7 +399,7 @@ pub(super) fn remember(
     now: Now,
     seq: StreamSeq,
     headers: &PublishHeaders<'_>,
-    resend: Option<&Resend>,
+    resend_key: Option<&str>,
 ) {
     match headers.msg_id {
         Some(msg_id) => {
@@ -403,9 +410,7 @@ pub(super) fn remember(
         }
         None => stream.last_msg_id.clear(),
     }
-    if let Some(resend) = resend {
-        stream
-            .duplicates
-            .remember(now.mono, IdKind::Resend, &resend.key, seq.0);
+    if let Some(key) = resend_key {
+        stream.duplicates.remember(now.mono, IdKind::Resend, key, seq.0);
     }
 }

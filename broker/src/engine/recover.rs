@@ -90,6 +90,9 @@ impl Engine {
             let js_account = engine.accounts.entry(account).or_default();
             js_account.names.insert(stream.name.clone(), id);
             engine.streams.insert(id, stream);
+            // A crash may have brought back what the limits had removed. Those of subjects are kept by removals that
+            // are durable with the message that made room necessary.
+            engine.enforce_stream(id, store);
         }
         engine.index_copies();
         Ok(engine)
@@ -185,7 +188,7 @@ fn recovered_state<F: Fs>(
 
 /// Where a new consumer starts.
 /// Source: nats-server, `selectStartingSeqNo`.
-pub(super) fn starting_state<F: Fs>(
+pub(in crate::engine) fn starting_state<F: Fs>(
     config: &ConsumerConfig,
     id: StreamId,
     store: &Store<F>,

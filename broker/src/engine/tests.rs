@@ -318,6 +318,86 @@ fn a_first_sequence_without_room_behind_it_is_refused() {
 }
 
 #[test]
+fn a_message_that_is_being_replaced_is_found() {
+    let mut world = World::new(13);
+    let config = r#"{"name":"S","max_msgs_per_subject":1,"discard":"new","allow_direct":true}"#;
+    stream(&mut world, config);
+    world.publish("S", "", "old");
+    let answer = world.publish_and_ask("S", "new", "$JS.API.DIRECT.GET.S", r#"{"last_by_subj":"S"}"#);
+    assert_eq!(answer, "new");
+    let request = r#"{"last_by_subj":"S"}"#;
+    let answer = world.publish_and_ask("S", "newer", "$JS.API.STREAM.MSG.GET.S", request);
+    assert!(answer.contains("bmV3ZXI="), "{answer}");
+}
+
+#[test]
+fn a_late_acknowledgement_takes_the_message_out_of_a_work_queue() {
+    let mut world = World::new(14);
+    stream(&mut world, r#"{"name":"S","retention":"workqueue"}"#);
+    consumer(
+        &mut world,
+        "S",
+        r#"{"durable_name":"C","ack_policy":"explicit","max_deliver":1,"ack_wait":1000000000}"#,
+    );
+    world.publish("S", "", "x");
+    world.pull("S", "C", "1");
+    let got = world.deliveries();
+    world.wait(2 * SECOND);
+    assert_eq!(world.messages("S"), 1, "given up, and kept");
+    world.ack(&got[0], "+ACK");
+    assert_eq!(world.messages("S"), 0);
+}
+
+#[test]
+fn a_consumer_made_for_records_that_are_rolled_back_starts_at_those_that_stay() {
+    let mut refused = 0;
+    for nth in 1..8 {
+        let mut world = World::new(15);
+        stream(&mut world, r#"{"name":"S"}"#);
+        world.publish("S", "", "old");
+        world.fs.fill_at_nth_write(nth);
+        let config = r#"{"stream_name":"S","config":{"durable_name":"C","ack_policy":"explicit",
+            "deliver_policy":"last_per_subject","filter_subject":"S"}}"#;
+        let answer = world.publish_and_ask("S", "new", "$JS.API.CONSUMER.CREATE.S.C", config);
+        if answer.contains("error") || world.last_seq("S") == 2 {
+            continue;
+        }
+        refused += 1;
+        world.pull("S", "C", "1");
+        assert_eq!(world.deliveries()[0].text(), "old");
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn the_header_that_tells_repetitions_is_the_servers() {
+    let mut world = World::new(16);
+    stream(&mut world, r#"{"name":"S"}"#);
+    world.publish("S", "Tarn-Resend-Id: key\r\n", "forged");
+    world.restart();
+    assert_eq!(world.publish_resend("S", "key", true).unwrap().seq.0, 2);
+    let key = "a\r\nNats-Rollup: all\r\n";
+    assert_eq!(world.publish_resend("S", key, false).unwrap().seq.0, 3);
+    world.restart();
+    let ack = world.publish_resend("S", key, true).unwrap();
+    assert_eq!((ack.seq.0, ack.duplicate), (3, true));
+}
+
+#[test]
+fn limits_hold_after_a_crash() {
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        stream(&mut world, r#"{"name":"S","max_msgs":3}"#);
+        for number in 0..10 {
+            world.publish("S", "", &number.to_string());
+        }
+        world.crash(seed);
+        assert_eq!(world.messages("S"), 3);
+        assert_eq!(world.last_seq("S"), 10);
+    }
+}
+
+#[test]
 fn nothing_is_acknowledged_after_a_failed_sync() {
     let mut world = World::new(11);
     stream(&mut world, r#"{"name":"S"}"#);

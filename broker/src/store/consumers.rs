@@ -227,15 +227,19 @@ pub(super) fn open_all<F: Fs>(
         };
         if body.deleted {
             // First both copies have to say so: either file may outlive the other.
+            pair.rewrite(&bytes)?;
             pair.write(&bytes)?;
             pair.remove()
                 .map_err(|err| StoreError::io("remove", &dir.join(stem), err))?;
             continue;
         }
-        if alone {
-            pair.write(&bytes)?;
-        } else {
-            pair.write_for_sync_all(&bytes)?;
+        match (alone, degraded) {
+            (false, false) => pair.rewrite_for_sync_all(&bytes)?,
+            (true, false) => pair.rewrite(&bytes)?,
+            (_, true) => {
+                pair.rewrite(&bytes)?;
+                pair.write(&bytes)?;
+            }
         }
         report.metadata_repaired += u64::from(degraded);
         stream.consumers.insert(

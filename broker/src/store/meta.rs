@@ -139,13 +139,6 @@ impl<F: Fs> Pair<F> {
         Ok(())
     }
 
-    /// Replaces the older copy. Durable once everything is synced.
-    pub(super) fn write_for_sync_all(&mut self, body: &[u8]) -> Result<(), StoreError> {
-        self.write_unsynced(body)?;
-        self.generation += 1;
-        Ok(())
-    }
-
     fn write_unsynced(&mut self, body: &[u8]) -> Result<(F::File, usize), StoreError> {
         let generation = self.generation + 1;
         let slot = (generation % 2) as usize;
@@ -156,6 +149,27 @@ impl<F: Fs> Pair<F> {
         file.write_at(&bytes, 0)
             .map_err(|err| StoreError::io("write", path, err))?;
         Ok((file, slot))
+    }
+
+    /// Writes the newest copy again in its place, `body` as it was loaded: it may look whole without being on disk. The
+    /// bytes are those that are there, so that nothing is torn that was whole.
+    pub(super) fn rewrite(&mut self, body: &[u8]) -> Result<(), StoreError> {
+        let (file, path) = self.rewrite_unsynced(body)?;
+        file.sync_data().map_err(|err| StoreError::io("sync", path, err))
+    }
+
+    /// The same, durable once everything is synced.
+    pub(super) fn rewrite_for_sync_all(&mut self, body: &[u8]) -> Result<(), StoreError> {
+        self.rewrite_unsynced(body).map(drop)
+    }
+
+    fn rewrite_unsynced(&self, body: &[u8]) -> Result<(F::File, &Path), StoreError> {
+        let path = &self.paths[(self.generation % 2) as usize];
+        let file = open_or_create(&self.fs, path, true)?;
+        let bytes = encode(self.kind, self.generation, body);
+        file.write_at(&bytes, 0)
+            .map_err(|err| StoreError::io("write", path, err))?;
+        Ok((file, path))
     }
 
     /// Replaces both copies, one after the other, so that damage to either cannot bring an older body back.
@@ -368,6 +382,28 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_is_not_on_disk_yet_is_written_again_before_the_other() {
+        for seed in 0..200 {
+            let fs = SimFs::new(seed);
+            let mut pair = pair_in(&fs);
+            pair.write_both(b"old").unwrap();
+            fs.sync_all(Path::new("/")).unwrap();
+            fs.fail_nth_sync(1);
+            pair.write(b"new").unwrap_err();
+            fs.kill();
+            let mut loaded = Pair::load(&fs, Path::new("/d"), "m", MetaKind::Stream)
+                .unwrap()
+                .unwrap();
+            fs.fill_at_nth_write(1 + seed % 3);
+            let body = loaded.body.clone();
+            drop(loaded.pair.rewrite(&body).and_then(|()| loaded.pair.write(&body)));
+            fs.crash(seed);
+            let (body, _) = load(&fs).unwrap_or_else(|| panic!("seed {seed}: both copies are gone"));
+            assert!(body == b"old" || body == b"new");
+        }
+    }
+
+    #[test]
     fn the_newest_whole_copy_wins() {
         let fs = SimFs::new(1);
         let mut pair = pair_in(&fs);
@@ -400,7 +436,7 @@ mod tests {
             let mut pair = pair_in(&fs);
             pair.write_both(b"first").unwrap();
             fs.sync_dir(Path::new("/d")).unwrap();
-            fs.sync_dir(Path::new("/")).unwrap();
+            fs.sync_all(Path::new("/")).unwrap();
             fs.fail_nth_sync(1);
             assert!(pair.write(&[7; 2000]).is_err());
             fs.crash(seed);

@@ -92,6 +92,7 @@ pub(super) fn open_stream<F: Fs>(
         });
     };
     // Written again even if it looks whole: after a failed sync it may look so without being on disk.
+    pair.rewrite(&bytes)?;
     pair.write(&bytes)?;
     if body.deleted {
         // Both copies say so by now: either file may outlive the other.

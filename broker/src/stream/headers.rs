@@ -158,6 +158,23 @@ pub(crate) fn without_fields(block: &[u8], is_unwanted: impl Fn(&str) -> bool) -
     out
 }
 
+/// `key` as it can stand in a header and is read back from one: what would end the line or be trimmed is escaped.
+pub(crate) fn resend_value(key: &str) -> std::borrow::Cow<'_, str> {
+    let is_plain = |c: char| !c.is_control() && c != '%';
+    if key.chars().all(is_plain) && key.trim() == key && !key.is_empty() {
+        return key.into();
+    }
+    let mut out = String::from("%");
+    for c in key.chars() {
+        if is_plain(c) && !c.is_whitespace() {
+            out.push(c);
+        } else {
+            out.push_str(&format!("%{:x};", u32::from(c)));
+        }
+    }
+    out.into()
+}
+
 /// `block` with one header of this name, at its end.
 pub(crate) fn set_field(block: &[u8], name: &str, value: &str) -> Vec<u8> {
     with_field(&without_fields(block, |other| other == name), name, value)
@@ -209,6 +226,19 @@ mod tests {
             second,
             b"NATS/1.0\r\nTarn-Resend-Id: k1\r\nNats-Msg-Id: m\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn a_resend_key_stays_one_line() {
+        assert_eq!(resend_value("client 1/7"), "client 1/7");
+        for key in ["", " a", "a\r\nNats-Rollup: all", "50%", "a\n"] {
+            let value = resend_value(key);
+            assert!(
+                value.trim() == value && !value.contains(['\r', '\n']),
+                "{value:?}"
+            );
+        }
+        assert_ne!(resend_value("a\n"), resend_value("a%a;"));
     }
 
     #[test]

@@ -107,8 +107,7 @@ impl Engine {
         // Records of this round may be in the answer: it waits for them to be durable.
         let after = self
             .stream_by_name(name)
-            .map(|stream| stream.id)
-            .filter(|id| store.durable_seq(*id) < store.state(*id).last_seq);
+            .and_then(|stream| awaited(stream.id, store));
         let mut send = |headers: Vec<u8>, payload: Bytes| {
             let message = Outgoing {
                 to: to.clone(),
@@ -205,10 +204,12 @@ fn find<F: Fs>(id: StreamId, request: &MessageGetRequest, store: &Store<F>) -> O
     } else {
         start
     };
-    if seq > store.durable_seq(id) {
-        return None;
-    }
     store.read(id, seq).ok().flatten()
+}
+
+/// The stream whose commit an answer with its records waits for, if it has records that are not durable yet.
+pub(super) fn awaited<F: Fs>(id: StreamId, store: &Store<F>) -> Option<StreamId> {
+    (store.durable_seq(id) < store.state(id).last_seq).then_some(id)
 }
 
 fn direct_headers(stream: &str, record: &Record) -> Vec<u8> {
@@ -308,9 +309,9 @@ struct Wanted {
 }
 
 fn batch_positions<F: Fs>(id: StreamId, request: &MessageGetRequest, store: &Store<F>, limit: u64) -> Wanted {
-    let durable = store.durable_seq(id);
+    let last = store.state(id).last_seq;
     let start = match request.start_time {
-        Some(time) => store.seq_at_or_after(id, time.0).unwrap_or(durable.next()),
+        Some(time) => store.seq_at_or_after(id, time.0).unwrap_or(last.next()),
         None => StreamSeq(request.seq.max(1)),
     };
     let take = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -320,20 +321,20 @@ fn batch_positions<F: Fs>(id: StreamId, request: &MessageGetRequest, store: &Sto
         } else {
             SubjectFilter::new(&[&request.next_by_subj])
         };
-        let next = |from| store.next_match(id, &filter, from).filter(|seq| *seq <= durable);
+        let next = |from| store.next_match(id, &filter, from);
         let found = std::iter::successors(next(start), |seq| next(seq.next()))
             .take(take)
             .collect();
         return Wanted {
             found,
             total: store.count_matching(id, &filter, start),
-            up_to: durable.0,
+            up_to: last.0,
         };
     }
     let up_to = match (request.up_to_seq, request.up_to_time) {
-        (0, None) => durable,
-        (0, Some(time)) => store.seq_at_or_after(id, time.0).map_or(durable, StreamSeq::prev),
-        (seq, _) => StreamSeq(seq).min(durable),
+        (0, None) => last,
+        (0, Some(time)) => store.seq_at_or_after(id, time.0).map_or(last, StreamSeq::prev),
+        (seq, _) => StreamSeq(seq).min(last),
     };
     let filter = SubjectFilter::new(&request.multi_last);
     let subjects = store.subjects(id, &filter);

@@ -287,6 +287,28 @@ impl World {
         receiver.try_recv().expect("publishes are answered").remove(0)
     }
 
+    /// Publishes and asks the API in one round. Returns the API's answer.
+    pub(super) fn publish_and_ask(
+        &mut self,
+        subject: &str,
+        payload: &str,
+        api: &str,
+        request: &str,
+    ) -> String {
+        let inbox = self.inbox();
+        let publish = Self::op(
+            JsKind::Publish(self.stream_of(subject)),
+            subject,
+            ReplyTo::None,
+            "",
+            payload,
+        );
+        let reply = ReplyTo::Subject(inbox.clone().into());
+        let ask = Self::op(JsKind::Api, api, reply, "", request);
+        self.round(vec![publish, ask]);
+        self.take_answer(&inbox).unwrap_or_default()
+    }
+
     pub(super) fn pull(&mut self, stream: &str, consumer: &str, request: &str) {
         self.pull_to("_INBOX.pull", stream, consumer, request);
     }

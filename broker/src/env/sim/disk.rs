@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::SplitMix;
-use super::node::{Node, Pending};
+use super::node::{Node, Pending, SECTOR_BYTES};
 use crate::env::{DirEntry, Fs, FsFile};
 
 /// A disk in memory that keeps two images: what programs see, and what a crash leaves. Clones share the disk.
@@ -35,6 +35,12 @@ pub(super) struct Disk {
     pub(super) used: u64,
     pub(super) writes: u64,
     pub(super) syncs: u64,
+    pub(super) reads: u64,
+    /// Errors given out so far.
+    pub(super) troubles: u64,
+    pub(super) fail_read_at: Option<u64>,
+    pub(super) spares_reads: bool,
+    pub(super) misdirect_write_at: Option<u64>,
     pub(super) fail_write_at: Option<u64>,
     pub(super) fill_write_at: Option<u64>,
     pub(super) fail_sync_at: Option<u64>,
@@ -144,7 +150,10 @@ impl Disk {
         }
         match &mut self.power {
             None => Ok(()),
-            Some(0) => Err(io::Error::other("simulated power cut")),
+            Some(0) => {
+                self.troubles += 1;
+                Err(io::Error::other("simulated power cut"))
+            }
             Some(left) => {
                 *left -= 1;
                 Ok(())
@@ -159,6 +168,7 @@ impl Disk {
     /// Whether a file may grow by `bytes`; counts them.
     fn take_room(&mut self, bytes: u64) -> io::Result<()> {
         if self.capacity.is_some_and(|capacity| self.used + bytes > capacity) {
+            self.troubles += 1;
             return Err(ErrorKind::StorageFull.into());
         }
         self.used += bytes;
@@ -169,6 +179,7 @@ impl Disk {
     fn count_sync(&mut self) -> io::Result<()> {
         self.syncs += 1;
         if self.fail_sync_at == Some(self.syncs) {
+            self.troubles += 1;
             Err(io::Error::other("simulated sync failure"))
         } else {
             Ok(())
@@ -215,6 +226,8 @@ impl Disk {
     pub(super) fn end_life(&mut self) {
         self.locks.clear();
         self.life += 1;
+        self.fail_read_at = None;
+        self.misdirect_write_at = None;
         self.fail_write_at = None;
         self.fill_write_at = None;
         self.fail_sync_at = None;
@@ -242,6 +255,11 @@ impl SimFs {
             used: 0,
             writes: 0,
             syncs: 0,
+            reads: 0,
+            troubles: 0,
+            fail_read_at: None,
+            spares_reads: false,
+            misdirect_write_at: None,
             fail_write_at: None,
             fill_write_at: None,
             fail_sync_at: None,
@@ -463,7 +481,11 @@ impl SimFile {
 impl FsFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut disk = self.disk()?;
-        if disk.is_bad(self.node, offset, buf.len() as u64) {
+        disk.reads += u64::from(!disk.spares_reads);
+        if (!disk.spares_reads && disk.fail_read_at == Some(disk.reads))
+            || disk.is_bad(self.node, offset, buf.len() as u64)
+        {
+            disk.troubles += 1;
             return Err(io::Error::other("simulated read failure"));
         }
         let live = &disk.node(self.node)?.live;
@@ -486,8 +508,19 @@ impl FsFile for SimFile {
         };
         let len = disk.node(self.node)?.live.len() as u64;
         disk.take_room((offset + bytes.len() as u64).saturating_sub(len))?;
-        disk.node(self.node)?
-            .change(Pending::Write(offset, bytes[..kept].to_vec()));
+        disk.troubles += u64::from(failing);
+        let change = if disk.misdirect_write_at == Some(disk.writes) {
+            let sectors = len.max(1).div_ceil(SECTOR_BYTES as u64);
+            let sector = disk.rng.below(sectors) * SECTOR_BYTES as u64;
+            Pending::Misdirected {
+                offset,
+                landing: sector + offset % SECTOR_BYTES as u64,
+                bytes: bytes[..kept].to_vec(),
+            }
+        } else {
+            Pending::Write(offset, bytes[..kept].to_vec())
+        };
+        disk.node(self.node)?.change(change);
         match failing {
             true if full => Err(ErrorKind::StorageFull.into()),
             true => Err(io::Error::other("simulated write failure")),

@@ -73,6 +73,35 @@ impl SimFs {
         self.disk().read_only = read_only;
     }
 
+    /// The `nth` read from now on fails with an I/O error.
+    pub fn fail_nth_read(&self, nth: u64) {
+        let mut disk = self.disk();
+        disk.fail_read_at = Some(disk.reads + nth);
+    }
+
+    /// While true, reads neither count nor fail as [`SimFs::fail_nth_read`] says: an onlooker's.
+    pub fn spare_reads(&self, spares: bool) {
+        self.disk().spares_reads = spares;
+    }
+
+    /// The `nth` write from now on lands elsewhere in its file. Programs see it where it belongs until the next crash.
+    pub fn misdirect_nth_write(&self, nth: u64) {
+        let mut disk = self.disk();
+        disk.misdirect_write_at = Some(disk.writes + nth);
+    }
+
+    /// Whether the power is gone.
+    #[must_use]
+    pub fn is_dark(&self) -> bool {
+        self.disk().power == Some(0)
+    }
+
+    /// Errors given out so far.
+    #[must_use]
+    pub fn troubles(&self) -> u64 {
+        self.disk().troubles
+    }
+
     /// Every change after the next `changes` fails without effect, until [`SimFs::crash`].
     pub fn cut_power_after(&self, changes: u64) {
         self.disk().power = Some(changes);

@@ -17,6 +17,12 @@ pub(super) struct Node {
 #[derive(Clone, Debug)]
 pub(super) enum Pending {
     Write(u64, Vec<u8>),
+    /// Programs see it at `offset`, the disk puts it at `landing`.
+    Misdirected {
+        offset: u64,
+        landing: u64,
+        bytes: Vec<u8>,
+    },
     SetLen(u64),
 }
 
@@ -25,11 +31,19 @@ impl Node {
         match change {
             Pending::SetLen(len) => set_len(image, *len as usize),
             Pending::Write(offset, bytes) => write_into(image, *offset, bytes),
+            Pending::Misdirected { landing, bytes, .. } => {
+                let landing = (*landing as usize).min(image.len());
+                let fits = bytes.len().min(image.len() - landing);
+                image[landing..landing + fits].copy_from_slice(&bytes[..fits]);
+            }
         }
     }
 
     pub(super) fn change(&mut self, change: Pending) {
-        Self::apply(&mut self.live, &change);
+        match &change {
+            Pending::Misdirected { offset, bytes, .. } => write_into(&mut self.live, *offset, bytes),
+            change => Self::apply(&mut self.live, change),
+        }
         self.pending.push(change);
     }
 
@@ -43,7 +57,7 @@ impl Node {
     pub(super) fn settle_by_chance(&mut self, percent: u64, rng: &mut SplitMix) {
         for change in std::mem::take(&mut self.pending) {
             match change {
-                Pending::SetLen(_) => {
+                Pending::SetLen(_) | Pending::Misdirected { .. } => {
                     if rng.chance(percent) {
                         Self::apply(&mut self.durable, &change);
                     }

@@ -80,3 +80,34 @@ fn capacity_and_locks() {
     drop(lock);
     assert!(fs.lock(Path::new("/l")).unwrap().is_some());
 }
+
+#[test]
+fn a_misdirected_write_shows_after_the_crash() {
+    let misplaced = (0..100).filter(|&seed| {
+        let fs = SimFs::new(seed);
+        let file = write(&fs, "/f", &[1; 4096]);
+        fs.sync_dir(Path::new("/")).unwrap();
+        file.sync_data().unwrap();
+        fs.misdirect_nth_write(1);
+        file.write_at(&[2; 100], 1000).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(fs.contents(Path::new("/f")).unwrap()[1000..1100], [2; 100]);
+        fs.crash(seed);
+        let content = fs.contents(Path::new("/f")).unwrap();
+        assert!(content.iter().filter(|byte| **byte == 2).count() <= 100);
+        content[1000] == 1
+    });
+    assert!(misplaced.count() > 50);
+}
+
+#[test]
+fn a_read_fails_once_and_is_counted() {
+    let fs = SimFs::new(0);
+    let file = write(&fs, "/f", b"12");
+    fs.fail_nth_read(2);
+    let mut buf = [0; 2];
+    assert!(file.read_at(&mut buf, 0).is_ok());
+    assert!(file.read_at(&mut buf, 0).is_err());
+    assert_eq!(file.read_at(&mut buf, 0).unwrap(), 2);
+    assert_eq!(fs.troubles(), 1);
+}

@@ -1,0 +1,640 @@
+//! Holding answers and deliveries against what is known.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::Run;
+use super::ask::{Ask, Request, Wanted, Word};
+use super::config::Retention;
+use super::consumers::{self, ConsumerModel, read_tag};
+use super::streams::{Asked, Fate, Sent, StreamModel, Verdict};
+use super::world::Got;
+use crate::shard::inbox::{PubAck, PublishError};
+
+/// What became of a request.
+#[derive(Clone, Debug)]
+enum Answer {
+    Value(Value),
+    /// JetStream's code, and whether it says that the disk failed or is full.
+    Refused {
+        code: u64,
+        is_disk: bool,
+        is_full: bool,
+    },
+    /// None came.
+    Missing,
+}
+
+impl Answer {
+    fn read(payload: &[u8]) -> Self {
+        let value: Value = serde_json::from_slice(payload).expect("answers are JSON");
+        let Some(error) = value.get("error") else {
+            return Self::Value(value);
+        };
+        let code = error["err_code"].as_u64().unwrap_or(0);
+        let text = error["description"].as_str().unwrap_or_default();
+        let is_full = code == 10047 || text.contains("insufficient storage");
+        let says_disk = ["read-only", "cannot ", "error creating store"]
+            .iter()
+            .any(|part| text.contains(part));
+        Self::Refused {
+            code,
+            is_disk: is_full || says_disk,
+            is_full,
+        }
+    }
+
+    fn of_local(result: Result<PubAck, PublishError>) -> Self {
+        match result {
+            Ok(ack) => {
+                let mut value = serde_json::json!({"stream": *ack.stream, "seq": ack.seq.0});
+                if ack.duplicate {
+                    value["duplicate"] = true.into();
+                }
+                Self::Value(value)
+            }
+            Err(PublishError::NoSpace) => Self::Refused {
+                code: 10047,
+                is_disk: true,
+                is_full: true,
+            },
+            Err(PublishError::ReadOnly) => Self::Refused {
+                code: 10077,
+                is_disk: true,
+                is_full: false,
+            },
+            Err(PublishError::Refused {
+                err_code,
+                description,
+            }) => Self::Refused {
+                code: u64::from(err_code),
+                is_disk: description.contains("read-only") || description.contains("cannot "),
+                is_full: false,
+            },
+            Err(_) => Self::Missing,
+        }
+    }
+
+    fn is_ok(&self) -> bool {
+        matches!(self, Self::Value(_))
+    }
+}
+
+impl Run {
+    /// Judges what one round brought.
+    pub(super) fn judge(&mut self, asks: Vec<Ask>, got: Vec<Got>) {
+        let is_troubled = self.is_troubled();
+        for stream in self.streams.values_mut() {
+            stream.round_over(is_troubled);
+        }
+        let mut answers: BTreeMap<String, Vec<Got>> = BTreeMap::new();
+        let mut deliveries = Vec::new();
+        for one in got {
+            if one.reply.starts_with("$JS.ACK.") {
+                deliveries.push(one);
+            } else {
+                answers.entry(one.to.clone()).or_default().push(one);
+            }
+        }
+        for ask in asks {
+            let mine = answers.remove(&ask.inbox).unwrap_or_default();
+            self.judge_one(ask, mine);
+        }
+        let delivered: BTreeSet<(String, u64)> = deliveries
+            .iter()
+            .filter_map(|one| read_tag(&one.reply))
+            .map(|(stream, _, tag)| (stream, tag.seq))
+            .collect();
+        self.look_at_loose(&delivered);
+        for one in deliveries {
+            self.judge_delivery(one);
+        }
+        if !delivered.is_empty() {
+            self.look_at_loose(&BTreeSet::new());
+        }
+        for status in answers.into_values().flatten() {
+            self.judge_status(&status);
+        }
+    }
+
+    fn judge_one(&mut self, ask: Ask, mut got: Vec<Got>) {
+        let Ask {
+            stream,
+            inbox,
+            request,
+        } = ask;
+        match request {
+            Request::Publish { sent, asked, local } => {
+                let answer = match local {
+                    Some(mut answer) => match answer.try_recv() {
+                        Ok(mut results) => {
+                            self.world.note(&results);
+                            Answer::of_local(results.remove(0))
+                        }
+                        Err(_) => Answer::Missing,
+                    },
+                    None => got
+                        .first()
+                        .map_or(Answer::Missing, |one| Answer::read(&one.payload)),
+                };
+                let is_silent =
+                    inbox.is_empty() && asked.resend.is_none() && matches!(answer, Answer::Missing);
+                self.judge_publish(stream, sent, &asked, &answer, is_silent);
+            }
+            Request::Get { wanted, is_direct } => self.judge_get(stream, &wanted, is_direct, got.pop()),
+            Request::Pull {
+                consumer,
+                batch,
+                expires,
+            } => {
+                let now = self.world.now.mono.0;
+                let Some(model) = self.consumer(stream, consumer) else {
+                    return;
+                };
+                model.touch(now);
+                let is_over = got.iter().any(|one| {
+                    one.headers.starts_with(b"NATS/1.0 4") || one.headers.starts_with(b"NATS/1.0 503")
+                });
+                model
+                    .requests
+                    .insert(inbox.clone(), consumers::Request { left: batch, expires });
+                if is_over {
+                    self.ended.push(inbox);
+                }
+            }
+            Request::Ack { consumer, seq, word } => {
+                self.judge_ack(stream, consumer, seq, word, &inbox, !got.is_empty())
+            }
+            request => {
+                let answer = got
+                    .first()
+                    .map_or(Answer::Missing, |one| Answer::read(&one.payload));
+                self.judge_api(stream, request, &answer);
+            }
+        }
+    }
+
+    /// A stream that the running broker has.
+    fn stream(&mut self, name: &str) -> &mut StreamModel {
+        self.streams
+            .get_mut(name)
+            .expect("asked only of streams that are there")
+    }
+
+    fn consumer(&mut self, stream: &str, consumer: &str) -> Option<&mut ConsumerModel> {
+        self.streams.get_mut(stream)?.consumers.get_mut(consumer)
+    }
+
+    /// A request had no answer, or one that blames the disk: that must have a reason.
+    fn excuse(&mut self, stream: &str, what: &dyn std::fmt::Debug) {
+        assert!(
+            self.is_troubled_for(stream),
+            "{stream}: {what:?} without any trouble of the disk"
+        );
+        if let Some(stream) = self.streams.get_mut(stream) {
+            stream.is_sick = true;
+        }
+    }
+
+    fn judge_publish(
+        &mut self,
+        name: &'static str,
+        sent: Sent,
+        asked: &Asked,
+        answer: &Answer,
+        is_silent: bool,
+    ) {
+        let now = (self.world.now.mono.0, self.world.now.wall);
+        let is_troubled = self.is_troubled_for(name);
+        let is_loose = self.stream(name).is_loose();
+        let verdict = self.stream(name).verdict(now.0, &sent.subject, &sent, asked);
+        let no_ack = self.stream(name).config.no_ack && matches!(answer, Answer::Missing);
+        match answer {
+            Answer::Missing if (is_silent || no_ack) && !is_troubled && !is_loose => {
+                if verdict == Verdict::Stored {
+                    let stream = self.stream(name);
+                    let seq = stream.last + 1;
+                    stream.store(now, seq, sent, asked, Fate::Live);
+                    stream.confirmed = seq;
+                } else if matches!(verdict, Verdict::Either(_)) {
+                    self.stream(name).is_sick = true;
+                    self.stream(name).may_have_stored(sent, asked);
+                }
+            }
+            Answer::Missing if is_silent || no_ack => {
+                let stream = self.stream(name);
+                stream.is_sick |= is_troubled;
+                stream.may_have_stored(sent, asked);
+            }
+            Answer::Missing
+            | Answer::Refused {
+                is_disk: true,
+                is_full: false,
+                ..
+            } => {
+                self.excuse(name, answer);
+                self.stream(name).may_have_stored(sent, asked);
+            }
+            Answer::Refused { is_full: true, .. } => {
+                self.excuse(name, answer);
+                self.stream(name).may_push_out(&sent, asked);
+            }
+            Answer::Refused { code, .. } => {
+                let is_fullness = |code: u64| matches!(code, 10077 | 10071);
+                let fits = match verdict {
+                    Verdict::Refused(expected) | Verdict::RefusedOr(expected, _) => expected == *code,
+                    _ => false,
+                } || (is_loose && is_fullness(*code));
+                assert!(
+                    fits,
+                    "{name}: refused with {code}, expected {verdict:?}: {asked:?}"
+                );
+            }
+            Answer::Value(ack) => self.judge_stored(name, now, sent, asked, ack, &verdict),
+        }
+    }
+
+    fn judge_stored(
+        &mut self,
+        name: &'static str,
+        now: (u64, crate::types::UnixNanos),
+        sent: Sent,
+        asked: &Asked,
+        ack: &Value,
+        verdict: &Verdict,
+    ) {
+        let seq = ack["seq"].as_u64().expect("an acknowledgement has a sequence");
+        let stream = self.stream(name);
+        assert_eq!(ack["stream"], name);
+        if ack["duplicate"] == true {
+            let fits = match verdict {
+                Verdict::Duplicate(known) | Verdict::Either(known) | Verdict::RefusedOr(_, known) => {
+                    *known == seq
+                }
+                _ => false,
+            };
+            // A restart works the window out anew from what is stored: then the message named has to carry the id.
+            let ids = [asked.msg_id.as_ref(), asked.resend.as_ref().map(|(key, _)| key)];
+            let stored = stream
+                .messages
+                .get(&seq)
+                .map(|message| String::from_utf8_lossy(&message.sent.headers));
+            let carries = |id: &&String| {
+                stored
+                    .as_ref()
+                    .is_some_and(|headers| headers.contains(&format!(": {id}\r\n")))
+            };
+            let is_named = ids.iter().flatten().any(carries);
+            assert!(
+                fits || is_named || stream.damage > 0,
+                "{name}: duplicate of {seq}, expected {verdict:?}"
+            );
+            return;
+        }
+        let is_loose = stream.is_loose();
+        let fits = match verdict {
+            Verdict::Stored | Verdict::Either(_) => true,
+            Verdict::Refused(10077 | 10071) | Verdict::RefusedOr(10077 | 10071, _) => is_loose,
+            Verdict::Refused(_) | Verdict::RefusedOr(..) | Verdict::Duplicate(_) => false,
+        };
+        assert!(
+            fits || stream.damage > 0,
+            "{name}: stored as {seq}, expected {verdict:?}: {asked:?}"
+        );
+        if !is_loose {
+            assert_eq!(seq, stream.last + 1, "{name}: positions have no gaps");
+        }
+        stream.store(now, seq, sent, asked, Fate::Live);
+        stream.confirmed = seq;
+    }
+
+    fn judge_api(&mut self, name: &'static str, request: Request, answer: &Answer) {
+        let is_disk = matches!(answer, Answer::Missing | Answer::Refused { is_disk: true, .. });
+        if is_disk {
+            self.excuse(name, &request);
+        }
+        match request {
+            Request::CreateStream(config) => self.judge_create(name, config, answer, is_disk),
+            Request::UpdateStream(config) => {
+                let stream = self.stream(name);
+                match answer {
+                    Answer::Value(_) => stream.updated(config),
+                    _ if is_disk => stream.configs_in_doubt.push(config),
+                    answer => panic!("{name} is not updated: {answer:?}"),
+                }
+            }
+            Request::DeleteStream => {
+                if answer.is_ok() {
+                    self.streams.remove(name);
+                    self.held.retain(|held| held.0 != name);
+                } else {
+                    assert!(is_disk, "{name} is not deleted: {answer:?}");
+                    self.stream(name).is_in_doubt = true;
+                }
+            }
+            Request::Purge { seq, keep, subject } => self.judge_purge(name, seq, keep, &subject, answer),
+            Request::DeleteMessage(seq) => self.judge_delete(name, seq, answer),
+            Request::StreamInfo => self.judge_stream_info(name, answer),
+            Request::CreateConsumer(config) => {
+                let now = self.world.now.mono.0;
+                let stream = self.stream(name);
+                let model = ConsumerModel::new(config, stream, now);
+                if answer.is_ok() {
+                    stream.consumers.insert(model.config.name, model);
+                } else if is_disk {
+                    stream.consumers_in_doubt.insert(model.config.name, model);
+                }
+            }
+            Request::DeleteConsumer(consumer) => {
+                let stream = self.stream(name);
+                if answer.is_ok() {
+                    stream.consumers.remove(consumer);
+                    self.held.retain(|held| held.0 != name || held.1 != consumer);
+                } else if is_disk {
+                    stream
+                        .consumers
+                        .get_mut(consumer)
+                        .expect("it was there")
+                        .is_in_doubt = true;
+                } else {
+                    self.gone(name, consumer);
+                }
+            }
+            Request::ConsumerInfo(consumer) => {
+                let Answer::Value(info) = answer else {
+                    if !is_disk {
+                        self.gone(name, consumer);
+                    }
+                    return;
+                };
+                let stream = self.stream(name);
+                if let Some(mut model) = stream.consumers.remove(consumer) {
+                    model.check_info(stream, info, false);
+                    stream.consumers.insert(model.config.name, model);
+                }
+            }
+            request => unreachable!("{request:?} is judged elsewhere"),
+        }
+    }
+
+    /// A consumer is not there: only one that nobody used for long enough may go.
+    fn gone(&mut self, name: &'static str, consumer: &'static str) {
+        let now = self.world.now.mono.0;
+        let Some(model) = self
+            .streams
+            .get_mut(name)
+            .and_then(|stream| stream.consumers.remove(consumer))
+        else {
+            return;
+        };
+        assert!(
+            model.was_abandoned(now),
+            "consumer {consumer} of {name} has vanished"
+        );
+        self.held.retain(|held| held.0 != name || held.1 != consumer);
+    }
+
+    fn judge_create(
+        &mut self,
+        name: &'static str,
+        config: super::config::StreamConfig,
+        answer: &Answer,
+        is_disk: bool,
+    ) {
+        let mut model = StreamModel::new(config);
+        if let Answer::Value(_) = answer {
+            self.streams.insert(name, model);
+            return;
+        }
+        assert!(is_disk, "{name} is not created: {answer:?}");
+        model.is_alive = false;
+        model.is_in_doubt = true;
+        if let Some(before) = self.streams.remove(name) {
+            model.configs_in_doubt.push(before.config);
+            model.configs_in_doubt.extend(before.configs_in_doubt);
+        }
+        self.streams.insert(name, model);
+    }
+
+    fn judge_purge(&mut self, name: &'static str, seq: u64, keep: u64, subject: &str, answer: &Answer) {
+        let stream = self.stream(name);
+        if stream.config.deny_purge {
+            assert!(!answer.is_ok(), "{name} is purged");
+            return;
+        }
+        let wanted = |sent: &Sent| subject.is_empty() || sent.subject == subject;
+        let matching: Vec<u64> = stream
+            .live()
+            .filter(|(_, message)| wanted(&message.sent))
+            .map(|(seq, _)| seq)
+            .collect();
+        let go = matching.len().saturating_sub(keep as usize);
+        let going: BTreeSet<u64> = matching[..go]
+            .iter()
+            .copied()
+            .filter(|one| seq == 0 || *one < seq)
+            .collect();
+        let is_loose = stream.is_loose();
+        match answer {
+            Answer::Value(value) => {
+                let purged = value["purged"].as_u64().unwrap_or(u64::MAX);
+                assert!(
+                    is_loose || purged == going.len() as u64,
+                    "{name}: {purged} purged instead of {going:?}"
+                );
+                if is_loose && keep > 0 {
+                    stream.purge_perhaps(|sent| wanted(sent));
+                } else {
+                    stream.purge(|one, _| going.contains(&one));
+                }
+                if subject.is_empty() {
+                    let is_empty = stream.live().next().is_none();
+                    let is_all = seq > stream.last || (seq == 0 && (keep == 0 || is_empty));
+                    let end = if is_all {
+                        u64::MAX
+                    } else {
+                        going.last().map_or(0, |last| last + 1)
+                    };
+                    stream.purge_faded(end);
+                    stream.forget_ids(is_all, seq == 0 && keep == 0);
+                    stream.last = stream.last.max(seq.saturating_sub(1));
+                }
+            }
+            answer => {
+                assert!(stream.is_sick, "{name} is not purged: {answer:?}");
+                stream.purge_perhaps(|sent| wanted(sent));
+            }
+        }
+    }
+
+    fn judge_delete(&mut self, name: &'static str, seq: u64, answer: &Answer) {
+        let stream = self.stream(name);
+        let is_there = stream
+            .messages
+            .get(&seq)
+            .is_some_and(|message| message.fate == Fate::Live);
+        match answer {
+            Answer::Value(_) => {
+                assert!(!stream.config.deny_delete, "{name} lets {seq} be deleted");
+                assert!(is_there || stream.is_loose(), "{seq} of {name} was not there");
+                stream.set(seq, Fate::Gone);
+            }
+            Answer::Refused { is_disk: false, .. } => {
+                let fits = !is_there || stream.config.deny_delete || stream.is_loose() || stream.damage > 0;
+                assert!(fits, "{seq} of {name} is not deleted: {answer:?}");
+            }
+            Answer::Refused { .. } | Answer::Missing => stream.set(seq, Fate::Unknown),
+        }
+    }
+
+    fn judge_stream_info(&mut self, name: &'static str, answer: &Answer) {
+        let stream = self.stream(name);
+        let Answer::Value(info) = answer else { return };
+        if stream.is_loose() || stream.damage > 0 {
+            return;
+        }
+        let number = |key: &str| info["state"][key].as_u64().unwrap_or(0);
+        let live: Vec<u64> = stream.live().map(|(seq, _)| seq).collect();
+        let first = live.first().copied().unwrap_or(stream.last + 1);
+        let subjects: BTreeSet<&String> = stream.live().map(|(_, message)| &message.sent.subject).collect();
+        let found = (
+            number("messages"),
+            number("last_seq"),
+            number("num_subjects"),
+            number("bytes"),
+        );
+        let expected = (
+            live.len() as u64,
+            stream.last,
+            subjects.len() as u64,
+            stream.bytes(),
+        );
+        assert_eq!(found, expected, "messages, last, subjects, bytes of {name}");
+        if stream.last > 0 {
+            assert_eq!(number("first_seq"), first, "first of {name}");
+        }
+        if let Some(last) = live.last() {
+            let holes = stream.last + 1 - first - live.len() as u64;
+            assert_eq!(number("num_deleted"), holes, "deleted of {name}, {last} is live");
+        }
+    }
+
+    fn judge_get(&mut self, name: &'static str, wanted: &Wanted, is_direct: bool, got: Option<Got>) {
+        let Some(got) = got else {
+            return self.excuse(name, wanted);
+        };
+        let stream = self.stream(name);
+        if stream.is_loose() || stream.damage > 0 {
+            return;
+        }
+        let expected = match wanted {
+            Wanted::At(seq) => stream.live().find(|(one, _)| one == seq),
+            Wanted::LastOf(subject) => stream.live().rfind(|(_, one)| one.sent.subject == *subject),
+            Wanted::NextOf(seq, subject) => stream
+                .live()
+                .find(|(one, message)| one >= seq && message.sent.subject == *subject),
+        };
+        let payload = if is_direct {
+            let is_there = !got.headers.starts_with(b"NATS/1.0 4");
+            is_there.then_some(got.payload)
+        } else {
+            let value: Value = serde_json::from_slice(&got.payload).expect("answers are JSON");
+            value["message"]["seq"].as_u64().map(|seq| {
+                let message = stream.messages.get(&seq);
+                message.map_or_else(Vec::new, |message| message.sent.payload.clone())
+            })
+        };
+        let expected = expected.map(|(_, message)| &message.sent.payload);
+        assert_eq!(payload.as_ref(), expected, "{wanted:?} of {name}");
+    }
+
+    fn judge_ack(
+        &mut self,
+        name: &'static str,
+        consumer: &'static str,
+        seq: u64,
+        word: Word,
+        inbox: &str,
+        answered: bool,
+    ) {
+        let now = self.world.now.mono.0;
+        let is_troubled = self.is_troubled();
+        let stream = self.stream(name);
+        let retention = stream.config.retention;
+        let Some(model) = stream.consumers.get_mut(consumer) else {
+            return;
+        };
+        match word {
+            Word::Ack | Word::Term | Word::Next => {
+                let done = model.acked(seq, now);
+                if answered && word != Word::Next {
+                    model.answered(seq);
+                    if retention == Retention::WorkQueue && !is_troubled {
+                        done.iter().for_each(|seq| stream.set(*seq, Fate::Gone));
+                    }
+                } else if word == Word::Next {
+                    model.requests.insert(
+                        inbox.to_owned(),
+                        consumers::Request {
+                            left: 1,
+                            expires: None,
+                        },
+                    );
+                }
+            }
+            Word::Nak => model.postponed(seq, now, now, false),
+            Word::NakDelay(nanos) => model.postponed(seq, now, now + nanos, false),
+            Word::Progress => {
+                let due = now + model.wait_of(seq);
+                model.postponed(seq, now, due, true);
+            }
+        }
+        if answered
+            && !matches!(word, Word::Ack | Word::Term | Word::Next)
+            && !self.stream(name).consumers[consumer].config.in_memory
+        {
+            let stream = self.stream(name);
+            if let Some(model) = stream.consumers.get_mut(consumer) {
+                model.make_durable();
+            }
+        }
+    }
+
+    fn judge_delivery(&mut self, got: Got) {
+        let Some((stream, consumer, tag)) = read_tag(&got.reply) else {
+            panic!("{} is no acknowledgement", got.reply)
+        };
+        let (now, wall) = (self.world.now.mono.0, self.world.now.wall);
+        let Some(stream) = self.streams.get_mut(stream.as_str()) else {
+            panic!("a delivery from a stream that is not there: {got:?}")
+        };
+        let Some((name, mut model)) = stream.consumers.remove_entry(consumer.as_str()) else {
+            panic!("a delivery from a consumer that is not there: {got:?}")
+        };
+        stream.adopt_delivered(tag.seq, &got, (now, wall));
+        model.delivered(stream, &got, tag, now);
+        stream.consumers.insert(name, model);
+        self.held.push((stream.config.name, name, tag.seq, got.reply));
+        if self.held.len() > 64 {
+            self.held.remove(0);
+        }
+    }
+
+    /// Status messages: requests that are over, and flow control.
+    fn judge_status(&mut self, status: &Got) {
+        if status.reply.starts_with("$JS.FC.") {
+            self.flow.push(status.reply.clone());
+        }
+        if status.headers.starts_with(b"NATS/1.0 4") || status.headers.starts_with(b"NATS/1.0 5") {
+            self.ended.push(status.to.clone());
+        }
+        for inbox in std::mem::take(&mut self.ended) {
+            for stream in self.streams.values_mut() {
+                for model in stream.consumers.values_mut() {
+                    model.requests.remove(&inbox);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,652 @@
+//! What a stream may and must hold, kept naively: a map of messages, each with its fate.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::config::{Retention, StreamConfig};
+use super::consumers::ConsumerModel;
+use super::world::{Got, World};
+use crate::engine::time::Now;
+use crate::types::UnixNanos;
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is there, and will be after any crash.
+    Live,
+    /// It may be there or not; a look decides.
+    Unknown,
+    /// It is not there; a crash may bring it back.
+    Fading,
+    /// It never comes back.
+    Gone,
+}
+
+/// A message as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) subject: String,
+    /// As they are stored.
+    pub(super) headers: Vec<u8>,
+    pub(super) payload: Vec<u8>,
+}
+
+/// A message of a stream.
+#[derive(Clone, Debug)]
+pub(super) struct Message {
+    pub(super) sent: Sent,
+    pub(super) fate: Fate,
+    pub(super) time: UnixNanos,
+    /// When its own time to live ends, on the clock that never goes back.
+    pub(super) expires: Option<u64>,
+    pub(super) ttl: Option<u64>,
+    /// It had gone for a limit, and a crash brought it back: consumers may have passed it by.
+    pub(super) is_back: bool,
+    /// Something without a definite answer may have removed it: a restart decides.
+    pub(super) is_doubted: bool,
+}
+
+/// Where an id leads within the duplicate window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) seq: u64,
+    pub(super) at: u64,
+    /// A restart may have forgotten it.
+    pub(super) is_certain: bool,
+}
+
+/// What a publish asks for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Asked {
+    pub(super) msg_id: Option<String>,
+    pub(super) resend: Option<(String, bool)>,
+    pub(super) expected_stream: Option<String>,
+    pub(super) expected_last_seq: Option<u64>,
+    pub(super) expected_subject_seq: Option<u64>,
+    pub(super) rollup: Option<&'static str>,
+    pub(super) ttl_seconds: Option<u64>,
+}
+
+/// What the answer to a publish must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Stored,
+    Duplicate(u64),
+    /// Stored, or a duplicate of this: the window may have forgotten it.
+    Either(u64),
+    Refused(u64),
+    /// Refused, or a duplicate.
+    RefusedOr(u64, u64),
+}
+
+/// A stream.
+#[derive(Clone, Debug)]
+pub(super) struct StreamModel {
+    pub(super) config: StreamConfig,
+    /// Configurations that a restart may find instead.
+    pub(super) configs_in_doubt: Vec<StreamConfig>,
+    /// The running broker has it.
+    pub(super) is_alive: bool,
+    /// A restart may find it or not.
+    pub(super) is_in_doubt: bool,
+    pub(super) messages: BTreeMap<u64, Message>,
+    /// Publishes without a definite answer.
+    pub(super) doubtful: Vec<Sent>,
+    /// Highest position given.
+    pub(super) last: u64,
+    /// Highest position that a crash cannot take back.
+    pub(super) confirmed: u64,
+    pub(super) ids: BTreeMap<String, Seen>,
+    pub(super) resends: BTreeMap<String, Seen>,
+    pub(super) consumers: BTreeMap<&'static str, ConsumerModel>,
+    /// Consumers that a restart may find.
+    pub(super) consumers_in_doubt: BTreeMap<&'static str, ConsumerModel>,
+    /// Bits flipped and writes misdirected in its files: as many records may be lost.
+    pub(super) damage: u64,
+    /// Something of the stream could not be written in this life.
+    pub(super) is_sick: bool,
+    /// The broker stopped in order.
+    pub(super) was_closed: bool,
+    /// What expired in this round.
+    expired: Vec<u64>,
+}
+
+impl StreamModel {
+    pub(super) fn new(config: StreamConfig) -> Self {
+        let last = config.first_seq.max(1) - 1;
+        Self {
+            config,
+            configs_in_doubt: Vec::new(),
+            is_alive: true,
+            is_in_doubt: false,
+            messages: BTreeMap::new(),
+            doubtful: Vec::new(),
+            last,
+            confirmed: last,
+            ids: BTreeMap::new(),
+            resends: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            consumers_in_doubt: BTreeMap::new(),
+            damage: 0,
+            is_sick: false,
+            was_closed: false,
+            expired: Vec::new(),
+        }
+    }
+
+    /// Messages that the running broker has, in order.
+    pub(super) fn live(&self) -> impl DoubleEndedIterator<Item = (u64, &Message)> {
+        self.messages
+            .iter()
+            .filter(|(_, message)| message.fate == Fate::Live)
+            .map(|(seq, message)| (*seq, message))
+    }
+
+    /// Live messages of a subject.
+    pub(super) fn of_subject(&self, subject: &str) -> Vec<u64> {
+        let own = self.live().filter(|(_, message)| message.sent.subject == subject);
+        own.map(|(seq, _)| seq).collect()
+    }
+
+    /// Bytes as nats-server counts them.
+    pub(super) fn bytes(&self) -> u64 {
+        let (record, block) = if self.config.in_memory { (16, 0) } else { (30, 4) };
+        let size = |sent: &Sent| {
+            let headers = if sent.headers.is_empty() {
+                0
+            } else {
+                block + sent.headers.len()
+            };
+            (record + sent.subject.len() + headers + sent.payload.len()) as u64
+        };
+        self.live().map(|(_, message)| size(&message.sent)).sum()
+    }
+
+    /// What must become of a publish, in the order in which JetStream checks.
+    pub(super) fn verdict(&self, now: u64, subject: &str, sent: &Sent, asked: &Asked) -> Verdict {
+        if let Some((key, true)) = &asked.resend
+            && let Some(known @ Verdict::Duplicate(_)) = self.find(&self.resends, key, now)
+        {
+            return known;
+        }
+        let mut duplicate = match &asked.resend {
+            Some((key, true)) => match self.find(&self.resends, key, now) {
+                Some(Verdict::Either(seq)) => Some(seq),
+                _ => None,
+            },
+            _ => None,
+        };
+        if asked.ttl_seconds.is_some() && !self.config.allow_ttl {
+            return Verdict::Refused(10166);
+        }
+        if asked
+            .expected_stream
+            .as_ref()
+            .is_some_and(|name| *name != self.config.name)
+        {
+            return Verdict::Refused(10060);
+        }
+        let last_of_subject = self.of_subject(subject).last().copied().unwrap_or(0);
+        if asked
+            .expected_subject_seq
+            .is_some_and(|seq| seq != last_of_subject)
+            || asked.expected_last_seq.is_some_and(|seq| seq != self.last)
+        {
+            return Verdict::Refused(10071);
+        }
+        if let Some(id) = &asked.msg_id {
+            match self.find(&self.ids, id, now) {
+                Some(Verdict::Duplicate(seq)) => return Verdict::Duplicate(seq),
+                Some(Verdict::Either(seq)) => duplicate = Some(seq),
+                _ => {}
+            }
+        }
+        let refused = self.refusal(subject, sent, asked);
+        match (refused, duplicate) {
+            (None, Some(seq)) => Verdict::Either(seq),
+            (None, None) => Verdict::Stored,
+            (Some(code), Some(seq)) => Verdict::RefusedOr(code, seq),
+            (Some(code), None) => Verdict::Refused(code),
+        }
+    }
+
+    fn refusal(&self, subject: &str, sent: &Sent, asked: &Asked) -> Option<u64> {
+        let config = &self.config;
+        if asked.rollup.is_some() && !config.allow_rollup {
+            return Some(10111);
+        }
+        // What is stored with a resend key is not what was sent.
+        let headers = if asked.resend.is_some() {
+            0
+        } else {
+            sent.headers.len()
+        };
+        let bytes = (headers + sent.payload.len()) as u64;
+        if config.max_msg_size.is_some_and(|max| bytes > max) {
+            return Some(10054);
+        }
+        if !config.discard_new {
+            return None;
+        }
+        let mut replaces = false;
+        if config
+            .max_per_subject
+            .is_some_and(|max| self.of_subject(subject).len() as u64 >= max)
+        {
+            if config.discard_new_per_subject {
+                return Some(10077);
+            }
+            replaces = true;
+        }
+        let count = self.live().count() as u64;
+        let is_full = config.max_msgs.is_some_and(|max| count >= max)
+            || config
+                .max_bytes
+                .is_some_and(|max| self.bytes() + subject.len() as u64 + bytes > max);
+        (is_full && !replaces).then_some(10077)
+    }
+
+    fn find(&self, ids: &BTreeMap<String, Seen>, id: &str, now: u64) -> Option<Verdict> {
+        let seen = ids.get(id)?;
+        if now.saturating_sub(seen.at) >= self.config.duplicate_window as u64 {
+            return None;
+        }
+        Some(match seen.is_certain {
+            true => Verdict::Duplicate(seen.seq),
+            false => Verdict::Either(seen.seq),
+        })
+    }
+
+    /// Takes in a message that got `seq`, and lets those go that it pushes out.
+    pub(super) fn store(&mut self, now: (u64, UnixNanos), seq: u64, sent: Sent, asked: &Asked, fate: Fate) {
+        assert!(
+            seq > self.last,
+            "position {seq} of {} is given twice, {} was the last",
+            self.config.name,
+            self.last
+        );
+        self.last = seq;
+        let seen = Seen {
+            seq,
+            at: now.0,
+            is_certain: true,
+        };
+        if let Some(id) = &asked.msg_id {
+            self.ids.insert(id.clone(), seen);
+        }
+        if let Some((key, _)) = &asked.resend {
+            self.resends.insert(key.clone(), seen);
+        }
+        let is_kept = self.config.retention != Retention::Interest
+            || self.consumers.values().any(|one| one.config.wants(&sent.subject));
+        let subject = sent.subject.clone();
+        if is_kept {
+            let ttl = asked.ttl_seconds.map(|seconds| seconds * 1_000_000_000);
+            let message = Message {
+                sent,
+                fate,
+                time: now.1,
+                expires: ttl.map(|ttl| now.0 + ttl),
+                ttl,
+                is_back: false,
+                is_doubted: false,
+            };
+            self.messages.insert(seq, message);
+        }
+        match asked.rollup {
+            Some("all") => self.purge(|other, _| other < seq),
+            Some(_) => self.purge(|other, sent| other < seq && sent.subject == subject),
+            None => {}
+        }
+        self.enforce_subject(&subject);
+        self.enforce();
+    }
+
+    fn enforce_subject(&mut self, subject: &str) {
+        let Some(max) = self.config.max_per_subject else {
+            return;
+        };
+        let of_subject = self.of_subject(subject);
+        let excess = of_subject.len().saturating_sub(max as usize);
+        let fate = if self.is_loose() {
+            Fate::Unknown
+        } else {
+            Fate::Gone
+        };
+        for seq in &of_subject[..excess] {
+            self.set(*seq, fate);
+        }
+    }
+
+    /// The limits of the whole stream; what they push out may be back after a crash.
+    pub(super) fn enforce(&mut self) {
+        loop {
+            let (count, bytes) = (self.live().count() as u64, self.bytes());
+            let is_over = self.config.max_msgs.is_some_and(|max| count > max)
+                || self.config.max_bytes.is_some_and(|max| bytes > max);
+            let Some((first, _)) = self.live().next().filter(|_| is_over) else {
+                return;
+            };
+            self.set(first, Fate::Fading);
+        }
+    }
+
+    /// An update was made: all limits count anew.
+    pub(super) fn updated(&mut self, config: StreamConfig) {
+        self.config = config;
+        let subjects: Vec<String> = self
+            .live()
+            .map(|(_, message)| message.sent.subject.clone())
+            .collect();
+        for subject in subjects {
+            self.enforce_subject(&subject);
+        }
+        self.enforce();
+    }
+
+    /// Whether messages may leave without a request that says so.
+    pub(super) fn is_loose(&self) -> bool {
+        self.is_sick || self.config.max_age > 0 || self.config.retention != Retention::Limits
+    }
+
+    /// A publish had no definite answer: it may be there, and have pushed others out.
+    pub(super) fn may_have_stored(&mut self, sent: Sent, asked: &Asked) {
+        self.may_push_out(&sent, asked);
+        if let Some(id) = asked.msg_id.as_ref().and_then(|id| self.ids.get_mut(id)) {
+            id.is_certain = false;
+        }
+        self.doubtful.push(sent);
+    }
+
+    /// What a publish would have pushed out may be gone.
+    pub(super) fn may_push_out(&mut self, sent: &Sent, asked: &Asked) {
+        if let Some((key, _)) = &asked.resend
+            && let Some(seen) = self.resends.get_mut(key)
+        {
+            seen.is_certain = false;
+        }
+        let is_limited = self.config.max_msgs.is_some() || self.config.max_bytes.is_some();
+        let all = is_limited || asked.rollup == Some("all");
+        let own = self.config.max_per_subject.is_some() || asked.rollup.is_some();
+        let subject = sent.subject.clone();
+        self.purge_perhaps(|sent| all || (own && sent.subject == subject));
+    }
+
+    /// These may be gone.
+    pub(super) fn purge_perhaps(&mut self, mut which: impl FnMut(&Sent) -> bool) {
+        for message in self.messages.values_mut() {
+            if message.fate == Fate::Live && which(&message.sent) {
+                message.fate = Fate::Unknown;
+                message.is_doubted = true;
+            }
+        }
+    }
+
+    /// A purge of everything forgets the ids of the duplicate window; one that may have been may have.
+    pub(super) fn forget_ids(&mut self, is_all: bool, is_certain: bool) {
+        if is_all && is_certain && !self.is_loose() {
+            self.ids.clear();
+            self.resends.clear();
+        }
+        if is_all || self.is_loose() {
+            self.ids
+                .values_mut()
+                .chain(self.resends.values_mut())
+                .for_each(|seen| seen.is_certain = false);
+        }
+    }
+
+    /// Removes messages for good. In a sick life it is unknown whether that was written.
+    pub(super) fn purge(&mut self, mut which: impl FnMut(u64, &Sent) -> bool) {
+        let fate = self.removed();
+        for (seq, message) in &mut self.messages {
+            let may_return = matches!(message.fate, Fate::Live | Fate::Unknown);
+            if may_return && which(*seq, &message.sent) {
+                message.fate = fate;
+            }
+        }
+    }
+
+    /// Messages that limits pushed out cannot return once a purge covers them.
+    pub(super) fn purge_faded(&mut self, below: u64) {
+        if self.is_sick {
+            return;
+        }
+        for (_, message) in self.messages.range_mut(..below) {
+            if message.fate == Fate::Fading {
+                message.fate = Fate::Gone;
+            }
+        }
+    }
+
+    fn removed(&self) -> Fate {
+        if self.is_sick { Fate::Fading } else { Fate::Gone }
+    }
+
+    pub(super) fn set(&mut self, seq: u64, fate: Fate) {
+        let fate = match fate {
+            Fate::Gone => self.removed(),
+            Fate::Fading if self.is_loose() => Fate::Unknown,
+            fate => fate,
+        };
+        if let Some(message) = self.messages.get_mut(&seq) {
+            message.fate = fate;
+        }
+    }
+
+    /// Lets the messages go whose own time to live has ended.
+    pub(super) fn expire(&mut self, now: u64) {
+        for (seq, message) in &mut self.messages {
+            if message.fate == Fate::Live && message.expires.is_some_and(|at| at <= now) {
+                // Its age may have removed it at the same time, which a crash can undo.
+                let is_aged = self.config.max_age > 0;
+                message.fate = if is_aged { Fate::Unknown } else { Fate::Gone };
+                self.expired.push(*seq);
+            }
+        }
+    }
+
+    /// Whether what this round removed could be written is known now.
+    pub(super) fn round_over(&mut self, is_troubled: bool) {
+        self.is_sick |= is_troubled && !self.config.in_memory;
+        for seq in std::mem::take(&mut self.expired) {
+            if let Some(message) = self.messages.get_mut(&seq).filter(|_| self.is_sick) {
+                message.fate = Fate::Unknown;
+                message.is_doubted = true;
+            }
+        }
+    }
+
+    /// A message that is delivered and was published without a definite answer.
+    pub(super) fn adopt_delivered(&mut self, seq: u64, got: &Got, now: (u64, UnixNanos)) {
+        if self.messages.contains_key(&seq) {
+            return;
+        }
+        let fits = |sent: &Sent| {
+            sent.subject == got.subject && (got.payload.is_empty() || sent.payload == got.payload)
+        };
+        let Some(index) = self.doubtful.iter().position(fits) else {
+            return;
+        };
+        let sent = self.doubtful.remove(index);
+        let message = Message {
+            sent,
+            fate: Fate::Live,
+            time: now.1,
+            expires: None,
+            ttl: None,
+            is_back: false,
+            is_doubted: false,
+        };
+        self.messages.insert(seq, message);
+        self.last = self.last.max(seq);
+    }
+
+    /// Whether a message may be missing without a word: too old, or no consumer needs it any more.
+    fn is_excused(&self, seq: u64, message: &Message, now: Now, has_jumped: bool) -> bool {
+        let (now, wall) = (now.mono.0, now.wall);
+        let age = wall.since(message.time);
+        let is_old = self.config.max_age > 0 && (has_jumped || age >= self.config.max_age);
+        let is_unneeded = match self.config.retention {
+            Retention::Limits => false,
+            Retention::WorkQueue => self.consumers.values().any(|one| one.may_be_done(seq)),
+            Retention::Interest => self.consumers.values().all(|one| {
+                let is_abandoned = one.was_abandoned(now);
+                is_abandoned || !one.config.wants(&message.sent.subject) || one.may_be_done(seq)
+            }),
+        };
+        let is_expired = message.ttl.is_some_and(|ttl| has_jumped || age >= ttl as i64);
+        is_old || is_unneeded || is_expired
+    }
+
+    /// Holds the records that are there against what must be and may be. `after_restart`: what faded may be back.
+    /// Of what was delivered just now it is not known yet that it is done with.
+    pub(super) fn look(
+        &mut self,
+        world: &World,
+        delivered: &BTreeSet<(String, u64)>,
+        has_jumped: bool,
+        after_restart: bool,
+    ) {
+        let name = self.config.name;
+        let there = world.positions(name);
+        let (last, lost) = world.last_seq(name);
+        assert!(
+            last >= self.confirmed || self.damage > 0,
+            "stream {name} ends at {last}, {} was confirmed",
+            self.confirmed
+        );
+        let mut known = std::mem::take(&mut self.messages);
+        let mut missing = 0;
+        for (seq, message) in &mut known {
+            let is_there = there.binary_search(seq).is_ok();
+            match (message.fate, is_there) {
+                (Fate::Live, false) if delivered.contains(&(name.to_owned(), *seq)) => {}
+                (Fate::Live, false) => {
+                    let is_doubted = after_restart && message.is_doubted;
+                    let is_excused = is_doubted || self.is_excused(*seq, message, world.now, has_jumped);
+                    missing += u64::from(!is_excused);
+                    message.fate = Fate::Fading;
+                    assert!(
+                        is_excused || self.damage > 0,
+                        "message {seq} of {name} is lost: {message:?}"
+                    );
+                }
+                (Fate::Gone, true) if self.damage > 0 => message.fate = Fate::Live,
+                (Fate::Gone, true) => panic!("message {seq} of {name} has come back"),
+                (Fate::Fading, true) => {
+                    assert!(after_restart, "message {seq} of {name} is there in the same life");
+                    message.fate = Fate::Live;
+                    message.is_back = true;
+                }
+                (Fate::Unknown, true) => message.fate = Fate::Live,
+                (Fate::Unknown, false) => message.fate = Fate::Fading,
+                (Fate::Live, true) | (Fate::Gone | Fate::Fading, false) => {}
+            }
+        }
+        assert!(
+            missing <= lost || self.damage > 1,
+            "{missing} messages of {name} are missing, {lost} count as lost"
+        );
+        self.messages = known;
+        for seq in there {
+            self.check_record(world, seq, after_restart);
+        }
+        self.last = last;
+    }
+
+    /// A record is exactly what was sent as this position, or a publish that had no answer.
+    fn check_record(&mut self, world: &World, seq: u64, is_thorough: bool) {
+        let name = self.config.name;
+        if !is_thorough && self.messages.contains_key(&seq) {
+            return;
+        }
+        let record = match world.record(name, seq) {
+            Ok(Some(record)) => record,
+            unreadable => {
+                let is_excused = self.damage > 0 || self.is_sick;
+                assert!(
+                    is_excused,
+                    "message {seq} of {name} cannot be read: {unreadable:?}"
+                );
+                return;
+            }
+        };
+        let found = Sent {
+            subject: record.subject.to_string(),
+            headers: record.headers.to_vec(),
+            payload: record.payload.to_vec(),
+        };
+        if let Some(message) = self.messages.get(&seq) {
+            assert_eq!(found, message.sent, "message {seq} of {name} has changed");
+            return;
+        }
+        let doubtful = self.doubtful.iter().position(|sent| *sent == found);
+        let Some(index) = doubtful else {
+            panic!("message {seq} of {name} was never sent, or refused: {found:?}")
+        };
+        self.doubtful.remove(index);
+        let header = |name: &str| {
+            let text = std::str::from_utf8(&found.headers).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.trim_start_matches(':').trim().to_owned())
+        };
+        let seen = Seen {
+            seq,
+            at: world.now.mono.0,
+            is_certain: false,
+        };
+        let msg_id = header("Nats-Msg-Id");
+        if let Some(id) = &msg_id {
+            self.ids.insert(id.clone(), seen);
+        }
+        let ttl = header("Nats-TTL").and_then(|text| text.parse::<u64>().ok());
+        let message = Message {
+            time: record.time,
+            expires: None,
+            ttl: ttl.map(|seconds| seconds * 1_000_000_000),
+            sent: found,
+            fate: Fate::Live,
+            is_back: false,
+            is_doubted: false,
+        };
+        self.messages.insert(seq, message);
+    }
+
+    /// A life has ended.
+    pub(super) fn died(&mut self, now: u64) {
+        for consumer in self.consumers.values_mut() {
+            consumer.touch(now);
+        }
+        if self.is_sick {
+            for message in self.messages.values_mut() {
+                if message.fate == Fate::Unknown {
+                    message.fate = Fate::Fading;
+                }
+            }
+        }
+    }
+
+    /// The broker was started again: what it knows only in memory is gone or worked out anew.
+    pub(super) fn reopened(&mut self, world: &World, has_jumped: bool) {
+        self.is_sick = false;
+        let now = world.now;
+        let anew = |time: UnixNanos| now.mono.0 - u64::try_from(now.wall.since(time)).unwrap_or(0);
+        for message in self.messages.values_mut() {
+            message.is_doubted = false;
+            message.expires = message.ttl.map(|ttl| anew(message.time) + ttl);
+        }
+        let messages = &self.messages;
+        for seen in self.ids.values_mut().chain(self.resends.values_mut()) {
+            let there = messages
+                .get(&seen.seq)
+                .filter(|message| message.fate == Fate::Live);
+            seen.is_certain &= there.is_some() && !has_jumped;
+            if let Some(message) = there
+                && has_jumped
+            {
+                seen.at = anew(message.time).max(seen.at);
+            }
+        }
+        self.confirmed = self.last;
+    }
+}
