@@ -2,7 +2,7 @@
 
 pub(crate) mod names;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use self::names::AccountNames;
@@ -57,6 +57,7 @@ impl Account {
 pub(crate) struct Accounts {
     names: Arc<AccountNames>,
     counters: Arc<Counters>,
+    without_jetstream: AtomicBool,
     global: Arc<Account>,
     held: RwLock<Vec<Arc<Account>>>,
 }
@@ -69,6 +70,7 @@ impl Accounts {
         Self {
             names,
             counters,
+            without_jetstream: AtomicBool::new(false),
             held: RwLock::new(vec![Arc::clone(&global)]),
             global,
         }
@@ -133,7 +135,19 @@ impl Accounts {
     fn follow(&self) {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         for (id, name) in self.names.from(held.len()) {
-            held.push(account(id, name, &self.counters));
+            let account = account(id, name, &self.counters);
+            if self.without_jetstream.load(Relaxed) {
+                account.router.switch_jetstream_off();
+            }
+            held.push(account);
+        }
+    }
+
+    /// There is no JetStream in any account, now or later.
+    pub(crate) fn switch_jetstream_off(&self) {
+        self.without_jetstream.store(true, Relaxed);
+        for account in self.all() {
+            account.router.switch_jetstream_off();
         }
     }
 

@@ -206,6 +206,8 @@ pub struct Router {
     inserts: AtomicU64,
     removes: AtomicU64,
     lookups: AtomicU64,
+    /// `$JS.` subjects are like all others.
+    without_jetstream: AtomicBool,
 }
 
 /// What has happened to a router since the start.
@@ -249,6 +251,11 @@ impl Router {
             counters,
             ..Self::default()
         }
+    }
+
+    /// There is no JetStream: whoever asks it for something hears that nobody listens.
+    pub(crate) fn switch_jetstream_off(&self) {
+        self.without_jetstream.store(true, Ordering::Relaxed);
     }
 
     /// The account whose subjects these are.
@@ -430,7 +437,9 @@ impl Router {
             }
         });
         let (stream, same_stream) = tables.captured_by(subject);
-        receivers.bound = reserved(subject).or(stream.map(JsKind::Publish));
+        let is_reserved = !self.without_jetstream.load(Ordering::Relaxed);
+        let reserved = is_reserved.then(|| reserved(subject)).flatten();
+        receivers.bound = reserved.or(stream.map(JsKind::Publish));
         receivers.any_last_token = same_receivers && same_stream;
         receivers
     }

@@ -135,6 +135,9 @@ impl Broker {
         };
         let live = Live::new(&config, &info)?;
         let accounts = Arc::new(Accounts::new());
+        if !config.jetstream.enabled {
+            accounts.switch_jetstream_off();
+        }
         let maps_certificates = config.tls.as_ref().is_some_and(|tls| tls.verify_and_map);
         let gate =
             Gate::new(&config.auth, maps_certificates, &accounts).map_err(|_| StartError::Entropy {

@@ -1,4 +1,4 @@
-//! TLS and WebSocket, with the `async-nats` client and byte by byte.
+//! The ports and what they speak: TLS, WebSocket, no JetStream; with the `async-nats` client and byte by byte.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -332,6 +332,15 @@ async fn a_websocket_client_that_takes_nothing_is_cut_off() {
         sent += 1;
         assert!(sent < 1000, "not cut off after {sent} messages");
     }
+    server.broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_jetstream_nobody_answers_for_it() {
+    let server = start(|config| config.jetstream.enabled = false).await;
+    let client = server.client().await;
+    let err = client.request("$JS.API.INFO", "".into()).await.unwrap_err();
+    assert_eq!(err.kind(), async_nats::RequestErrorKind::NoResponders);
     server.broker.shutdown().await;
 }
 
