@@ -1,4 +1,4 @@
-use rcgen::{CertificateParams, DnType, KeyPair, SanType};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 
 use super::*;
 
@@ -11,6 +11,7 @@ fn pem(dir: &Path, name: &str, text: &str) -> PathBuf {
 #[test]
 fn a_certificate_says_who_its_owner_is() {
     let mut params = CertificateParams::new(vec!["device.example".to_owned()]).unwrap();
+    params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CountryName, "NL");
     params
         .distinguished_name
