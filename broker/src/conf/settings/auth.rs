@@ -68,7 +68,14 @@ impl Settings<'_> {
                 "default_permission" | "default_permissions" | "permissions" => {
                     defaults = permissions::read(reader, item);
                 }
-                "auth_callout" | "auth_hook" => auth.callout = callout(reader, item),
+                "auth_callout" | "auth_hook" => {
+                    auth.callout = callout(reader, item);
+                    // Nobody must be let in unasked because the one who would have refused is not asked.
+                    reader.refuse(
+                        item,
+                        "auth_callout: no service is asked here; name the users in authorization or accounts",
+                    );
+                }
                 "proxy_required" => proxy_required(reader, key, item),
                 _ => reader.unknown(key, item),
             }

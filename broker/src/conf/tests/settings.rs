@@ -279,6 +279,10 @@ fn users_and_permissions() {
             "error resolving system account: account missing",
         ),
         (
+            "authorization { auth_callout { issuer: x } }",
+            "no service is asked here",
+        ),
+        (
             "authorization { proxy_required: true }",
             "proxy_required can't be checked here",
         ),
