@@ -231,6 +231,24 @@ impl ApiError {
         text(500, 10062, format!("restore failed: {err}"))
     }
 
+    /// `JSInvalidJSONErr`, of a request that is empty.
+    pub(crate) fn no_json() -> Self {
+        text(
+            400,
+            10025,
+            "invalid JSON: unexpected end of JSON input".to_owned(),
+        )
+    }
+
+    /// `JSInvalidJSONErr`, of a consumer with an unknown priority policy.
+    pub(crate) fn unknown_policy(policy: &str) -> Self {
+        text(
+            400,
+            10025,
+            format!("invalid JSON: unknown priority policy: {policy:?}"),
+        )
+    }
+
     /// `JSInvalidJSONErr`, of a request to unpin that names no group.
     pub(crate) fn no_group() -> Self {
         text(

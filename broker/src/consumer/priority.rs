@@ -1,6 +1,6 @@
 //! Priority groups: which of a pull consumer's clients get messages. Source: ADR-42; nats-server, `nextWaiting`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::Consumer;
 use super::config::ConsumerConfig;
@@ -45,11 +45,23 @@ impl Policy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct PriorityRequest {
+    #[serde(deserialize_with = "or_default")]
     pub(crate) group: String,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) min_pending: i64,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) min_ack_pending: i64,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) id: String,
+    #[serde(deserialize_with = "or_default")]
     pub(crate) priority: i64,
+}
+
+/// As in Go, `null` counts as left out: async-nats writes it.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// The client that gets everything.
@@ -92,13 +104,10 @@ impl ConsumerConfig {
     /// Checks priority groups.
     ///
     /// # Errors
-    /// 10159, 10161, 10162, 10178, 10196 or 10197, as nats-server gives them.
+    /// 10025, 10159, 10161, 10162, 10178, 10196 or 10197, as nats-server gives them.
     pub(super) fn check_priorities(&self) -> Result<(), ApiError> {
         let Some(policy) = Policy::parse(&self.priority_policy) else {
-            return Err(ApiError::invalid_config(format!(
-                "unknown priority policy {:?}",
-                self.priority_policy
-            )));
+            return Err(ApiError::unknown_policy(&self.priority_policy));
         };
         if policy == Policy::None {
             if !self.priority_groups.is_empty() {

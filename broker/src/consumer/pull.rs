@@ -280,6 +280,12 @@ mod tests {
     }
 
     #[test]
+    fn null_counts_as_left_out() {
+        let json = r#"{"batch":1,"max_bytes":0,"min_pending":null,"min_ack_pending":null,"group":null,"priority":null}"#;
+        assert_eq!(*parse(json).unwrap().priority, PriorityRequest::default());
+    }
+
+    #[test]
     fn bad_requests_are_refused() {
         assert!(matches!(parse("{"), Err(Status::BadRequest(_))));
         let late = parse(r#"{"expires":10,"idle_heartbeat":6}"#).unwrap_err();

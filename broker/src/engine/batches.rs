@@ -203,6 +203,7 @@ impl Engine {
         };
         let subject = format!("$JS.EVENT.ADVISORY.STREAM.BATCH_ABANDONED.{name}");
         let fields = vec![
+            field("account", &*self.account_name(self.account)),
             field("stream", &*name),
             field("batch", batch),
             field("reason", abandoned.reason()),

@@ -93,6 +93,7 @@ impl Engine {
             let (turn, count) = take_turn(observer, now, store, outlet, limit, &mut scratch);
             delivered += count;
             let events = observer.consumer.take_events();
+            let account = observer.account;
             let names = (observer.consumer.stream.clone(), observer.consumer.name.clone());
             let stream = observer.stream;
             match turn {
@@ -106,7 +107,7 @@ impl Engine {
                 Turn::Unreadable => self.retry(now, id, UNREADABLE_RETRY_NS),
             }
             for event in events {
-                let event = self.consumer_event(now, &names, event);
+                let event = self.consumer_event(now, account, &names, event);
                 event.tell(outlet);
             }
             self.note_dirty(now.mono, id);

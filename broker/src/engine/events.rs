@@ -17,7 +17,7 @@ use crate::consumer;
 use crate::consumer::state::PendingState;
 use crate::router::Message;
 use crate::shard::inbox::JsOp;
-use crate::types::UnixNanos;
+use crate::types::{AccountId, UnixNanos};
 
 /// Digits and letters of an event's id.
 const ID_LETTERS: usize = 22;
@@ -117,9 +117,13 @@ impl Engine {
         })));
     }
 
+    pub(super) fn account_name(&self, account: AccountId) -> Arc<str> {
+        self.options.accounts.name(account).unwrap_or_default()
+    }
+
     /// A request to the API was answered.
     pub(super) fn tell_api(&mut self, now: Now, op: &JsOp, response: &Bytes, effects: &mut Vec<Effect>) {
-        let account = self.options.accounts.name(self.account).unwrap_or_default();
+        let account = self.account_name(self.account);
         let mut fields = vec![
             field("server", &self.options.server_name),
             field("client", serde_json::json!({ "acc": &*account })),
@@ -172,6 +176,7 @@ impl Engine {
     pub(super) fn consumer_event(
         &mut self,
         now: Now,
+        account: AccountId,
         (stream, consumer): &(Arc<str>, Arc<str>),
         event: consumer::Event,
     ) -> Event {
@@ -209,10 +214,12 @@ impl Engine {
                 ("metric.v1.consumer_ack", "METRIC.CONSUMER.ACK")
             }
             Happened::Pinned(pin) => {
+                fields.insert(0, field("account", &*self.account_name(account)));
                 fields.extend([field("group", pin.group), field("pinned_id", pin.id)]);
                 ("advisory.v1.consumer_group_pinned", "ADVISORY.CONSUMER.PINNED")
             }
             Happened::Unpinned { group, reason } => {
+                fields.insert(0, field("account", &*self.account_name(account)));
                 fields.extend([field("group", group), field("reason", reason)]);
                 (
                     "advisory.v1.consumer_group_unpinned",
@@ -235,8 +242,9 @@ impl Engine {
             return;
         };
         let names = (observer.consumer.stream.clone(), observer.consumer.name.clone());
+        let account = observer.account;
         for event in observer.consumer.take_events() {
-            let event = self.consumer_event(now, &names, event);
+            let event = self.consumer_event(now, account, &names, event);
             effects.push(Effect::Event(Box::new(event)));
         }
     }

@@ -450,6 +450,9 @@ impl Engine {
         }
         let mut block = record.headers.to_vec();
         let mut payload = record.payload.clone();
+        if is_mirror && headers::field(&block, headers::BATCH_ID).is_some() {
+            block = headers::without_fields(&block, |name| name.starts_with("Nats-Batch-"));
+        }
         if !is_mirror {
             let is_dropped = |name: &str| {
                 name == STREAM_SOURCE || name.starts_with("Nats-Expected-") || name.starts_with("Nats-Batch-")

@@ -88,6 +88,9 @@ impl Engine {
         payload: &[u8],
         effects: &mut Vec<Effect>,
     ) -> Result<Unpinned, ApiError> {
+        if payload.is_empty() {
+            return Err(ApiError::no_json());
+        }
         let request: UnpinRequest = parse(payload)?;
         if request.group.is_empty() {
             return Err(ApiError::no_group());
