@@ -2,13 +2,13 @@
 
 pub(crate) mod names;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use self::names::AccountNames;
-use crate::options::{AccountLimits, AuthOptions, GLOBAL_ACCOUNT, SYSTEM_ACCOUNT};
-use crate::outbound::Counters;
-use crate::router::Router;
+use crate::options::{AccountLimits, AuthOptions, GLOBAL_ACCOUNT, JetStreamTier, SYSTEM_ACCOUNT};
+use crate::outbound::{ClientCounters, Counters};
+use crate::router::{JetStreamUse, Router};
 use crate::types::AccountId;
 
 /// One account: its name and its own space of subjects.
@@ -19,6 +19,27 @@ pub(crate) struct Account {
     /// Connections now.
     connections: AtomicU64,
     limits: RwLock<AccountLimits>,
+    past: Mutex<Traffic>,
+}
+
+/// What has gone through an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) in_msgs: u64,
+    pub(crate) in_bytes: u64,
+    pub(crate) out_msgs: u64,
+    pub(crate) out_bytes: u64,
+    pub(crate) slow_consumers: u64,
+}
+
+impl Traffic {
+    /// Adds what a client had.
+    pub(crate) fn add(&mut self, counters: &ClientCounters) {
+        self.in_msgs += counters.in_msgs.load(Relaxed);
+        self.in_bytes += counters.in_bytes.load(Relaxed);
+        self.out_msgs += counters.out_msgs.load(Relaxed);
+        self.out_bytes += counters.out_bytes.load(Relaxed);
+    }
 }
 
 /// A connection's place in its account; given back when it is dropped.
@@ -42,6 +63,23 @@ impl Account {
             .map(|_| Place(Arc::clone(self)))
     }
 
+    /// Connections now.
+    pub(crate) fn connection_count(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
+    /// What went through connections that have ended.
+    pub(crate) fn past(&self) -> Traffic {
+        *self.past.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection has ended.
+    pub(crate) fn ended(&self, counters: &ClientCounters, was_slow: bool) {
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        past.add(counters);
+        past.slow_consumers += u64::from(was_slow);
+    }
+
     /// What the account is limited to.
     pub(crate) fn limits(&self) -> AccountLimits {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
@@ -57,8 +95,8 @@ impl Account {
 pub(crate) struct Accounts {
     names: Arc<AccountNames>,
     counters: Arc<Counters>,
-    without_jetstream: AtomicBool,
     global: Arc<Account>,
+    system: RwLock<Option<Arc<Account>>>,
     held: RwLock<Vec<Arc<Account>>>,
 }
 
@@ -70,7 +108,7 @@ impl Accounts {
         Self {
             names,
             counters,
-            without_jetstream: AtomicBool::new(false),
+            system: RwLock::default(),
             held: RwLock::new(vec![Arc::clone(&global)]),
             global,
         }
@@ -106,14 +144,46 @@ impl Accounts {
         self.get(id).unwrap_or_else(|| Arc::clone(&self.global))
     }
 
-    /// Sets the accounts up as the options say.
-    pub(crate) fn configure(&self, options: &AuthOptions) {
+    /// Sets the accounts up as the options say. `has_jetstream`: the server has it at all.
+    /// Source: nats-server, `configAllJetStreamAccounts`.
+    pub(crate) fn configure(&self, options: &AuthOptions, has_jetstream: bool) {
+        let system = system_name(options);
+        if let Some(name) = system {
+            self.named(name);
+        }
         for account in &options.accounts {
             self.named(&account.name).set_limits(account.limits);
         }
-        if !options.no_system_account {
-            self.named(options.system_account.as_deref().unwrap_or(SYSTEM_ACCOUNT));
+        let is_other = |name: &str| name != GLOBAL_ACCOUNT && Some(name) != system;
+        let is_alone = !options.accounts.iter().any(|account| is_other(&account.name));
+        for account in self.all() {
+            let name = &*account.name;
+            let configured = options.accounts.iter().find(|known| known.name == name);
+            let tier = match configured.and_then(|known| known.jetstream) {
+                Some(jetstream) => Some(jetstream.tier),
+                None => (name == GLOBAL_ACCOUNT && is_alone).then(JetStreamTier::default),
+            };
+            let (tier, jetstream) = match tier.filter(|_| has_jetstream) {
+                _ if Some(name) == system => (None, JetStreamUse::Off),
+                Some(tier) => (Some(tier), JetStreamUse::Full),
+                None if has_jetstream => (None, JetStreamUse::InfoOnly),
+                None => (None, JetStreamUse::Off),
+            };
+            self.names.set_jetstream(account.router.account(), tier);
+            account.router.set_jetstream(jetstream);
         }
+        *self.system.write().unwrap_or_else(PoisonError::into_inner) = system.map(|name| self.named(name));
+    }
+
+    /// The system account, if there is one.
+    pub(crate) fn system(&self) -> Option<Arc<Account>> {
+        let system = self.system.read().unwrap_or_else(PoisonError::into_inner);
+        system.clone()
+    }
+
+    /// The account of this name.
+    pub(crate) fn find(&self, name: &str) -> Option<Arc<Account>> {
+        self.all().into_iter().find(|account| *account.name == *name)
     }
 
     /// All accounts, in the order in which they came.
@@ -135,19 +205,7 @@ impl Accounts {
     fn follow(&self) {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         for (id, name) in self.names.from(held.len()) {
-            let account = account(id, name, &self.counters);
-            if self.without_jetstream.load(Relaxed) {
-                account.router.switch_jetstream_off();
-            }
-            held.push(account);
-        }
-    }
-
-    /// There is no JetStream in any account, now or later.
-    pub(crate) fn switch_jetstream_off(&self) {
-        self.without_jetstream.store(true, Relaxed);
-        for account in self.all() {
-            account.router.switch_jetstream_off();
+            held.push(account(id, name, &self.counters));
         }
     }
 
@@ -156,11 +214,16 @@ impl Accounts {
     }
 }
 
+fn system_name(options: &AuthOptions) -> Option<&str> {
+    (!options.no_system_account).then(|| options.system_account.as_deref().unwrap_or(SYSTEM_ACCOUNT))
+}
+
 fn account(id: AccountId, name: Arc<str>, counters: &Arc<Counters>) -> Arc<Account> {
     Arc::new(Account {
         name,
         router: Arc::new(Router::of(id, Arc::clone(counters))),
         connections: AtomicU64::new(0),
         limits: RwLock::default(),
+        past: Mutex::default(),
     })
 }

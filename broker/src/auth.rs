@@ -90,6 +90,8 @@ pub(crate) struct Directory {
     no_auth_user: Option<String>,
     /// Users are named by certificates.
     maps_certificates: bool,
+    /// Clients are to be let in by JWTs, which nobody can be here.
+    is_operated: bool,
     global: Arc<Account>,
     timeout: Duration,
 }
@@ -122,6 +124,7 @@ impl Directory {
             token: options.token.clone(),
             no_auth_user: options.no_auth_user.clone(),
             maps_certificates,
+            is_operated: options.operator.is_some(),
             global: Arc::clone(accounts.global()),
             timeout: options.timeout.unwrap_or(TIMEOUT),
         }
@@ -129,7 +132,11 @@ impl Directory {
 
     /// Whether clients have to say who they are.
     pub(crate) fn is_required(&self) -> bool {
-        !self.users.is_empty() || !self.nkeys.is_empty() || self.single_user.is_some() || self.token.is_some()
+        self.is_operated
+            || !self.users.is_empty()
+            || !self.nkeys.is_empty()
+            || self.single_user.is_some()
+            || self.token.is_some()
     }
 
     /// Whether clients are given something to sign.

@@ -16,6 +16,7 @@ mod features;
 mod limits;
 mod observer;
 mod publish;
+mod quota;
 mod recover;
 mod snapshot;
 mod sourcing;
@@ -30,6 +31,7 @@ use crate::accounts::names::AccountNames;
 use crate::consumer::pull::{Notice, Status};
 use crate::env::Fs;
 use crate::nats::info::VERSION;
+use crate::options::JetStreamTier;
 use crate::shard::inbox::{JsKind, JsOp};
 use crate::store::{CommitReport, Store};
 use crate::stream::Stream;
@@ -69,8 +71,12 @@ pub(crate) struct EngineOptions {
     pub(crate) server_name: String,
     /// For the names of ephemeral consumers; different in each run.
     pub(crate) seed: u64,
-    /// The names of accounts.
+    /// The names of accounts, and what each may use.
     pub(crate) accounts: Arc<AccountNames>,
+    /// What all of them may use together.
+    pub(crate) tier: JetStreamTier,
+    /// The domain, as requests name it.
+    pub(crate) domain: Option<String>,
 }
 
 impl EngineOptions {
@@ -83,6 +89,8 @@ impl EngineOptions {
             server_name: String::new(),
             seed,
             accounts: Arc::new(AccountNames::new()),
+            tier: JetStreamTier::default(),
+            domain: None,
         }
     }
 }
@@ -184,6 +192,7 @@ impl Engine {
             JsKind::Publish(id) => self.publish(now, id, op, store, effects),
             JsKind::Ack => self.ack(now, &op, store, effects),
             JsKind::Api => self.api(now, &op, store, effects),
+            JsKind::UserInfo => {}
         }
     }
 

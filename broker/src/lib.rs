@@ -28,5 +28,6 @@ pub mod simulation;
 pub mod store;
 mod stream;
 pub mod subject;
+mod system;
 pub mod tls;
 pub mod types;

@@ -280,6 +280,8 @@ pub struct LocalQueue {
     dropped: AtomicU64,
     counters: ClientCounters,
     broker: Arc<Counters>,
+    /// The broker's own: it does not count as somebody's.
+    is_internal: bool,
 }
 
 #[derive(Debug, Default)]
@@ -301,7 +303,20 @@ impl LocalQueue {
             dropped: AtomicU64::new(0),
             counters: ClientCounters::default(),
             broker,
+            is_internal: false,
         }
+    }
+
+    /// The queue of one of the broker's own clients, whose messages are nobody's: they are not counted.
+    pub(crate) fn internal(id: ClientId, max_pending_bytes: usize) -> Self {
+        Self {
+            is_internal: true,
+            ..Self::new(id, max_pending_bytes, Arc::default())
+        }
+    }
+
+    pub(crate) fn is_internal(&self) -> bool {
+        self.is_internal
     }
 
     pub(crate) fn id(&self) -> ClientId {

@@ -1,9 +1,13 @@
-//! Monitoring over HTTP with nats-server's paths and field names: `/ /varz /connz /subsz /jsz /healthz`.
+//! Monitoring with nats-server's paths and field names, over HTTP and for `$SYS`.
 //!
 //! JetStream's figures are those of the storage thread's latest snapshot, at most half a second old.
 
-mod jetstream;
-mod process;
+pub(crate) mod accountz;
+pub(crate) mod args;
+pub(crate) mod connz;
+pub(crate) mod jetstream;
+pub(crate) mod process;
+pub(crate) mod subsz;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,43 +20,58 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 use axum::{Json, routing::get};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::jetstream::{config, jsz, stats};
+use self::args::{ArgError, Args};
 use self::process::Process;
 use crate::api::time;
 use crate::env::Clock;
-use crate::nats::connections::Connection;
 use crate::nats::info::VERSION;
 use crate::nats::listener::Shared;
-use crate::router::{RouterChanges, Subscription};
+use crate::options::JetStreamOptions;
 use crate::server::{Health, health};
 use crate::shard::snapshots::Snapshots;
 use crate::shard::view::ShardView;
 use crate::types::UnixNanos;
 
-/// What the endpoints tell about.
+/// What is told about.
 #[derive(Debug)]
 pub(crate) struct Monitor {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) addr: SocketAddr,
     pub(crate) start: UnixNanos,
     pub(crate) store_dir: PathBuf,
+    pub(crate) settings: Settings,
     pub(crate) view: Arc<ShardView>,
     pub(crate) snapshots: Arc<Snapshots>,
     requests: Requests,
 }
 
+/// What the broker was set to, as far as it is shown.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Where the endpoints are served.
+    pub(crate) addr: Option<SocketAddr>,
+    pub(crate) jetstream: JetStreamOptions,
+}
+
 #[derive(Debug, Default)]
 struct Requests {
-    root: AtomicU64,
-    varz: AtomicU64,
-    connz: AtomicU64,
-    subsz: AtomicU64,
-    jsz: AtomicU64,
-    healthz: AtomicU64,
+    counts: [AtomicU64; PATHS.len()],
 }
+
+const PATHS: [&str; 11] = [
+    "/",
+    "/varz",
+    "/connz",
+    "/routez",
+    "/gatewayz",
+    "/leafz",
+    "/subsz",
+    "/accountz",
+    "/accstatz",
+    "/jsz",
+    "/healthz",
+];
 
 /// The page that a list shows when nothing is asked for.
 const PAGE_SIZE: usize = 1024;
@@ -67,7 +86,7 @@ pub(crate) struct Views {
 impl Monitor {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        addr: SocketAddr,
+        settings: Settings,
         start: UnixNanos,
         store_dir: PathBuf,
         views: Views,
@@ -75,9 +94,9 @@ impl Monitor {
         let Views { view, snapshots } = views;
         Self {
             shared,
-            addr,
             start,
             store_dir,
+            settings,
             view,
             snapshots,
             requests: Requests::default(),
@@ -85,64 +104,228 @@ impl Monitor {
     }
 
     /// The endpoints.
-    pub(crate) fn endpoints(self) -> axum::Router {
+    pub(crate) fn endpoints(self: Arc<Self>) -> axum::Router {
         axum::Router::new()
             .route("/", get(root))
             .route("/varz", get(varz))
-            .route("/connz", get(connz))
-            .route("/subsz", get(subsz))
-            .route("/subscriptionsz", get(subsz))
-            .route("/jsz", get(jsz))
-            .route("/healthz", get(healthz))
-            .with_state(Arc::new(self))
+            .route("/connz", get(connz_endpoint))
+            .route("/routez", get(routez_endpoint))
+            .route("/gatewayz", get(gatewayz_endpoint))
+            .route("/leafz", get(leafz_endpoint))
+            .route("/subsz", get(subsz_endpoint))
+            .route("/subscriptionsz", get(subsz_endpoint))
+            .route("/accountz", get(accountz_endpoint))
+            .route("/accstatz", get(accstatz_endpoint))
+            .route("/jsz", get(jsz_endpoint))
+            .route("/healthz", get(healthz_endpoint))
+            .with_state(self)
     }
 
-    fn now(&self) -> UnixNanos {
+    pub(crate) fn now(&self) -> UnixNanos {
         self.shared.clock.now()
     }
 
-    fn server_id(&self) -> &str {
+    pub(crate) fn server_id(&self) -> &str {
         &self.shared.info.server_id
+    }
+
+    /// The answer of `/varz`.
+    pub(crate) async fn varz(&self) -> Value {
+        let mut varz = settings(self);
+        for part in [activity(self), Process::read(self).await.fields()] {
+            if let (Some(varz), Value::Object(part)) = (varz.as_object_mut(), part) {
+                varz.extend(part);
+            }
+        }
+        varz["jetstream"] = jetstream::varz(self);
+        varz
+    }
+
+    /// The answer of `/routez`: there are no routes.
+    pub(crate) fn routez(&self) -> Value {
+        json!({
+            "server_id": self.server_id(), "server_name": self.shared.info.server_name,
+            "now": time::format(self.now()), "num_routes": 0, "routes": [],
+        })
+    }
+
+    /// The answer of `/gatewayz`: there are no gateways.
+    pub(crate) fn gatewayz(&self) -> Value {
+        json!({
+            "server_id": self.server_id(), "now": time::format(self.now()),
+            "outbound_gateways": {}, "inbound_gateways": {},
+        })
+    }
+
+    /// The answer of `/leafz`: there are no leaf nodes.
+    pub(crate) fn leafz(&self) -> Value {
+        json!({"server_id": self.server_id(), "now": time::format(self.now()), "leafnodes": 0, "leafs": []})
+    }
+
+    /// The answer of `/healthz`, and its status.
+    pub(crate) fn healthz(&self, args: &Args) -> Result<(u16, Value), ArgError> {
+        let only_enabled = args.flag("js-enabled-only")? || args.flag("js-enabled")?;
+        let unavailable = |status: u16, text: String| {
+            (
+                status,
+                json!({"status": if status == 404 { "error" } else { "unavailable" }, "status_code": status, "error": text}),
+            )
+        };
+        if only_enabled && !self.settings.jetstream.enabled {
+            return Ok(unavailable(503, "JetStream not enabled".to_owned()));
+        }
+        if let Health::Unhealthy { reason } = health(&self.view) {
+            return Ok(unavailable(503, reason));
+        }
+        if let Some(missing) = self.missing_asset(args) {
+            return Ok(unavailable(404, missing));
+        }
+        Ok((200, json!({"status": "ok"})))
+    }
+
+    /// What is asked after with `account`, `stream` and `consumer`, and is not there.
+    fn missing_asset(&self, args: &Args) -> Option<String> {
+        let (stream, consumer) = (args.text("stream"), args.text("consumer"));
+        let account = match args.text("acc") {
+            "" => args.text("account"),
+            account => account,
+        };
+        if account.is_empty() {
+            return (!stream.is_empty() || !consumer.is_empty())
+                .then(|| "account must not be empty when checking stream or consumer health".to_owned());
+        }
+        let snapshot = self.snapshots.latest();
+        let Some(known) = snapshot.accounts.iter().find(|known| *known.name == *account) else {
+            return Some(format!("JetStream account '{account}' not found"));
+        };
+        if stream.is_empty() {
+            return None;
+        }
+        let Some(held) = known.streams.iter().find(|held| held.info.config.name == stream) else {
+            return Some(format!("JetStream stream '{account} > {stream}' not found"));
+        };
+        let is_there = consumer.is_empty() || held.consumers.iter().any(|held| held.name == consumer);
+        (!is_there).then(|| format!("JetStream consumer '{account} > {stream} > {consumer}' not found"))
+    }
+
+    fn count(&self, path: &str) {
+        if let Some(index) = PATHS.iter().position(|known| *known == path) {
+            self.requests.counts[index].fetch_add(1, Relaxed);
+        }
     }
 }
 
 async fn root(State(monitor): State<Arc<Monitor>>) -> Html<&'static str> {
-    monitor.requests.root.fetch_add(1, Relaxed);
+    monitor.count("/");
     Html(concat!(
         "<html lang=\"en\"><head><title>Tarn broker</title></head><body><h1>Tarn broker</h1><ul>",
-        "<li><a href=\"/varz\">General</a></li><li><a href=\"/jsz\">JetStream</a></li>",
-        "<li><a href=\"/connz\">Connections</a></li><li><a href=\"/subsz\">Subscriptions</a></li>",
-        "<li><a href=\"/healthz\">Health</a></li></ul></body></html>",
+        "<li><a href=\"./varz\">General</a></li><li><a href=\"./jsz\">JetStream</a></li>",
+        "<li><a href=\"./connz\">Connections</a></li><li><a href=\"./accountz\">Accounts</a></li>",
+        "<li><a href=\"./accstatz\">Account Stats</a></li><li><a href=\"./subsz\">Subscriptions</a></li>",
+        "<li><a href=\"./routez\">Routes</a></li><li><a href=\"./leafz\">LeafNodes</a></li>",
+        "<li><a href=\"./gatewayz\">Gateways</a></li><li><a href=\"./healthz\">Health Probe</a></li>",
+        "</ul></body></html>",
     ))
 }
 
 async fn varz(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
-    monitor.requests.varz.fetch_add(1, Relaxed);
-    let mut varz = settings(&monitor);
-    for part in [activity(&monitor), Process::read(&monitor).await.fields()] {
-        if let (Some(varz), Value::Object(part)) = (varz.as_object_mut(), part) {
-            varz.extend(part);
+    monitor.count("/varz");
+    Json(monitor.varz().await)
+}
+
+type Asked = Query<BTreeMap<String, String>>;
+
+async fn connz_endpoint(State(monitor): State<Arc<Monitor>>, Query(query): Asked) -> Response {
+    monitor.count("/connz");
+    answer(connz::connz(&monitor, &Args::from_query(query)))
+}
+
+async fn subsz_endpoint(State(monitor): State<Arc<Monitor>>, Query(query): Asked) -> Response {
+    monitor.count("/subsz");
+    answer(subsz::subsz(&monitor, &Args::from_query(query)))
+}
+
+async fn accountz_endpoint(State(monitor): State<Arc<Monitor>>, Query(query): Asked) -> Response {
+    monitor.count("/accountz");
+    answer(accountz::accountz(&monitor, &Args::from_query(query)))
+}
+
+async fn accstatz_endpoint(State(monitor): State<Arc<Monitor>>, Query(query): Asked) -> Response {
+    monitor.count("/accstatz");
+    answer(accountz::accstatz(&monitor, &Args::from_query(query), &[]))
+}
+
+async fn routez_endpoint(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
+    monitor.count("/routez");
+    Json(monitor.routez())
+}
+
+async fn gatewayz_endpoint(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
+    monitor.count("/gatewayz");
+    Json(monitor.gatewayz())
+}
+
+async fn leafz_endpoint(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
+    monitor.count("/leafz");
+    Json(monitor.leafz())
+}
+
+async fn jsz_endpoint(State(monitor): State<Arc<Monitor>>, Query(query): Asked) -> Response {
+    monitor.count("/jsz");
+    let args = Args::from_query(query);
+    match jetstream::jsz(&monitor, &args) {
+        Ok(Some(jsz)) => Json(jsz).into_response(),
+        Ok(None) => {
+            let text = format!("account {:?} not found", args.text("acc"));
+            (StatusCode::NOT_FOUND, text).into_response()
         }
+        Err(err) => answer(Err(err)),
     }
-    let account = monitor.snapshots.latest().total;
-    varz["jetstream"] = json!({"config": config(&monitor), "stats": stats(&account)});
-    Json(varz)
+}
+
+async fn healthz_endpoint(State(monitor): State<Arc<Monitor>>, Query(query): Asked) -> Response {
+    monitor.count("/healthz");
+    match monitor.healthz(&Args::from_query(query)) {
+        Ok((status, body)) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            (status, Json(body)).into_response()
+        }
+        Err(err) => answer(Err(err)),
+    }
+}
+
+fn answer<E: std::fmt::Display>(result: Result<Value, E>) -> Response {
+    match result {
+        Ok(value) => Json(value).into_response(),
+        Err(err) => (StatusCode::BAD_REQUEST, err.to_string()).into_response(),
+    }
 }
 
 /// The part of `/varz` that does not change.
 fn settings(monitor: &Monitor) -> Value {
     let (info, limits) = (&monitor.shared.info, &monitor.shared.limits);
-    json!({
+    let directory = monitor.shared.gate.directory();
+    let addr = monitor.settings.addr;
+    let mut settings = json!({
         "server_id": info.server_id, "server_name": info.server_name, "version": VERSION, "proto": 1, "go": "none",
         "host": info.host, "port": info.port, "max_connections": limits.max_connections,
         "ping_interval": nanos(limits.ping_interval), "ping_max": limits.ping_max,
-        "http_host": monitor.addr.ip(), "http_port": monitor.addr.port(), "http_base_path": "", "https_port": 0,
+        "http_host": addr.map_or(String::new(), |addr| addr.ip().to_string()),
+        "http_port": addr.map_or(0, |addr| addr.port()), "http_base_path": "", "https_port": 0,
+        "auth_timeout": directory.timeout().as_secs_f64(), "tls_timeout": 2.0,
         "max_control_line": limits.max_control_line_bytes, "max_payload": limits.max_payload_bytes,
         "max_pending": limits.max_pending_bytes, "write_deadline": nanos(limits.write_deadline),
         "cluster": {}, "gateway": {}, "leaf": {}, "mqtt": {}, "websocket": {},
-        "routes": 0, "remotes": 0, "leafnodes": 0,
+        "routes": 0, "remotes": 0, "leafnodes": 0, "config_digest": "",
         "start": time::format(monitor.start), "config_load_time": time::format(monitor.start),
-    })
+    });
+    if directory.is_required() {
+        settings["auth_required"] = true.into();
+    }
+    if let Some(system) = monitor.shared.accounts.system() {
+        settings["system_account"] = (*system.name).into();
+    }
+    settings
 }
 
 fn activity(monitor: &Monitor) -> Value {
@@ -159,199 +342,18 @@ fn activity(monitor: &Monitor) -> Value {
         "out_msgs": load(&counters.out_msgs), "out_bytes": load(&counters.out_bytes),
         "in_client_msgs": load(&counters.in_msgs), "in_client_bytes": load(&counters.in_bytes),
         "out_client_msgs": load(&counters.out_msgs), "out_client_bytes": load(&counters.out_bytes),
-        "slow_consumers": slow, "stale_connections": stale,
+        "slow_consumers": slow, "stale_connections": stale, "stalled_clients": 0,
         "slow_consumer_stats": {"clients": slow, "routes": 0, "gateways": 0, "leafs": 0},
         "stale_connection_stats": {"clients": stale, "routes": 0, "gateways": 0, "leafs": 0},
         "http_req_stats": monitor.requests.figures(),
     })
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ListQuery {
-    offset: usize,
-    limit: usize,
-    subs: String,
-    cid: u64,
-    auth: String,
-}
-
-impl ListQuery {
-    fn limit(&self) -> usize {
-        if self.limit == 0 { PAGE_SIZE } else { self.limit }
-    }
-}
-
-async fn connz(State(monitor): State<Arc<Monitor>>, Query(query): Query<ListQuery>) -> Json<Value> {
-    monitor.requests.connz.fetch_add(1, Relaxed);
-    let now = monitor.now();
-    let mut connections = monitor.shared.connections.all();
-    connections.retain(|connection| query.cid == 0 || connection.id().0 == query.cid);
-    let total = connections.len();
-    let subscriptions = if wants(&query.subs) {
-        subscriptions_of_all(&monitor)
-    } else {
-        Vec::new()
-    };
-    let page: Vec<Value> = connections
-        .iter()
-        .skip(query.offset)
-        .take(query.limit())
-        .map(|connection| connection_info(&monitor, connection, &subscriptions, &query))
-        .collect();
-    Json(json!({
-        "server_id": monitor.server_id(), "now": time::format(now), "num_connections": page.len(), "total": total,
-        "offset": query.offset, "limit": query.limit(), "connections": page,
-    }))
-}
-
-fn connection_info(
-    monitor: &Monitor,
-    connection: &Connection,
-    subscriptions: &[(Arc<str>, Arc<Subscription>)],
-    query: &ListQuery,
-) -> Value {
-    let now = monitor.now();
-    let idle_nanos = monitor
-        .shared
-        .clock
-        .monotonic()
-        .0
-        .saturating_sub(connection.last_read().0);
-    let idle_nanos = i64::try_from(idle_nanos).unwrap_or(i64::MAX);
-    let counters = &connection.outbound.counters;
-    let load = |counter: &AtomicU64| counter.load(Relaxed);
-    let mut info = json!({
-        "cid": connection.id().0, "kind": "Client", "type": if connection.transport.is_websocket { "websocket" } else { "nats" },
-        "ip": connection.peer.ip().to_canonical(), "port": connection.peer.port(),
-        "start": time::format(connection.start), "last_activity": time::format(now.saturating_add(-idle_nanos)),
-        "uptime": uptime(now.since(connection.start)), "idle": uptime(idle_nanos),
-        "pending_bytes": connection.outbound.backlog_bytes(),
-        "in_msgs": load(&counters.in_msgs), "out_msgs": load(&counters.out_msgs),
-        "in_bytes": load(&counters.in_bytes), "out_bytes": load(&counters.out_bytes),
-        "subscriptions": load(&counters.subscriptions),
-    });
-    if let Some(tls) = &connection.transport.tls {
-        info["tls_version"] = tls.version.into();
-        info["tls_cipher_suite"] = tls.cipher.as_str().into();
-        if let Some(subject) = tls.subject.as_ref().filter(|_| wants(&query.auth)) {
-            info["tls_peer_certs"] = json!([{"subject": subject}]);
-        }
-    }
-    let identity = connection.identity().filter(|_| wants(&query.auth));
-    if let Some(identity) = identity {
-        info["account"] = (*identity.account.name).into();
-        if !identity.user.is_empty() {
-            info["authorized_user"] = identity.user.as_str().into();
-        }
-    }
-    if let Some(client) = connection.client.get() {
-        for (name, text) in [
-            ("name", &client.name),
-            ("lang", &client.lang),
-            ("version", &client.version),
-        ] {
-            if !text.is_empty() {
-                info[name] = text.as_str().into();
-            }
-        }
-    }
-    let own = subscriptions
-        .iter()
-        .filter(|(_, held)| held.target().id() == connection.id());
-    let subs = query.subs.as_str();
-    if subs == "detail" {
-        info["subscriptions_list_detail"] = own
-            .map(|(account, held)| subscription_detail(account, held))
-            .collect();
-    } else if wants(subs) {
-        info["subscriptions_list"] = own.map(|(_, held)| held.subject()).collect();
-    }
-    info
-}
-
-async fn subsz(State(monitor): State<Arc<Monitor>>, Query(query): Query<ListQuery>) -> Json<Value> {
-    monitor.requests.subsz.fetch_add(1, Relaxed);
-    let subscriptions = subscriptions_of_all(&monitor);
-    let accounts = monitor.shared.accounts.all();
-    let sum = |figure: fn(RouterChanges) -> u64| -> u64 {
-        accounts
-            .iter()
-            .map(|account| figure(account.router.changes()))
-            .sum()
-    };
-    let mut subsz = json!({
-        "server_id": monitor.server_id(), "now": time::format(monitor.now()),
-        "num_subscriptions": subscriptions.len(), "num_cache": 0,
-        "num_inserts": sum(|changes| changes.inserts), "num_removes": sum(|changes| changes.removes),
-        "num_matches": sum(|changes| changes.lookups),
-        "total": subscriptions.len(), "offset": query.offset, "limit": query.limit(),
-    });
-    if wants(&query.subs) {
-        let page = subscriptions.iter().skip(query.offset).take(query.limit());
-        subsz["subscriptions_list"] = page
-            .map(|(account, held)| subscription_detail(account, held))
-            .collect();
-    }
-    Json(subsz)
-}
-
-/// All subscriptions, each with the name of its account.
-fn subscriptions_of_all(monitor: &Monitor) -> Vec<(Arc<str>, Arc<Subscription>)> {
-    let accounts = monitor.shared.accounts.all();
-    accounts
-        .iter()
-        .flat_map(|account| {
-            let held = account.router.subscriptions();
-            held.into_iter().map(|held| (Arc::clone(&account.name), held))
-        })
-        .collect()
-}
-
-fn subscription_detail(account: &str, subscription: &Subscription) -> Value {
-    let mut detail = json!({
-        "account": account, "subject": subscription.subject(), "sid": subscription.sid_text(),
-        "msgs": subscription.delivered(), "cid": subscription.target().id().0,
-    });
-    if let Some(queue) = subscription.queue() {
-        detail["qgroup"] = queue.into();
-    }
-    if let Some(max) = subscription.max() {
-        detail["max"] = max.into();
-    }
-    detail
-}
-
-async fn healthz(State(monitor): State<Arc<Monitor>>) -> Response {
-    monitor.requests.healthz.fetch_add(1, Relaxed);
-    match health(&monitor.view) {
-        Health::Ok => Json(json!({"status": "ok"})).into_response(),
-        Health::Unhealthy { reason } => {
-            let body = json!({"status": "unavailable", "status_code": 503, "error": reason});
-            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
-        }
-    }
-}
-
 impl Requests {
     fn figures(&self) -> BTreeMap<&'static str, u64> {
-        [
-            ("/", &self.root),
-            ("/varz", &self.varz),
-            ("/connz", &self.connz),
-            ("/subsz", &self.subsz),
-            ("/jsz", &self.jsz),
-            ("/healthz", &self.healthz),
-        ]
-        .into_iter()
-        .map(|(path, count)| (path, count.load(Relaxed)))
-        .collect()
+        let counts = self.counts.iter().map(|count| count.load(Relaxed));
+        PATHS.into_iter().zip(counts).collect()
     }
-}
-
-/// Whether a query's flag is set.
-fn wants(flag: &str) -> bool {
-    matches!(flag, "1" | "true" | "detail")
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -359,7 +361,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 /// A length of time as nats-server writes it: `1y2d3h4m5s`, without the leading units that are nought.
-fn uptime(nanos: i64) -> String {
+pub(crate) fn uptime(nanos: i64) -> String {
     let secs = nanos.max(0) / 1_000_000_000;
     let (mins, hours) = (secs / 60, secs / 3600);
     let (days, years) = (hours / 24, hours / 24 / 365);

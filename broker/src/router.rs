@@ -4,7 +4,7 @@
 //! usual message costs one comparison and one copy for each receiver.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::auth::permissions::Permissions;
@@ -59,6 +59,14 @@ impl Target {
         match self {
             Self::Connection(outbound) => outbound.ended().is_cancelled(),
             Self::Local(queue) => queue.is_closed(),
+        }
+    }
+
+    /// Whether it is one of the broker's own.
+    pub(crate) fn is_internal(&self) -> bool {
+        match self {
+            Self::Connection(_) => false,
+            Self::Local(queue) => queue.is_internal(),
         }
     }
 
@@ -200,14 +208,29 @@ pub struct Routed {
 #[derive(Debug, Default)]
 pub struct Router {
     account: AccountId,
+    /// How much of JetStream the account has, as a [`JetStreamUse`].
+    jetstream: AtomicU8,
+    /// Subscriptions of the broker's own clients.
+    internal: AtomicUsize,
     generation: AtomicU64,
     tables: RwLock<Tables>,
     counters: Arc<Counters>,
     inserts: AtomicU64,
     removes: AtomicU64,
     lookups: AtomicU64,
-    /// `$JS.` subjects are like all others.
-    without_jetstream: AtomicBool,
+}
+
+/// How much of JetStream an account has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum JetStreamUse {
+    /// All of it.
+    #[default]
+    Full = 0,
+    /// It is told that it has none.
+    InfoOnly = 1,
+    /// Nobody listens.
+    Off = 2,
 }
 
 /// What has happened to a router since the start.
@@ -253,9 +276,10 @@ impl Router {
         }
     }
 
-    /// There is no JetStream: whoever asks it for something hears that nobody listens.
-    pub(crate) fn switch_jetstream_off(&self) {
-        self.without_jetstream.store(true, Ordering::Relaxed);
+    /// Says how much of JetStream the account has.
+    pub(crate) fn set_jetstream(&self, jetstream: JetStreamUse) {
+        self.jetstream.store(jetstream as u8, Ordering::Relaxed);
+        self.changed();
     }
 
     /// The account whose subjects these are.
@@ -354,6 +378,9 @@ impl Router {
         let mut tables = self.write();
         tables.subscriptions.insert(filter, Arc::clone(&subscription));
         target.counters().subscriptions.fetch_add(1, Ordering::Relaxed);
+        if target.is_internal() {
+            self.internal.fetch_add(1, Ordering::Relaxed);
+        }
         self.inserts.fetch_add(1, Ordering::Relaxed);
         self.changed();
         subscription
@@ -368,6 +395,9 @@ impl Router {
             .is_some()
         {
             subscription.gone.store(true, Ordering::Relaxed);
+            if subscription.target.is_internal() {
+                self.internal.fetch_sub(1, Ordering::Relaxed);
+            }
             subscription
                 .target
                 .counters()
@@ -393,9 +423,10 @@ impl Router {
         self.read().subscriptions.values().map(Arc::clone).collect()
     }
 
-    /// How many subscriptions there are.
+    /// How many subscriptions there are, without the broker's own.
     pub fn subscription_count(&self) -> usize {
-        self.read().subscriptions.len()
+        let internal = self.internal.load(Ordering::Relaxed);
+        self.read().subscriptions.len().saturating_sub(internal)
     }
 
     /// What has happened since the start.
@@ -437,11 +468,26 @@ impl Router {
             }
         });
         let (stream, same_stream) = tables.captured_by(subject);
-        let is_reserved = !self.without_jetstream.load(Ordering::Relaxed);
-        let reserved = is_reserved.then(|| reserved(subject)).flatten();
-        receivers.bound = reserved.or(stream.map(JsKind::Publish));
+        receivers.bound = self.reserved(subject).or(stream.map(JsKind::Publish));
         receivers.any_last_token = same_receivers && same_stream;
         receivers
+    }
+
+    /// What JetStream takes whatever the streams' subjects are.
+    fn reserved(&self, subject: &str) -> Option<JsKind> {
+        if subject == "$SYS.REQ.USER.INFO" {
+            return Some(JsKind::UserInfo);
+        }
+        let rest = subject.strip_prefix("$JS.")?;
+        let jetstream = self.jetstream.load(Ordering::Relaxed);
+        if jetstream != JetStreamUse::Full as u8 {
+            let is_info = jetstream == JetStreamUse::InfoOnly as u8 && rest == "API.INFO";
+            return is_info.then_some(JsKind::Api);
+        }
+        if rest.starts_with("API.") {
+            return Some(JsKind::Api);
+        }
+        (rest.starts_with("ACK.") || rest.starts_with("FC.")).then_some(JsKind::Ack)
     }
 
     /// Forgets all remembered routes.
@@ -471,15 +517,6 @@ impl Tables {
         }
         (found, any_last_token)
     }
-}
-
-/// What JetStream takes whatever the streams' subjects are.
-fn reserved(subject: &str) -> Option<JsKind> {
-    let rest = subject.strip_prefix("$JS.")?;
-    if rest.starts_with("API.") {
-        return Some(JsKind::Api);
-    }
-    (rest.starts_with("ACK.") || rest.starts_with("FC.")).then_some(JsKind::Ack)
 }
 
 #[cfg(test)]

@@ -23,17 +23,18 @@ use crate::engine::EngineOptions;
 use crate::env::real::{RealClock, RealFs, RealRng};
 use crate::env::{Clock, Rng};
 use crate::local::LocalClient;
-use crate::monitor::{Monitor, Views};
+use crate::monitor::{Monitor, Settings, Views};
 use crate::nats::door::Port;
 use crate::nats::info::{ServerInfo, server_id};
 use crate::nats::listener::{Shared, accept};
 use crate::nats::live::Live;
-use crate::options::AuthOptions;
+use crate::options::{AuthOptions, JetStreamOptions, JetStreamTier};
 use crate::outbound::CloseReason;
 use crate::shard::thread::{Links, Shard};
 use crate::shard::view::{ShardFigures, ShardView};
 use crate::store::{StoreFigures, StoreOptions};
 use crate::stream::notes::NOTES;
+use crate::system;
 use crate::types::UnixNanos;
 
 use self::monitor_tls::TlsListener;
@@ -112,6 +113,10 @@ pub enum Health {
 impl Broker {
     /// Starts a broker: the store, the storage thread, the listener, monitoring.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
+        if config.auth.operator.is_some() {
+            return Err(StartError::OperatorMode);
+        }
+        warn_of_unsupported(&config.auth);
         let sockets = Sockets::bind(&config).await?;
         let client_addr = sockets.client_addr;
         let mut rng = RealRng::new().map_err(|source| StartError::Entropy { source })?;
@@ -135,15 +140,15 @@ impl Broker {
         };
         let live = Live::new(&config, &info)?;
         let accounts = Arc::new(Accounts::new());
-        if !config.jetstream.enabled {
-            accounts.switch_jetstream_off();
-        }
+        let (events, told) = system::events::channel();
         let maps_certificates = config.tls.as_ref().is_some_and(|tls| tls.verify_and_map);
-        let gate =
-            Gate::new(&config.auth, maps_certificates, &accounts).map_err(|_| StartError::Entropy {
+        let has_jetstream = config.jetstream.enabled;
+        let gate = Gate::new(&config.auth, maps_certificates, has_jetstream, &accounts).map_err(|_| {
+            StartError::Entropy {
                 source: std::io::ErrorKind::Other.into(),
-            })?;
-        let shared = Arc::new(Shared::new(live, info, accounts, gate));
+            }
+        })?;
+        let shared = Arc::new(Shared::new(live, info, accounts, gate, events));
         let start = shared.clock.now();
         let links = Links {
             inbox: Arc::clone(&shared.inbox),
@@ -151,7 +156,8 @@ impl Broker {
             view: Arc::default(),
             snapshots: Arc::default(),
         };
-        let storage = open(&config.store_dir, &shared, rng, links.clone()).await?;
+        let jetstream = config.jetstream;
+        let storage = open(&config.store_dir, &shared, &jetstream, rng, links.clone()).await?;
         let mut broker = Self {
             closer: Closer(Arc::clone(&shared)),
             shared,
@@ -164,7 +170,8 @@ impl Broker {
             services: TaskTracker::new(),
             monitor_stop: CancellationToken::new(),
         };
-        broker.serve(sockets, start, config.store_dir);
+        let monitor = broker.serve(sockets, start, config.store_dir, jetstream);
+        system::start(&monitor, told, &broker.services, &broker.monitor_stop);
         Ok(broker)
     }
 
@@ -252,6 +259,7 @@ impl Broker {
             storage,
             ..
         } = self;
+        shared.events.about_server(&shared.info.server_id, "SHUTDOWN");
         shared.stop.cancel();
         shared.reading.close();
         shared.reading.wait().await;
@@ -274,7 +282,13 @@ impl Broker {
     }
 
     /// Lets clients in.
-    fn serve(&mut self, sockets: Sockets, start: UnixNanos, store_dir: PathBuf) {
+    fn serve(
+        &mut self,
+        sockets: Sockets,
+        start: UnixNanos,
+        store_dir: PathBuf,
+        jetstream: JetStreamOptions,
+    ) -> Arc<Monitor> {
         let views = Views {
             view: Arc::clone(&self.links.view),
             snapshots: Arc::clone(&self.links.snapshots),
@@ -282,9 +296,14 @@ impl Broker {
         self.monitor_addr = sockets.monitor.as_ref().map(|(_, addr)| *addr);
         self.monitor_tls_addr = sockets.monitor_tls.as_ref().map(|(_, addr)| *addr);
         self.websocket_addr = sockets.websocket.as_ref().map(|(_, addr)| *addr);
-        if let Some(addr) = self.monitor_addr.or(self.monitor_tls_addr) {
-            let monitor = Monitor::new(Arc::clone(&self.shared), addr, start, store_dir, views);
-            let endpoints = monitor.endpoints();
+        let settings = Settings {
+            addr: self.monitor_addr.or(self.monitor_tls_addr),
+            jetstream,
+        };
+        let monitor = Monitor::new(Arc::clone(&self.shared), settings, start, store_dir, views);
+        let monitor = Arc::new(monitor);
+        if monitor.settings.addr.is_some() {
+            let endpoints = Arc::clone(&monitor).endpoints();
             if let Some((socket, _)) = sockets.monitor_tls {
                 let socket = TlsListener::new(socket, Arc::clone(&self.shared));
                 self.serve_monitoring(socket, endpoints.clone());
@@ -299,6 +318,7 @@ impl Broker {
         }
         let accepting = accept(sockets.client, Port::Client, Arc::clone(&self.shared));
         self.services.spawn(accepting);
+        monitor
     }
 
     fn serve_monitoring<L>(&self, socket: L, endpoints: axum::Router)
@@ -313,6 +333,37 @@ impl Broker {
                 tracing::error!(error = %err, "monitoring ended");
             }
         });
+    }
+
+    /// Waits until somebody asks the system account for a reload.
+    pub async fn reload_wanted(&self) {
+        self.shared.reload_wanted.notified().await;
+    }
+}
+
+/// Says what the options ask of accounts that has no effect here.
+fn warn_of_unsupported(auth: &AuthOptions) {
+    for account in &auth.accounts {
+        let settings = [
+            ("imports", account.imports.is_empty()),
+            ("exports", account.exports.is_empty()),
+            ("mappings", account.mappings.is_empty()),
+        ];
+        for (setting, is_unused) in settings {
+            if !is_unused {
+                tracing::warn!(
+                    account = account.name,
+                    setting,
+                    "a setting of the account has no effect"
+                );
+            }
+        }
+    }
+    if auth.callout.is_some() {
+        tracing::warn!(
+            setting = "auth_callout",
+            "a setting has no effect: only named users are let in"
+        );
     }
 }
 
@@ -351,6 +402,7 @@ impl Drop for Closer {
 async fn open(
     dir: &Path,
     shared: &Shared,
+    jetstream: &JetStreamOptions,
     mut rng: RealRng,
     links: Links,
 ) -> Result<JoinHandle<()>, StartError> {
@@ -358,6 +410,12 @@ async fn open(
         streams_max: shared.limits.max_streams,
         consumers_max: shared.limits.max_consumers,
         accounts: Arc::clone(shared.accounts.names()),
+        domain: jetstream.domain.clone(),
+        tier: JetStreamTier {
+            max_memory_bytes: jetstream.max_memory_bytes,
+            max_file_bytes: jetstream.max_file_bytes,
+            ..JetStreamTier::default()
+        },
         server_name: shared.info.server_name.clone(),
         ..EngineOptions::new(rng.next_u64())
     };

@@ -1,44 +1,72 @@
 //! The names of accounts and their handles.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use crate::options::GLOBAL_ACCOUNT;
+use crate::options::{GLOBAL_ACCOUNT, JetStreamTier};
 use crate::types::AccountId;
 
 /// Names of accounts by handle. Grows only; the first is `$G`.
 #[derive(Debug)]
 pub(crate) struct AccountNames {
-    held: RwLock<Vec<Arc<str>>>,
+    held: RwLock<Vec<Named>>,
+    has_byte_limits: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Named {
+    name: Arc<str>,
+    /// What the account may use of JetStream; none: nothing.
+    jetstream: Option<JetStreamTier>,
+}
+
+impl Named {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            jetstream: Some(JetStreamTier::default()),
+        }
+    }
 }
 
 impl AccountNames {
     /// The name `$G` alone.
     pub(crate) fn new() -> Self {
         Self {
-            held: RwLock::new(vec![GLOBAL_ACCOUNT.into()]),
+            held: RwLock::new(vec![Named::new(GLOBAL_ACCOUNT)]),
+            has_byte_limits: AtomicBool::new(false),
         }
     }
 
     /// The handle of the account of this name; a new one if the name is new.
     pub(crate) fn intern(&self, name: &str) -> AccountId {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = held.iter().position(|known| **known == *name) {
+        if let Some(index) = held.iter().position(|known| *known.name == *name) {
             return id(index);
         }
-        held.push(name.into());
+        held.push(Named::new(name));
         id(held.len() - 1)
     }
 
     /// The name behind a handle.
     pub(crate) fn name(&self, id: AccountId) -> Option<Arc<str>> {
-        self.read().get(id.0 as usize).map(Arc::clone)
+        self.read()
+            .get(id.0 as usize)
+            .map(|known| Arc::clone(&known.name))
+    }
+
+    /// All handles.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = AccountId> + use<> {
+        (0..self.read().len()).map(id)
     }
 
     /// The names from this handle on.
     pub(super) fn from(&self, first: usize) -> Vec<(AccountId, Arc<str>)> {
         let held = self.read();
         let names = held.iter().enumerate().skip(first);
-        names.map(|(index, name)| (id(index), Arc::clone(name))).collect()
+        names
+            .map(|(index, known)| (id(index), Arc::clone(&known.name)))
+            .collect()
     }
 
     /// The name under which the store keeps a stream: in `$G` the stream's own, else `<account>/<stream>`. No stream's
@@ -58,7 +86,27 @@ impl AccountNames {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Vec<Arc<str>>> {
+    /// Sets what an account may use of JetStream; none: nothing.
+    pub(crate) fn set_jetstream(&self, id: AccountId, tier: Option<JetStreamTier>) {
+        let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = held.get_mut(id.0 as usize) {
+            known.jetstream = tier;
+        }
+        let limits = |known: &Named| known.jetstream.is_some_and(|tier| tier.limits_bytes());
+        self.has_byte_limits.store(held.iter().any(limits), Relaxed);
+    }
+
+    /// What an account may use of JetStream; none: nothing.
+    pub(crate) fn jetstream(&self, id: AccountId) -> Option<JetStreamTier> {
+        self.read().get(id.0 as usize)?.jetstream
+    }
+
+    /// Whether some account's bytes are bounded.
+    pub(crate) fn has_byte_limits(&self) -> bool {
+        self.has_byte_limits.load(Relaxed)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Vec<Named>> {
         self.held.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -69,6 +69,27 @@ impl ApiError {
     pub(crate) const NOT_EMPTY_REQUEST: Self = fixed(400, 10038, "expected an empty request payload");
     /// `JSStorageResourcesExceededErr`
     pub(crate) const NO_STORAGE: Self = fixed(500, 10047, "insufficient storage resources available");
+    /// `JSAccountResourcesExceededErr`
+    pub(crate) const ACCOUNT_RESOURCES_EXCEEDED: Self =
+        fixed(400, 10002, "resource limits exceeded for account");
+    /// `JSInsufficientResourcesErr`
+    pub(crate) const INSUFFICIENT_RESOURCES: Self = fixed(503, 10023, "insufficient resources");
+    /// `JSMemoryResourcesExceededErr`
+    pub(crate) const NO_MEMORY: Self = fixed(500, 10028, "insufficient memory resources available");
+    /// `JSNotEnabledForAccountErr`
+    pub(crate) const NOT_ENABLED_FOR_ACCOUNT: Self = fixed(503, 10039, "JetStream not enabled for account");
+    /// `JSStreamMaxBytesRequired`
+    pub(crate) const MAX_BYTES_REQUIRED: Self = fixed(
+        400,
+        10113,
+        "account requires a stream config to have max bytes set",
+    );
+    /// `JSStreamMaxStreamBytesExceeded`
+    pub(crate) const MAX_STREAM_BYTES_EXCEEDED: Self = fixed(
+        400,
+        10122,
+        "stream max bytes exceeds account limit max stream bytes",
+    );
     /// `JSStreamMessageExceedsMaximumErr`
     pub(crate) const MESSAGE_TOO_LARGE: Self = fixed(400, 10054, "message size exceeds maximum allowed");
     /// `JSStreamMismatchErr`

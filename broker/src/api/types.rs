@@ -515,7 +515,7 @@ impl Default for AccountLimits {
 }
 
 /// What JetStream uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct AccountInfo {
     pub(crate) memory: u64,
     pub(crate) storage: u64,
@@ -524,6 +524,8 @@ pub(crate) struct AccountInfo {
     pub(crate) streams: usize,
     pub(crate) consumers: usize,
     pub(crate) limits: AccountLimits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) domain: Option<String>,
     pub(crate) api: ApiStats,
 }
 

@@ -20,6 +20,7 @@ pub(crate) struct Gate {
     directory: RwLock<Arc<Directory>>,
     verifiers: Verifiers,
     maps_certificates: bool,
+    has_jetstream: bool,
     random: SystemRandom,
 }
 
@@ -28,25 +29,36 @@ impl Gate {
     pub(crate) fn new(
         options: &AuthOptions,
         maps_certificates: bool,
+        has_jetstream: bool,
         accounts: &Accounts,
     ) -> Result<Self, ring::error::Unspecified> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        accounts.configure(options);
+        accounts.configure(options, has_jetstream);
         let directory = Directory::new(options, maps_certificates, accounts);
         Ok(Self {
             directory: RwLock::new(Arc::new(directory)),
             verifiers: Verifiers::new(threads)?,
             maps_certificates,
+            has_jetstream,
             random: SystemRandom::new(),
         })
     }
 
     /// Takes other options from now on.
     pub(crate) fn reload(&self, options: &AuthOptions, accounts: &Accounts) {
-        accounts.configure(options);
+        accounts.configure(options, self.has_jetstream);
         let directory = Directory::new(options, self.maps_certificates, accounts);
         let directory = Arc::new(directory);
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
+    }
+
+    /// 22 characters that nothing else has; empty when the system gives no entropy.
+    pub(crate) fn unique_id(&self) -> String {
+        let mut raw = [0; 16];
+        match self.random.fill(&mut raw) {
+            Ok(()) => URL_SAFE_NO_PAD.encode(raw),
+            Err(_) => String::new(),
+        }
     }
 
     /// The users as they are now.

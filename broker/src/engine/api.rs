@@ -12,7 +12,7 @@ use super::Engine;
 use super::effect::{Effect, Outgoing};
 use super::time::Now;
 use crate::api::error::ApiError;
-use crate::api::types::{AccountInfo, AccountLimits, Answer, ApiStats};
+use crate::api::types::{AccountInfo, Answer, ApiStats};
 use crate::env::Fs;
 use crate::shard::inbox::{JsOp, ReplyTo};
 use crate::store::Store;
@@ -121,7 +121,13 @@ impl Engine {
     ) -> Option<Outcome> {
         let payload = &op.payload;
         Some(match (name, rest) {
-            ("INFO", []) => Outcome::new("account_info", Ok(self.account_info(store))),
+            ("INFO", []) => {
+                let info = match self.tier() {
+                    Some(_) => Ok(self.account_info(store)),
+                    None => Err(ApiError::NOT_ENABLED_FOR_ACCOUNT),
+                };
+                Outcome::new("account_info", info)
+            }
             ("STREAM.CREATE", [stream]) => Outcome::new(
                 "stream_create",
                 self.create_stream(now, stream, payload, store, effects),
@@ -196,7 +202,8 @@ impl Engine {
     pub(super) fn account_info<F: Fs>(&self, store: &Store<F>) -> AccountInfo {
         let api_stats = self.accounts.get(&self.account).map(|account| account.api_stats);
         let mut info = AccountInfo {
-            limits: AccountLimits::default(),
+            limits: self.tier().unwrap_or_default().into(),
+            domain: self.options.domain.clone(),
             api: ApiStats {
                 level: API_LEVEL,
                 ..api_stats.unwrap_or_default()

@@ -179,6 +179,11 @@ impl Engine {
             resend,
         } = *parts;
         let random = self.next_random();
+        if self.has_usage_limits()
+            && let Some(stream) = self.streams.get(&id)
+        {
+            self.check_usage(stream, subject.len() + headers.len() + payload.len(), store)?;
+        }
         let stream = self.streams.get_mut(&id).ok_or(ApiError::STREAM_NOT_FOUND)?;
         let subject = std::str::from_utf8(subject).map_err(|_| ApiError::BAD_REQUEST)?;
         let transformed = transformed(stream, subject, random);

@@ -25,6 +25,7 @@ pub(crate) struct JsSnapshot {
 /// An account's part.
 #[derive(Clone, Debug)]
 pub(crate) struct AccountSnapshot {
+    pub(crate) id: AccountId,
     pub(crate) name: Arc<str>,
     /// What is used.
     pub(crate) info: AccountInfo,
@@ -49,9 +50,7 @@ impl Engine {
     /// The picture now.
     pub(crate) fn snapshot<F: Fs>(&mut self, now: Now, store: &Store<F>) -> JsSnapshot {
         let mut snapshot = JsSnapshot::default();
-        self.accounts.entry(AccountId::GLOBAL).or_default();
-        let ids: Vec<AccountId> = self.accounts.keys().copied().collect();
-        for id in ids {
+        for id in self.options.accounts.ids() {
             self.account = id;
             let account = self.account_snapshot(now, store);
             for stream in &account.streams {
@@ -80,6 +79,7 @@ impl Engine {
             streams.push(StreamSnapshot { info, consumers });
         }
         AccountSnapshot {
+            id: self.account,
             name: self.options.accounts.name(self.account).unwrap_or_default(),
             info: self.account_info(store),
             streams,

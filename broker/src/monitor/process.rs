@@ -6,14 +6,14 @@ use super::Monitor;
 
 /// What the operating system says about this process. Zeros where it does not say.
 #[derive(Debug, Default)]
-pub(super) struct Process {
+pub(crate) struct Process {
     rss_bytes: u64,
     /// Mean over the life of the process, as `ps` gives it.
     cpu_percent: f64,
 }
 
 impl Process {
-    pub(super) async fn read(monitor: &Monitor) -> Self {
+    pub(crate) async fn read(monitor: &Monitor) -> Self {
         const TICKS_PER_SEC: f64 = 100.0;
         let status = tokio::fs::read_to_string("/proc/self/status")
             .await
@@ -48,7 +48,7 @@ impl Process {
         }
     }
 
-    pub(super) fn fields(&self) -> Value {
+    pub(crate) fn fields(&self) -> Value {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         json!({"mem": self.rss_bytes, "cpu": self.cpu_percent, "cores": cores, "gomaxprocs": cores})
     }

@@ -1,15 +1,19 @@
 //! The connections there are: for monitoring and for shutting down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::accounts::Place;
 use crate::auth::Identity;
+use crate::monitor::connz::ConnInfo;
 use crate::nats::door::Transport;
 use crate::outbound::{ClientId, Outbound};
 use crate::types::{MonoNanos, UnixNanos};
+
+/// Ended connections that are remembered.
+const CLOSED_MAX: usize = 10_000;
 
 /// One connection.
 #[derive(Debug)]
@@ -25,8 +29,20 @@ pub(crate) struct Connection {
     identity: Mutex<Option<Arc<Identity>>>,
     /// Its place in the account.
     place: Mutex<Option<Place>>,
+    /// Monotonic time of the first read.
+    opened: MonoNanos,
     /// Monotonic time of the last read.
     last_read: AtomicU64,
+    /// Nanoseconds from a question to its answer; 0: not known yet.
+    rtt: AtomicU64,
+}
+
+/// A connection that has ended.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    pub(crate) info: ConnInfo,
+    pub(crate) user: String,
+    pub(crate) account: Arc<str>,
 }
 
 /// Who a client says it is.
@@ -68,7 +84,9 @@ impl Connection {
             client: OnceLock::new(),
             identity: Mutex::new(None),
             place: Mutex::new(None),
+            opened: now,
             last_read: AtomicU64::new(now.0),
+            rtt: AtomicU64::new(0),
         }
     }
 
@@ -80,8 +98,27 @@ impl Connection {
         self.last_read.store(now.0, Relaxed);
     }
 
-    pub(crate) fn last_read(&self) -> MonoNanos {
-        MonoNanos(self.last_read.load(Relaxed))
+    /// When something came last.
+    pub(crate) fn last_activity(&self) -> UnixNanos {
+        let since = self.last_read.load(Relaxed).saturating_sub(self.opened.0);
+        self.start
+            .saturating_add(i64::try_from(since).unwrap_or(i64::MAX))
+    }
+
+    /// Notes how long an answer took.
+    pub(crate) fn set_rtt(&self, asked: MonoNanos) {
+        let nanos = self.last_read.load(Relaxed).saturating_sub(asked.0);
+        self.rtt.store(nanos.max(1), Relaxed);
+    }
+
+    /// Notes how long the first answer took, from INFO to CONNECT.
+    pub(crate) fn set_first_rtt(&self) {
+        self.set_rtt(self.opened);
+    }
+
+    /// How long an answer took; 0: not known yet.
+    pub(crate) fn rtt_nanos(&self) -> u64 {
+        self.rtt.load(Relaxed)
     }
 }
 
@@ -89,6 +126,7 @@ impl Connection {
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     held: Mutex<BTreeMap<ClientId, Arc<Connection>>>,
+    closed: Mutex<VecDeque<Arc<Closed>>>,
 }
 
 impl Connections {
@@ -104,6 +142,24 @@ impl Connections {
 
     pub(crate) fn remove(&self, id: ClientId) {
         self.lock().remove(&id);
+    }
+
+    /// Remembers a connection that has ended, in place of the oldest if there are too many.
+    pub(crate) fn remember(&self, closed: Closed) {
+        let mut held = lock(&self.closed);
+        if held.len() >= CLOSED_MAX {
+            held.pop_front();
+        }
+        held.push_back(Arc::new(closed));
+    }
+
+    /// The connections that have ended, oldest first.
+    pub(crate) fn closed(&self) -> Vec<Arc<Closed>> {
+        lock(&self.closed).iter().map(Arc::clone).collect()
+    }
+
+    pub(crate) fn find(&self, id: ClientId) -> Option<Arc<Connection>> {
+        self.lock().get(&id).map(Arc::clone)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -109,6 +109,9 @@ impl Entry {
                 } else {
                     &login.user
                 };
+                shared
+                    .events
+                    .refused(connection, &shared.info.server_id, user, shared.clock.now());
                 tracing::error!(conn = connection.id().0, peer = %connection.peer, user, "authentication error");
                 return Some(refuse(session, err));
             }
@@ -121,6 +124,7 @@ impl Entry {
             let left = u64::try_from(at.since(shared.clock.now())).unwrap_or(0);
             after(shared.clock.monotonic(), Duration::from_nanos(left))
         });
+        shared.events.connected(connection);
         session.admit(&identity)
     }
 

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accounts::Accounts;
+use crate::accounts::{Account, Accounts, Traffic};
 use crate::auth::gate::Gate;
 use crate::batch::wait_for;
 use crate::env::Clock;
 use crate::env::real::RealClock;
 use crate::local::{LocalClient, LocalQueue};
+use crate::monitor::connz::ConnInfo;
 use crate::nats::codec::Codec;
 use crate::nats::connections::{ClientName, Connection, Connections};
 use crate::nats::door::{Guest, Port, enter};
@@ -26,8 +28,11 @@ use crate::nats::live::Live;
 use crate::nats::session::{Received, Session, SessionLimits};
 use crate::nats::transport::Socket;
 use crate::outbound::{ClientId, CloseReason, Outbound, Progress};
+use crate::router::Router;
 use crate::server::Limits;
 use crate::shard::inbox::Inbox;
+use crate::system;
+use crate::system::events::Events;
 use crate::types::MonoNanos;
 
 /// What all connections share.
@@ -43,11 +48,16 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     pub(crate) clock: RealClock,
     pub(crate) next_client: AtomicU64,
+    next_internal: AtomicU64,
     pub(crate) locals: Mutex<Vec<Weak<LocalQueue>>>,
     /// Cancelled when nothing more is to be accepted or read.
     pub(crate) stop: CancellationToken,
     /// Cancelled when nothing more is to be accepted.
     pub(crate) lame_duck: CancellationToken,
+    /// What is told to the system account.
+    pub(crate) events: Events,
+    /// Somebody asked the system account for a reload.
+    pub(crate) reload_wanted: Notify,
     /// Tasks of connections.
     pub(crate) tasks: TaskTracker,
     /// Sessions that may still hand something over.
@@ -65,7 +75,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ACCEPT_LOG_NANOS: u64 = 10_000_000_000;
 
 impl Shared {
-    pub(crate) fn new(live: Live, info: ServerInfo, accounts: Arc<Accounts>, gate: Gate) -> Self {
+    pub(crate) fn new(
+        live: Live,
+        info: ServerInfo,
+        accounts: Arc<Accounts>,
+        gate: Gate,
+        events: Events,
+    ) -> Self {
         let limits = live.limits.clone();
         let stop = CancellationToken::new();
         Self {
@@ -78,9 +94,12 @@ impl Shared {
             connections: Connections::default(),
             clock: RealClock::new(),
             next_client: AtomicU64::new(1),
+            next_internal: AtomicU64::new(0),
             locals: Mutex::default(),
             lame_duck: stop.child_token(),
             stop,
+            events,
+            reload_wanted: Notify::new(),
             tasks: TaskTracker::new(),
             reading: TaskTracker::new(),
         }
@@ -96,6 +115,39 @@ impl Shared {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(live);
     }
 
+    /// One of the broker's own clients.
+    pub(crate) fn internal_client(&self, account: &Account, name: &str) -> LocalClient {
+        let queue = LocalQueue::internal(self.next_internal(), self.limits.max_pending_bytes);
+        self.client_of(Arc::clone(&account.router), name, Arc::new(queue))
+    }
+
+    /// Ids of the broker's own clients count downwards, so that those of connections have no gaps.
+    fn next_internal(&self) -> ClientId {
+        ClientId(u64::MAX - self.next_internal.fetch_add(1, Relaxed))
+    }
+
+    /// What has gone through an account.
+    pub(crate) fn traffic_of(&self, account: &Account) -> Traffic {
+        let mut traffic = account.past();
+        for connection in self.connections.all() {
+            if connection
+                .identity()
+                .is_some_and(|held| held.account.name == account.name)
+            {
+                traffic.add(&connection.outbound.counters);
+            }
+        }
+        traffic
+    }
+
+    fn client_of(&self, router: Arc<Router>, name: &str, queue: Arc<LocalQueue>) -> LocalClient {
+        let mut locals = self.lock_locals();
+        locals.retain(|held| held.strong_count() > 0);
+        locals.push(Arc::downgrade(&queue));
+        drop(locals);
+        LocalClient::new(name, router, Arc::clone(&self.inbox), queue)
+    }
+
     /// A client in this process.
     pub(crate) fn local_client(&self, name: &str) -> LocalClient {
         let counters = Arc::clone(self.accounts.counters());
@@ -104,12 +156,8 @@ impl Shared {
             self.limits.max_pending_bytes,
             counters,
         ));
-        let mut locals = self.lock_locals();
-        locals.retain(|held| held.strong_count() > 0);
-        locals.push(Arc::downgrade(&queue));
-        drop(locals);
         let router = Arc::clone(&self.accounts.global().router);
-        LocalClient::new(name, router, Arc::clone(&self.inbox), queue)
+        self.client_of(router, name, queue)
     }
 
     /// Tells a client that it should go elsewhere.
@@ -244,7 +292,17 @@ pub(crate) async fn serve<S: Socket>(stream: Arc<S>, guest: Guest, shared: Arc<S
     };
     tokio::join!(reading, writing);
     stream.goodbye();
+    let now = shared.clock.now();
+    shared.events.disconnected(&connection, now);
+    shared.connections.remember(ConnInfo::closed(&connection, now));
     session.close();
+    if let Some(identity) = connection.identity() {
+        let was_slow = matches!(
+            outbound.reason(),
+            Some(CloseReason::SlowConsumerPendingBytes | CloseReason::SlowConsumerWriteDeadline)
+        );
+        identity.account.ended(&outbound.counters, was_slow);
+    }
     connection.leave();
     shared.connections.remove(id);
     let reason = outbound.reason().map(tracing::field::display);
@@ -302,6 +360,7 @@ async fn read(
                 ops,
                 need_bytes,
                 end,
+                asks_who,
                 asks_in,
             } = session.receive(&mut buf.held);
             buf.need_bytes = need_bytes;
@@ -309,6 +368,9 @@ async fn read(
                 return Some(CloseReason::ServerShutdown);
             }
             introduce(session, connection);
+            for reply in asks_who {
+                session.answer_to(&reply, &system::user_info(shared, connection));
+            }
             if end.is_some() {
                 return end;
             }
@@ -348,10 +410,13 @@ async fn wait(
 /// Notes who the client says it is.
 fn introduce(session: &Session, connection: &Connection) {
     if let Some(options) = session.options() {
-        connection.client.get_or_init(|| ClientName {
-            name: options.name.clone(),
-            lang: options.lang.clone(),
-            version: options.version.clone(),
+        connection.client.get_or_init(|| {
+            connection.set_first_rtt();
+            ClientName {
+                name: options.name.clone(),
+                lang: options.lang.clone(),
+                version: options.version.clone(),
+            }
         });
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Received {
     pub(crate) need_bytes: usize,
     /// The connection ends, once what was said is sent.
     pub(crate) end: Option<CloseReason>,
+    /// Where the client wants to be told who it is.
+    pub(crate) asks_who: Vec<Box<str>>,
     /// The client asks to be let in: nothing behind its CONNECT is looked at before [`Session::admit`].
     pub(crate) asks_in: bool,
 }
@@ -75,6 +77,7 @@ pub(crate) struct Session {
     pings_out: u32,
     heard: bool,
     staged: Vec<Staged>,
+    asks_who: Vec<Box<str>>,
     scratch: Vec<u8>,
     in_msgs: u64,
     in_bytes: u64,
@@ -111,6 +114,7 @@ impl Session {
             pings_out: 0,
             heard: false,
             staged: Vec::new(),
+            asks_who: Vec::new(),
             scratch: Vec::new(),
             in_msgs: 0,
             in_bytes: 0,
@@ -146,6 +150,18 @@ impl Session {
         let end = self.complete_connect().err();
         self.batch.flush();
         end
+    }
+
+    /// Answers the client at `reply`.
+    pub(crate) fn answer_to(&mut self, reply: &str, payload: &[u8]) {
+        let message = Message {
+            subject: reply,
+            reply: None,
+            headers: &[],
+            payload,
+        };
+        self.router.route(&message, &mut self.batch);
+        self.batch.flush();
     }
 
     /// Refuses the client, with the error's own words.
@@ -212,6 +228,7 @@ impl Session {
             ops,
             need_bytes,
             end,
+            asks_who: std::mem::take(&mut self.asks_who),
             asks_in: self.entry == Entry::Asked,
         }
     }
@@ -328,7 +345,9 @@ impl Session {
         }
         self.ok();
         let routed = self.router.route_publish(msg, &mut self.batch);
-        if let Some(kind) = routed.bound {
+        if routed.bound == Some(JsKind::UserInfo) {
+            self.asks_who.extend(msg.reply.map(Box::from));
+        } else if let Some(kind) = routed.bound {
             self.staged.push(Staged {
                 kind,
                 subject: place(buf, msg.subject.as_bytes()),

@@ -8,6 +8,9 @@ use crate::store::StoreError;
 /// Why a broker did not start. Each message names the thing and the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// Clients are to be let in by JWTs.
+    #[error("operator and trusted_keys are not supported: name the users in authorization or accounts")]
+    OperatorMode,
     /// Another process listens there.
     #[error("{setting} = \"{address}\": the port is in use; stop what listens there or set another address")]
     PortInUse {

@@ -37,6 +37,8 @@ pub enum JsKind {
     Api,
     /// An acknowledgement to `$JS.ACK.>`, or an answer to flow control, `$JS.FC.>`.
     Ack,
+    /// A client asks who it is, `$SYS.REQ.USER.INFO`: its session answers.
+    UserInfo,
 }
 
 /// Where the answer to a [`JsOp`] goes.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_nats::ConnectOptions;
 use futures::StreamExt;
 use tarn_broker::options::{
-    AccountLimits, AccountOptions, AuthOptions, Credential, Permissions, ResponsePermission, Secret,
-    SubjectPermissions, UserOptions,
+    AccountJetStream, AccountLimits, AccountOptions, AuthOptions, Credential, Permissions,
+    ResponsePermission, Secret, SubjectPermissions, UserOptions,
 };
 use tarn_broker::server::Broker;
 use tokio::net::TcpStream;
@@ -239,6 +239,7 @@ async fn who_may_answer_may_publish_nothing_else() {
 async fn accounts_do_not_hear_each_other() {
     let account = |name: &str, max_connections| AccountOptions {
         name: name.to_owned(),
+        jetstream: Some(AccountJetStream::default()),
         limits: AccountLimits {
             max_connections,
             ..AccountLimits::default()

@@ -10,6 +10,7 @@ mod jetstream;
 mod monitor;
 mod push;
 mod streams;
+mod system;
 mod tls;
 mod wire;
 

@@ -179,6 +179,7 @@ impl Engine {
         let stream = self.streams.get(&stream_id).ok_or(ApiError::STREAM_NOT_FOUND)?;
         let is_over_stream_limit =
             usize::try_from(stream.config.max_consumers).is_ok_and(|max| stream.consumers.len() >= max);
+        self.check_consumer_quota(&config, Some(stream.consumers.len()))?;
         if is_over_stream_limit || self.consumers.len() >= self.options.consumers_max {
             return Err(ApiError::MAXIMUM_CONSUMERS);
         }

@@ -62,6 +62,7 @@ impl Engine {
         if self.streams.len() >= self.options.streams_max {
             return Err(ApiError::MAXIMUM_STREAMS);
         }
+        self.check_quota(&config, None)?;
         self.check_overlap(&config, None)?;
         let backing = match config.storage {
             Storage::File => Backing::File,
@@ -111,6 +112,7 @@ impl Engine {
         old.check_update(&mut config)?;
         config.first_seq = old.first_seq;
         self.check_consumer_limits(id, &old, &config)?;
+        self.check_quota(&config, Some(id))?;
         self.check_overlap(&config, Some(id))?;
         let bytes = serde_json::to_vec(&config).map_err(ApiError::stream_update)?;
         store

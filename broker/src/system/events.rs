@@ -1,0 +1,119 @@
+//! Events: clients that come, go, or are not let in.
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::api::time;
+use crate::nats::connections::Connection;
+use crate::options::GLOBAL_ACCOUNT;
+use crate::types::UnixNanos;
+
+/// Events that may wait to be told; beyond that they are dropped, as they are where nobody listens.
+const WAITING_MAX: usize = 4096;
+
+/// Something to be told, without what all events have in common.
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) subject: String,
+    pub(crate) payload: Value,
+}
+
+/// Where events go.
+#[derive(Clone, Debug)]
+pub(crate) struct Events(mpsc::Sender<Event>);
+
+/// The two ends of the way of events.
+pub(crate) fn channel() -> (Events, mpsc::Receiver<Event>) {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    (Events(sender), receiver)
+}
+
+impl Events {
+    /// A client has come into its account.
+    pub(crate) fn connected(&self, connection: &Connection) {
+        let Some(account) = account_of(connection) else {
+            return;
+        };
+        self.send(
+            format!("$SYS.ACCOUNT.{account}.CONNECT"),
+            json!({"type": "io.nats.server.advisory.v1.client_connect", "client": client(connection)}),
+        );
+    }
+
+    /// A client has gone.
+    pub(crate) fn disconnected(&self, connection: &Connection, now: UnixNanos) {
+        let Some(account) = account_of(connection) else {
+            return;
+        };
+        self.send(
+            format!("$SYS.ACCOUNT.{account}.DISCONNECT"),
+            ended(connection, now),
+        );
+    }
+
+    /// A client was not let in.
+    pub(crate) fn refused(&self, connection: &Connection, server_id: &str, user: &str, now: UnixNanos) {
+        let mut payload = ended(connection, now);
+        payload["reason"] = "Authentication Failure".into();
+        payload["client"]["user"] = user.into();
+        self.send(format!("$SYS.SERVER.{server_id}.CLIENT.AUTH.ERR"), payload);
+    }
+
+    /// Tells about the server itself.
+    pub(crate) fn about_server(&self, server_id: &str, what: &str) {
+        self.send(format!("$SYS.SERVER.{server_id}.{what}"), json!({}));
+    }
+
+    fn send(&self, subject: String, payload: Value) {
+        if self.0.try_send(Event { subject, payload }).is_err() {
+            tracing::debug!("an event of the system account was dropped");
+        }
+    }
+}
+
+/// The account whose clients are told of: not `$G`.
+fn account_of(connection: &Connection) -> Option<String> {
+    let identity = connection.identity()?;
+    (*identity.account.name != *GLOBAL_ACCOUNT).then(|| identity.account.name.to_string())
+}
+
+fn client(connection: &Connection) -> Value {
+    let identity = connection.identity();
+    let known = connection.client.get().cloned().unwrap_or_default();
+    let mut client = json!({
+        "start": time::format(connection.start), "host": connection.peer.ip().to_canonical(), "id": connection.id().0,
+        "kind": "Client", "client_type": "nats", "rtt": connection.rtt_nanos(),
+    });
+    let fields = [
+        ("name", known.name),
+        ("lang", known.lang),
+        ("ver", known.version),
+        (
+            "acc",
+            identity
+                .as_ref()
+                .map_or(String::new(), |held| held.account.name.to_string()),
+        ),
+        ("user", identity.map_or(String::new(), |held| held.user.clone())),
+    ];
+    for (name, text) in fields {
+        if !text.is_empty() {
+            client[name] = text.into();
+        }
+    }
+    client
+}
+
+fn ended(connection: &Connection, now: UnixNanos) -> Value {
+    use std::sync::atomic::Ordering::Relaxed;
+    let counters = &connection.outbound.counters;
+    let mut client = client(connection);
+    client["stop"] = time::format(now).into();
+    let reason = connection.outbound.reason();
+    json!({
+        "type": "io.nats.server.advisory.v1.client_disconnect", "client": client,
+        "sent": {"msgs": counters.out_msgs.load(Relaxed), "bytes": counters.out_bytes.load(Relaxed)},
+        "received": {"msgs": counters.in_msgs.load(Relaxed), "bytes": counters.in_bytes.load(Relaxed)},
+        "reason": reason.map(|reason| reason.to_string()).unwrap_or_default(),
+    })
+}
