@@ -132,11 +132,6 @@ async fn bad_requests_get_the_servers_codes() {
         ),
         (
             "$JS.API.STREAM.CREATE.S",
-            r#"{"name":"S","sources":[{"name":"M"}]}"#,
-            10052,
-        ),
-        (
-            "$JS.API.STREAM.CREATE.S",
             r#"{"name":"S","subjects":["a..b"]}"#,
             10052,
         ),
