@@ -140,8 +140,6 @@ async fn bad_requests_get_the_servers_codes() {
         ("$JS.API.STREAM.PURGE.S", "", 10059),
         ("$JS.API.STREAM.MSG.GET.S", r#"{"seq":1}"#, 10059),
         ("$JS.API.CONSUMER.INFO.S.C", "", 10059),
-        ("$JS.API.META.LEADER.STEPDOWN", "", 10010),
-        ("$JS.API.NO.SUCH.THING", "", 10003),
     ];
     for (subject, payload, code) in cases {
         assert_eq!(
