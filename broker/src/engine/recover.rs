@@ -71,6 +71,7 @@ impl Engine {
                     reason,
                 })?;
             let (account, _) = engine.options.accounts.of_stored(&meta.name);
+            store.set_late(id, config.persists_late());
             let mut stream = Stream::new(id, account, config, meta.created);
             if stream.config.allow_atomic {
                 drop_unfinished(id, store);

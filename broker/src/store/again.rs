@@ -92,7 +92,12 @@ impl<F: Fs> Stream<F> {
         let Some(log) = self.log.as_mut() else {
             return false;
         };
-        if log.again.is_empty() || self.failed.is_some() || self.no_space || !log.buf.is_empty() {
+        if log.again.is_empty()
+            || self.failed.is_some()
+            || self.no_space
+            || !log.buf.is_empty()
+            || log.unsynced
+        {
             return false;
         }
         let due = log.again.take_all();

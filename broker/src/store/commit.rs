@@ -9,7 +9,7 @@ use std::path::Path;
 use super::StoreError;
 use super::consumers::Consumer;
 use super::prepare::remove_quietly;
-use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, RANGES_MAX};
+use super::record::{self, HEADER_BYTES, RANGES_MAX};
 use super::seal::index_path;
 use super::segment::{Data, Segment};
 use super::stream::{Chunk, Log, Shared, Stream};
@@ -100,6 +100,9 @@ impl<F: Fs> Stream<F> {
             log.again.logged(&log.to_remove, last.id, log.tail);
             log.to_remove.clear();
         }
+        if self.log.as_ref().is_some_and(|log| log.meta_dirty) {
+            self.sync_written()?;
+        }
         match self.commit_meta(shared) {
             Ok(()) => {}
             Err(err) if err.is_no_space() => outcome = Err(err),
@@ -119,6 +122,10 @@ impl<F: Fs> Stream<F> {
     pub(super) fn commit_states(&mut self) -> Result<(), StoreError> {
         if !std::mem::take(&mut self.states_due) {
             return Ok(());
+        }
+        if let Err(err) = self.sync_written() {
+            self.unreported = false;
+            return Err(err);
         }
         match self.commit_consumers() {
             Ok(()) => Ok(()),
@@ -142,7 +149,7 @@ impl<F: Fs> Stream<F> {
             self.make_room(shared, record::removals_bytes(part.len()), 0)?;
             let last_seq = self.index.last;
             if let (Some(log), Some(segment)) = (&mut self.log, self.segments.back()) {
-                let flags = if log.buf.is_empty() { FLAG_BATCH_START } else { 0 };
+                let flags = log.flags();
                 record::encode_removals(&mut log.buf, segment.seed, flags, last_seq, part);
             }
         }
@@ -152,6 +159,7 @@ impl<F: Fs> Stream<F> {
     /// Writes and syncs the frames that are not yet.
     fn flush(&mut self) -> Result<(), FlushError> {
         let Some(log) = &mut self.log else { return Ok(()) };
+        let end = self.segments.back().map(|segment| segment.id);
         let mut chunks = std::mem::take(&mut log.full);
         if !log.buf.is_empty()
             && let Some(last) = self.segments.back()
@@ -180,14 +188,24 @@ impl<F: Fs> Stream<F> {
                 }
                 return Err(FlushError::Fatal(err));
             }
-            if let Err(err) = file.sync_data() {
+            let is_late = self.is_late && Some(chunk.segment) == end;
+            if !is_late && let Err(err) = file.sync_data() {
                 return Err(FlushError::Fatal(StoreError::io("sync", path, err)));
             }
             self.durable = self.durable.max(chunk.last_seq);
+            if !is_late {
+                self.synced = self.durable;
+            }
+            if Some(chunk.segment) == end {
+                log.unsynced = is_late;
+            }
         }
         if let Some(mut written) = chunks.pop() {
-            log.tail = written.offset + written.bytes.len() as u64;
-            log.unsettled = true;
+            // A segment may have been begun since, without a frame in it.
+            if Some(written.segment) == end {
+                log.tail = written.offset + written.bytes.len() as u64;
+                log.unsettled = !log.unsynced;
+            }
             if written.bytes.capacity() <= BUFFER_BYTES_MAX {
                 written.bytes.clear();
                 log.buf = written.bytes;
@@ -254,7 +272,7 @@ impl<F: Fs> Stream<F> {
         let Some(log) = self
             .log
             .as_mut()
-            .filter(|log| log.unsettled && log.buf.is_empty())
+            .filter(|log| log.unsettled && log.buf.is_empty() && !log.unsynced)
         else {
             return;
         };
@@ -279,6 +297,7 @@ impl<F: Fs> Stream<F> {
     /// Notes the clean end of a stream that is committed: settled, and with its first position.
     pub(super) fn close(&mut self, shared: &mut Shared<F>) -> Result<(), StoreError> {
         self.check_writable()?;
+        self.sync_written()?;
         self.settle();
         if let Some((file, path)) = self.segments.back().and_then(file_of) {
             file.sync_data()
@@ -329,6 +348,7 @@ impl<F: Fs> Log<F> {
             meta_dirty: false,
             dropped: Vec::new(),
             unsettled: false,
+            unsynced: false,
             again: super::again::Again::default(),
         }
     }

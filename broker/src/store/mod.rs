@@ -18,6 +18,7 @@ mod format;
 mod handles;
 mod index;
 mod keeper;
+mod late;
 mod marks;
 mod meta;
 mod names;
@@ -308,6 +309,10 @@ impl<F: Fs> Store<F> {
     pub fn close(mut self) -> CommitReport {
         let mut report = self.commit();
         for (&id, stream) in &mut self.streams {
+            if let Err(err) = stream.sync_written() {
+                stream.unreported = false;
+                report.failed.push((id, err));
+            }
             if stream.again_at_rest(&mut self.shared) && !stream.queued {
                 stream.queued = true;
                 self.queue.push(id);
@@ -325,7 +330,8 @@ impl<F: Fs> Store<F> {
         report
     }
 
-    /// Nothing above is ever delivered or acknowledged. 0 if there is no such stream.
+    /// Nothing above is ever delivered or acknowledged; all up to it is durable, but in streams that
+    /// [`Store::set_late`] was called for. 0 if there is no such stream.
     pub fn durable_seq(&self, id: StreamId) -> StreamSeq {
         self.streams
             .get(&id)

@@ -204,6 +204,7 @@ impl<F: Fs> Store<F> {
     pub fn update_stream(&mut self, id: StreamId, config: &[u8]) -> Result<(), StoreError> {
         let (stream, _) = self.change(id)?;
         stream.check_writable()?;
+        stream.sync_written()?;
         let before = std::mem::replace(&mut stream.meta.config, Arc::from(config));
         let written = stream.write_meta();
         if written.is_err() {

@@ -55,6 +55,12 @@ pub(super) struct Stream<F: Fs> {
     pub(super) states_due: bool,
     /// Highest position that is durable.
     pub(super) durable: u64,
+    /// Highest position that is synced: `durable`, or less in a stream that is synced late.
+    pub(super) synced: u64,
+    /// Whether commits leave the sync to the background.
+    pub(super) is_late: bool,
+    /// Whether the background is syncing.
+    pub(super) is_syncing: bool,
     /// Positions whose record was lost to damage.
     pub(super) lost: Ranges,
     /// Records found damaged when read, to be taken out with the next commit.
@@ -78,7 +84,7 @@ pub(super) struct Log<F: Fs> {
     pub(super) pair: Pair<F>,
     pub(super) incarnation: u64,
     pub(super) next_segment: u64,
-    /// Where `buf` goes in the last segment. Everything before is durable.
+    /// Where `buf` goes in the last segment. Everything before is durable, unless `unsynced`.
     pub(super) tail: u64,
     /// Frames not written yet.
     pub(super) buf: Vec<u8>,
@@ -93,6 +99,8 @@ pub(super) struct Log<F: Fs> {
     pub(super) dropped: Vec<Segment<F>>,
     /// Whether the end of the last commit is not marked yet.
     pub(super) unsettled: bool,
+    /// Whether the last segment has frames before `tail` that are written, but not synced.
+    pub(super) unsynced: bool,
     /// Removals to be logged once more, at a distance.
     pub(super) again: super::again::Again,
 }
@@ -109,7 +117,11 @@ pub(super) struct Chunk {
 impl<F: Fs> Log<F> {
     /// Flags of the next frame: the first one after a commit, or in a segment, says that all before it is durable.
     pub(super) fn flags(&self) -> u8 {
-        if self.buf.is_empty() { FLAG_BATCH_START } else { 0 }
+        if self.buf.is_empty() && !self.unsynced {
+            FLAG_BATCH_START
+        } else {
+            0
+        }
     }
 }
 
@@ -134,6 +146,9 @@ impl<F: Fs> Stream<F> {
         Self {
             id,
             durable: index.last,
+            synced: index.last,
+            is_late: false,
+            is_syncing: false,
             index,
             meta,
             segments: VecDeque::new(),
@@ -308,6 +323,8 @@ impl<F: Fs> Stream<F> {
             return Ok(());
         }
         let least = (least as u32).max(min.min(bytes));
+        // Nothing that is not synced may be behind the beginning of a segment.
+        self.sync_written()?;
         match self.new_segment(shared, bytes, least, base, reserve) {
             Ok(()) => {
                 self.no_space = false;

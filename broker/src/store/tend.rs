@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::keeper::{Done, Job, Keeper};
+use super::late::Syncer;
 use super::marks::Marks;
 use super::meta::Pair;
 use super::quarantine::Damage;
@@ -33,6 +34,7 @@ const GAP_BYTES_MAX: u64 = 1024 * 1024;
 /// What is under way in the background.
 pub(super) struct Tending<F: Fs> {
     keeper: Keeper<F>,
+    pub(super) syncer: Syncer<F>,
     pub(super) marks: Marks,
     /// When it was looked last; `None` before the first time.
     looked: Option<MonoNanos>,
@@ -66,6 +68,7 @@ impl<F: Fs> Tending<F> {
     ) -> Result<Self, StoreError> {
         Ok(Self {
             keeper: Keeper::start(fs, dir, pair, options.scrub_bytes_per_second)?,
+            syncer: Syncer::new(fs),
             marks,
             looked: None,
             stirred: Vec::new(),
@@ -100,6 +103,7 @@ impl<F: Fs> Store<F> {
         }
         self.tending.looked = Some(now);
         self.take_sealed();
+        self.sync_late();
         while let Some(done) = self.tending.keeper.poll() {
             self.done(done, wall, now);
         }
@@ -122,6 +126,7 @@ impl<F: Fs> Store<F> {
         let is_active = !tending.stirred.is_empty()
             || !tending.resting.is_empty()
             || tending.is_marking
+            || tending.syncer.is_busy()
             || tending.scrub.is_reading
             || self.shared.sealer.is_busy()
             || !self.damaged.borrow().is_empty();
@@ -178,7 +183,7 @@ impl<F: Fs> Store<F> {
             if let Some(stream) = self.streams.get(id)
                 && let Some(log) = &stream.log
             {
-                self.tending.marks.raise(log.incarnation, stream.durable);
+                self.tending.marks.raise(log.incarnation, stream.synced);
             }
         }
         if self.tending.is_marking {

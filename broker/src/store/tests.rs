@@ -6,6 +6,7 @@ mod contained;
 mod crash;
 mod damage;
 mod faults;
+mod late;
 mod model;
 mod verify;
 

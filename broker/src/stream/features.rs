@@ -27,6 +27,11 @@ impl StreamConfig {
         self.mirror.is_some() || !self.sources.is_empty()
     }
 
+    /// Whether messages are acknowledged before they are synced.
+    pub(crate) fn persists_late(&self) -> bool {
+        self.persist_mode.as_deref() == Some("async")
+    }
+
     /// The JetStream API level that a server needs for this stream.
     /// Source: nats-server, `setStaticStreamMetadata`.
     pub(super) fn required_level(&self) -> u32 {

@@ -74,6 +74,7 @@ impl Engine {
         let id = store
             .create_stream(&stored_name, &bytes, backing, first_seq, now.wall)
             .map_err(|err| ApiError::stream_create(text_of(&err)))?;
+        store.set_late(id, config.persists_late());
         effects.push(Effect::Capture {
             stream: id,
             subjects: config.subjects.clone(),

@@ -42,6 +42,8 @@ pub(super) struct ModelStream {
     /// Highest position given; positions up to `acked` are confirmed.
     pub(super) last: u64,
     pub(super) acked: u64,
+    /// Highest position committed: above `acked` in a stream that is synced late.
+    pub(super) written: u64,
     /// Removed and confirmed.
     pub(super) gone: BTreeSet<u64>,
     /// Removed, not confirmed, or not to be confirmed.
@@ -60,6 +62,7 @@ impl ModelStream {
             records: BTreeMap::new(),
             last: first - 1,
             acked: first - 1,
+            written: first - 1,
             gone: BTreeSet::new(),
             maybe_gone: BTreeSet::new(),
             going: BTreeSet::new(),
@@ -84,6 +87,7 @@ impl ModelStream {
 
     pub(super) fn committed(&mut self) {
         self.acked = self.last;
+        self.written = self.last;
         for seq in std::mem::take(&mut self.going) {
             self.maybe_gone.remove(&seq);
             self.gone.insert(seq);
@@ -182,6 +186,7 @@ fn check_records(model: &mut ModelStream, store: &Store<SimFs>, id: StreamId) {
     model.records = records;
     model.last = last;
     model.acked = last;
+    model.written = last;
     model.gone.clear();
     model.maybe_gone.clear();
     model.going.clear();
