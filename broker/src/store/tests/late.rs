@@ -64,7 +64,7 @@ fn the_state_of_a_consumer_comes_after_the_records() {
 fn after_a_late_sync_that_fails_nothing_is_taken() {
     let fs = SimFs::new(4);
     let (mut store, id) = begin(&fs);
-    fs.fail_nth_sync(0);
+    fs.fail_nth_sync(1);
     store.tend(UnixNanos(0), MonoNanos(1_000_000_000));
     store.tend(UnixNanos(0), MonoNanos(2_000_000_000));
     assert_eq!(store.commit().failed.len(), 1, "the failure is told");
