@@ -1,6 +1,6 @@
 //! The language of `nats.conf`: text in, [`Options`](crate::options::Options) or errors with file, line and column out.
 //!
-//! [`value`] is what a file says, [`lex`] and [`parse`] read it, [`settings`] gives it meaning. Files and the environment are
+//! `value` is what a file says, `lex` and `parse` read it, `settings` gives it meaning. Files and the environment are
 //! reached through [`Sources`] only. Source: the configuration pages of nats-server's documentation; details as nats-server
 //! 2.15 has them.
 
