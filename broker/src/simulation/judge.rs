@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::Run;
 use super::ask::{Ask, Request, Wanted, Word};
 use super::config::Retention;
 use super::consumers::{self, ConsumerModel, read_tag};
+use super::life::DAMAGE_OF_MISDIRECTED;
 use super::streams::{Asked, Fate, Sent, StreamModel, Verdict};
 use super::world::Got;
+use super::{Faults, Run};
 use crate::shard::inbox::{PubAck, PublishError};
 
 /// What became of a request.
@@ -242,10 +243,18 @@ impl Run {
             }
             Answer::Refused { code, .. } => {
                 let is_fullness = |code: u64| matches!(code, 10077 | 10071);
-                let fits = match verdict {
-                    Verdict::Refused(expected) | Verdict::RefusedOr(expected, _) => expected == *code,
+                let is_meant = |verdict: &Verdict| match verdict {
+                    Verdict::Refused(expected) | Verdict::RefusedOr(expected, _) => expected == code,
                     _ => false,
-                } || (is_loose && is_fullness(*code));
+                };
+                // Where the last position is uncertain it may have been the expected one.
+                let unbound = Asked {
+                    expected_last_seq: None,
+                    expected_subject_seq: None,
+                    ..asked.clone()
+                };
+                let otherwise = self.stream(name).verdict(now.0, &sent.subject, &sent, &unbound);
+                let fits = is_meant(&verdict) || (is_loose && (is_fullness(*code) || is_meant(&otherwise)));
                 assert!(
                     fits,
                     "{name}: refused with {code}, expected {verdict:?}: {asked:?}"
@@ -317,9 +326,10 @@ impl Run {
         match request {
             Request::CreateStream(config) => self.judge_create(name, config, answer, is_disk),
             Request::UpdateStream(config) => {
+                let now = self.world.now.mono.0;
                 let stream = self.stream(name);
                 match answer {
-                    Answer::Value(_) => stream.updated(config),
+                    Answer::Value(_) => stream.updated(config, now),
                     _ if is_disk => stream.configs_in_doubt.push(config),
                     answer => panic!("{name} is not updated: {answer:?}"),
                 }
@@ -403,6 +413,9 @@ impl Run {
         is_disk: bool,
     ) {
         let mut model = StreamModel::new(config);
+        if self.faults == Faults::Misdirected {
+            model.damage = DAMAGE_OF_MISDIRECTED;
+        }
         if let Answer::Value(_) = answer {
             self.streams.insert(name, model);
             return;
@@ -418,6 +431,7 @@ impl Run {
     }
 
     fn judge_purge(&mut self, name: &'static str, seq: u64, keep: u64, subject: &str, answer: &Answer) {
+        let (wall, has_jumped) = (self.world.now.wall, self.has_jumped);
         let stream = self.stream(name);
         if stream.config.deny_purge {
             assert!(!answer.is_ok(), "{name} is purged");
@@ -443,10 +457,15 @@ impl Run {
                     is_loose || purged == going.len() as u64,
                     "{name}: {purged} purged instead of {going:?}"
                 );
-                if is_loose && keep > 0 {
+                let is_known = keep == 0 || purged == going.len() as u64;
+                if subject.is_empty() && keep == 0 {
+                    stream.purge(|one, _| seq == 0 || one < seq);
+                } else if purged > 0 && is_known {
+                    going
+                        .iter()
+                        .for_each(|one| stream.taken_out(*one, wall, has_jumped));
+                } else if purged > 0 {
                     stream.purge_perhaps(|sent| wanted(sent));
-                } else {
-                    stream.purge(|one, _| going.contains(&one));
                 }
                 if subject.is_empty() {
                     let is_empty = stream.live().next().is_none();
@@ -464,6 +483,7 @@ impl Run {
             answer => {
                 assert!(stream.is_sick, "{name} is not purged: {answer:?}");
                 stream.purge_perhaps(|sent| wanted(sent));
+                stream.forget_ids(subject.is_empty(), false);
             }
         }
     }
@@ -558,8 +578,8 @@ impl Run {
         inbox: &str,
         answered: bool,
     ) {
-        let now = self.world.now.mono.0;
-        let is_troubled = self.is_troubled();
+        let (now, wall) = (self.world.now.mono.0, self.world.now.wall);
+        let (is_troubled, has_jumped) = (self.is_troubled(), self.has_jumped);
         let stream = self.stream(name);
         let retention = stream.config.retention;
         let Some(model) = stream.consumers.get_mut(consumer) else {
@@ -571,7 +591,9 @@ impl Run {
                 if answered && word != Word::Next {
                     model.answered(seq);
                     if retention == Retention::WorkQueue && !is_troubled {
-                        done.iter().for_each(|seq| stream.set(*seq, Fate::Gone));
+                        for seq in done {
+                            stream.taken_out(seq, wall, has_jumped);
+                        }
                     }
                 } else if word == Word::Next {
                     model.requests.insert(

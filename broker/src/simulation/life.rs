@@ -14,6 +14,8 @@ const DAY: i64 = 86_400 * SECOND;
 const MS: u64 = 1_000_000;
 /// Rounds in which timers fire during one pause.
 const ROUNDS_A_PAUSE: usize = 200;
+/// A write that lands elsewhere may take any number of records with it.
+pub(super) const DAMAGE_OF_MISDIRECTED: u64 = 1000;
 
 impl Run {
     /// Some lives with faults, and a last one without, in which everything must come out right.
@@ -47,7 +49,9 @@ impl Run {
             _ => {}
         }
         if self.faults == Faults::Misdirected {
-            self.streams.values_mut().for_each(|stream| stream.damage = 1000);
+            self.streams
+                .values_mut()
+                .for_each(|stream| stream.damage = DAMAGE_OF_MISDIRECTED);
         }
     }
 
@@ -107,7 +111,8 @@ impl Run {
         let doubts = std::mem::take(&mut stream.configs_in_doubt);
         if mark != stream.config.mark {
             let found = doubts.into_iter().find(|config| config.mark == mark);
-            stream.config = found.unwrap_or_else(|| panic!("{name} has a configuration it never had"));
+            let config = found.unwrap_or_else(|| panic!("{name} has a configuration it never had"));
+            stream.updated(config, world.now.mono.0);
         }
         let is_clean = stream.was_closed;
         for consumer in stream.consumers.values_mut() {
@@ -308,7 +313,9 @@ impl Run {
     /// Flips one bit of one file.
     fn flip(&mut self) {
         let files = self.world.fs.files();
-        let (path, len) = &files[self.rng.below(files.len() as u64) as usize];
+        let Some((path, len)) = files.get(self.rng.below(files.len() as u64) as usize) else {
+            return;
+        };
         if *len > 0 {
             let bit = self.rng.below(len * 8);
             self.world.fs.flip_bit(path, bit);

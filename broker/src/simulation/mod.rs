@@ -18,6 +18,7 @@ mod consumers;
 mod drain;
 mod judge;
 mod life;
+mod look;
 mod streams;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,10 @@
 //! What a stream may and must hold, kept naively: a map of messages, each with its fate.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::config::{Retention, StreamConfig};
 use super::consumers::ConsumerModel;
 use super::world::{Got, World};
-use crate::engine::time::Now;
 use crate::types::UnixNanos;
 
 /// What became of a message.
@@ -110,6 +109,17 @@ pub(super) struct StreamModel {
     expired: Vec<u64>,
 }
 
+/// Bytes of a message as nats-server counts them.
+fn size_of(sent: &Sent, in_memory: bool) -> u64 {
+    let (record, block) = if in_memory { (16, 0) } else { (30, 4) };
+    let headers = if sent.headers.is_empty() {
+        0
+    } else {
+        block + sent.headers.len()
+    };
+    (record + sent.subject.len() + headers + sent.payload.len()) as u64
+}
+
 impl StreamModel {
     pub(super) fn new(config: StreamConfig) -> Self {
         let last = config.first_seq.max(1) - 1;
@@ -149,16 +159,10 @@ impl StreamModel {
 
     /// Bytes as nats-server counts them.
     pub(super) fn bytes(&self) -> u64 {
-        let (record, block) = if self.config.in_memory { (16, 0) } else { (30, 4) };
-        let size = |sent: &Sent| {
-            let headers = if sent.headers.is_empty() {
-                0
-            } else {
-                block + sent.headers.len()
-            };
-            (record + sent.subject.len() + headers + sent.payload.len()) as u64
-        };
-        self.live().map(|(_, message)| size(&message.sent)).sum()
+        let in_memory = self.config.in_memory;
+        self.live()
+            .map(|(_, message)| size_of(&message.sent, in_memory))
+            .sum()
     }
 
     /// What must become of a publish, in the order in which JetStream checks.
@@ -315,23 +319,47 @@ impl StreamModel {
         for seq in &of_subject[..excess] {
             self.set(*seq, fate);
         }
+        let own = |message: &Message| message.sent.subject == subject;
+        self.push_out_perhaps(own, |count, _| count > max);
     }
 
     /// The limits of the whole stream; what they push out may be back after a crash.
     pub(super) fn enforce(&mut self) {
-        loop {
-            let (count, bytes) = (self.live().count() as u64, self.bytes());
-            let is_over = self.config.max_msgs.is_some_and(|max| count > max)
-                || self.config.max_bytes.is_some_and(|max| bytes > max);
-            let Some((first, _)) = self.live().next().filter(|_| is_over) else {
+        let (max_msgs, max_bytes) = (self.config.max_msgs, self.config.max_bytes);
+        let is_over = |count: u64, bytes: u64| {
+            max_msgs.is_some_and(|max| count > max) || max_bytes.is_some_and(|max| bytes > max)
+        };
+        while is_over(self.live().count() as u64, self.bytes()) {
+            let Some((first, _)) = self.live().next() else {
                 return;
             };
             self.set(first, Fate::Fading);
         }
+        self.push_out_perhaps(|_| true, is_over);
+    }
+
+    /// A limit may have pushed out messages of `which` if more are there than is certain. `is_over` takes a count and bytes.
+    fn push_out_perhaps(&mut self, which: impl Fn(&Message) -> bool, is_over: impl Fn(u64, u64) -> bool) {
+        let in_memory = self.config.in_memory;
+        let (mut count, mut bytes) = (0, 0);
+        for message in self.messages.values_mut().rev().filter(|message| which(message)) {
+            if matches!(message.fate, Fate::Live | Fate::Unknown) {
+                count += 1;
+                bytes += size_of(&message.sent, in_memory);
+                if is_over(count, bytes) {
+                    message.fate = Fate::Unknown;
+                }
+            }
+        }
     }
 
     /// An update was made: all limits count anew.
-    pub(super) fn updated(&mut self, config: StreamConfig) {
+    pub(super) fn updated(&mut self, config: StreamConfig, now: u64) {
+        // What has left the window that was may be forgotten, however long the new one is.
+        let window = self.config.duplicate_window as u64;
+        for seen in self.ids.values_mut().chain(self.resends.values_mut()) {
+            seen.is_certain &= now.saturating_sub(seen.at) < window;
+        }
         self.config = config;
         let subjects: Vec<String> = self
             .live()
@@ -433,6 +461,24 @@ impl StreamModel {
         }
     }
 
+    /// A message was taken out for good, unless its age had removed it before: then a crash may bring it back.
+    pub(super) fn taken_out(&mut self, seq: u64, wall: UnixNanos, has_jumped: bool) {
+        let Some(message) = self.messages.get(&seq) else {
+            return;
+        };
+        match message.fate {
+            Fate::Live if self.is_old(message, wall, has_jumped) => self.set(seq, Fate::Unknown),
+            Fate::Live => self.set(seq, Fate::Gone),
+            Fate::Unknown | Fate::Fading | Fate::Gone => {}
+        }
+    }
+
+    /// Whether its age lets it go.
+    pub(super) fn is_old(&self, message: &Message, wall: UnixNanos, has_jumped: bool) -> bool {
+        let max_age = self.config.max_age;
+        max_age > 0 && (has_jumped || wall.since(message.time) >= max_age)
+    }
+
     /// Lets the messages go whose own time to live has ended.
     pub(super) fn expire(&mut self, now: u64) {
         for (seq, message) in &mut self.messages {
@@ -479,137 +525,6 @@ impl StreamModel {
         };
         self.messages.insert(seq, message);
         self.last = self.last.max(seq);
-    }
-
-    /// Whether a message may be missing without a word: too old, or no consumer needs it any more.
-    fn is_excused(&self, seq: u64, message: &Message, now: Now, has_jumped: bool) -> bool {
-        let (now, wall) = (now.mono.0, now.wall);
-        let age = wall.since(message.time);
-        let is_old = self.config.max_age > 0 && (has_jumped || age >= self.config.max_age);
-        let is_unneeded = match self.config.retention {
-            Retention::Limits => false,
-            Retention::WorkQueue => self.consumers.values().any(|one| one.may_be_done(seq)),
-            Retention::Interest => self.consumers.values().all(|one| {
-                let is_abandoned = one.was_abandoned(now);
-                is_abandoned || !one.config.wants(&message.sent.subject) || one.may_be_done(seq)
-            }),
-        };
-        let is_expired = message.ttl.is_some_and(|ttl| has_jumped || age >= ttl as i64);
-        is_old || is_unneeded || is_expired
-    }
-
-    /// Holds the records that are there against what must be and may be. `after_restart`: what faded may be back.
-    /// Of what was delivered just now it is not known yet that it is done with.
-    pub(super) fn look(
-        &mut self,
-        world: &World,
-        delivered: &BTreeSet<(String, u64)>,
-        has_jumped: bool,
-        after_restart: bool,
-    ) {
-        let name = self.config.name;
-        let there = world.positions(name);
-        let (last, lost) = world.last_seq(name);
-        assert!(
-            last >= self.confirmed || self.damage > 0,
-            "stream {name} ends at {last}, {} was confirmed",
-            self.confirmed
-        );
-        let mut known = std::mem::take(&mut self.messages);
-        let mut missing = 0;
-        for (seq, message) in &mut known {
-            let is_there = there.binary_search(seq).is_ok();
-            match (message.fate, is_there) {
-                (Fate::Live, false) if delivered.contains(&(name.to_owned(), *seq)) => {}
-                (Fate::Live, false) => {
-                    let is_doubted = after_restart && message.is_doubted;
-                    let is_excused = is_doubted || self.is_excused(*seq, message, world.now, has_jumped);
-                    missing += u64::from(!is_excused);
-                    message.fate = Fate::Fading;
-                    assert!(
-                        is_excused || self.damage > 0,
-                        "message {seq} of {name} is lost: {message:?}"
-                    );
-                }
-                (Fate::Gone, true) if self.damage > 0 => message.fate = Fate::Live,
-                (Fate::Gone, true) => panic!("message {seq} of {name} has come back"),
-                (Fate::Fading, true) => {
-                    assert!(after_restart, "message {seq} of {name} is there in the same life");
-                    message.fate = Fate::Live;
-                    message.is_back = true;
-                }
-                (Fate::Unknown, true) => message.fate = Fate::Live,
-                (Fate::Unknown, false) => message.fate = Fate::Fading,
-                (Fate::Live, true) | (Fate::Gone | Fate::Fading, false) => {}
-            }
-        }
-        assert!(
-            missing <= lost || self.damage > 1,
-            "{missing} messages of {name} are missing, {lost} count as lost"
-        );
-        self.messages = known;
-        for seq in there {
-            self.check_record(world, seq, after_restart);
-        }
-        self.last = last;
-    }
-
-    /// A record is exactly what was sent as this position, or a publish that had no answer.
-    fn check_record(&mut self, world: &World, seq: u64, is_thorough: bool) {
-        let name = self.config.name;
-        if !is_thorough && self.messages.contains_key(&seq) {
-            return;
-        }
-        let record = match world.record(name, seq) {
-            Ok(Some(record)) => record,
-            unreadable => {
-                let is_excused = self.damage > 0 || self.is_sick;
-                assert!(
-                    is_excused,
-                    "message {seq} of {name} cannot be read: {unreadable:?}"
-                );
-                return;
-            }
-        };
-        let found = Sent {
-            subject: record.subject.to_string(),
-            headers: record.headers.to_vec(),
-            payload: record.payload.to_vec(),
-        };
-        if let Some(message) = self.messages.get(&seq) {
-            assert_eq!(found, message.sent, "message {seq} of {name} has changed");
-            return;
-        }
-        let doubtful = self.doubtful.iter().position(|sent| *sent == found);
-        let Some(index) = doubtful else {
-            panic!("message {seq} of {name} was never sent, or refused: {found:?}")
-        };
-        self.doubtful.remove(index);
-        let header = |name: &str| {
-            let text = std::str::from_utf8(&found.headers).unwrap_or_default();
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            Some(line.trim_start_matches(':').trim().to_owned())
-        };
-        let seen = Seen {
-            seq,
-            at: world.now.mono.0,
-            is_certain: false,
-        };
-        let msg_id = header("Nats-Msg-Id");
-        if let Some(id) = &msg_id {
-            self.ids.insert(id.clone(), seen);
-        }
-        let ttl = header("Nats-TTL").and_then(|text| text.parse::<u64>().ok());
-        let message = Message {
-            time: record.time,
-            expires: None,
-            ttl: ttl.map(|seconds| seconds * 1_000_000_000),
-            sent: found,
-            fate: Fate::Live,
-            is_back: false,
-            is_doubted: false,
-        };
-        self.messages.insert(seq, message);
     }
 
     /// A life has ended.

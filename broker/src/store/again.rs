@@ -50,6 +50,13 @@ impl Again {
         Some(std::mem::replace(&mut self.old, std::mem::take(&mut self.young)))
     }
 
+    /// Takes back what could not be logged.
+    fn put_back(&mut self, due: &Ranges) {
+        for (first, last) in due.iter() {
+            self.old.insert(first, last);
+        }
+    }
+
     /// Everything, due or not.
     fn take_all(&mut self) -> Ranges {
         let mut all = std::mem::take(&mut self.old);
@@ -67,9 +74,27 @@ impl<F: Fs> Stream<F> {
             return Ok(());
         };
         match log.again.take_due(segment.id, log.tail + log.buf.len() as u64) {
-            Some(due) => self.log_once(shared, &due),
+            Some(due) => self.unless_full(due, |stream, due| stream.log_once(shared, due)),
             None => Ok(()),
         }
+    }
+
+    /// Does something about removals that may wait for room: without it nobody else is refused, nor told that the disk
+    /// is full, and they stay due.
+    fn unless_full(
+        &mut self,
+        due: Ranges,
+        act: impl FnOnce(&mut Self, &Ranges) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let before = (self.refused, self.no_space);
+        let outcome = act(self, &due);
+        if outcome.as_ref().is_err_and(StoreError::is_no_space) {
+            (self.refused, self.no_space) = before;
+            if let Some(log) = &mut self.log {
+                log.again.put_back(&due);
+            }
+        }
+        outcome
     }
 
     fn log_once(&mut self, shared: &mut Shared<F>, due: &Ranges) -> Result<(), StoreError> {
@@ -101,16 +126,20 @@ impl<F: Fs> Stream<F> {
             return false;
         }
         let due = log.again.take_all();
+        self.unless_full(due, |stream, due| stream.log_apart(shared, due))
+            .is_ok()
+    }
+
+    /// Logs removals once, at a distance from what was logged last.
+    fn log_apart(&mut self, shared: &mut Shared<F>, due: &Ranges) -> Result<(), StoreError> {
         let before = self.segments.back().map(|segment| segment.id);
-        if self.make_room(shared, DISTANCE_BYTES as usize, 0).is_err() {
-            return false;
-        }
+        self.make_room(shared, DISTANCE_BYTES as usize, 0)?;
         if let (Some(log), Some(segment)) = (&mut self.log, self.segments.back())
             && before == Some(segment.id)
         {
             let filler = vec![0; DISTANCE_BYTES as usize - record::HEADER_BYTES];
             record::encode_settle(&mut log.buf, segment.seed, self.index.last, &filler);
         }
-        self.log_once(shared, &due).is_ok()
+        self.log_once(shared, due)
     }
 }

@@ -48,6 +48,8 @@ impl<F: Fs> Stream<F> {
             Err(err) => Err(err),
         };
         self.unreported = false;
+        // What found no room here says nothing about what comes next.
+        self.refused = false;
         Some(outcome)
     }
 

@@ -43,6 +43,9 @@ pub(super) enum CopyState {
     Whole(u64, Vec<u8>),
 }
 
+/// How often a copy that the disk refuses to give is asked for.
+const READ_TRIES: usize = 3;
+
 /// What [`Pair::load`] found.
 pub(super) struct Loaded<F: Fs> {
     pub(super) pair: Pair<F>,
@@ -216,10 +219,20 @@ fn encode(kind: MetaKind, generation: u64, body: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Reads, more than once if the disk refuses: the other copy may be older, and what it does not know was acknowledged.
+fn read_patiently(file: &impl FsFile, into: &mut [u8], offset: u64) -> std::io::Result<usize> {
+    for _ in 1..READ_TRIES {
+        if let Ok(count) = file.read_at(into, offset) {
+            return Ok(count);
+        }
+    }
+    file.read_at(into, offset)
+}
+
 /// Generation and body of one file; `None` if it is unusable.
 fn read_copy(file: &impl FsFile, path: &Path, kind: MetaKind) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
     let mut head = [0u8; HEAD_BYTES];
-    let Ok(count) = file.read_at(&mut head, 0) else {
+    let Ok(count) = read_patiently(file, &mut head, 0) else {
         return Ok(None);
     };
     if !check_prefix(&head[..count], META_MAGIC, path)? || count < HEAD_BYTES {
@@ -241,7 +254,7 @@ fn read_copy(file: &impl FsFile, path: &Path, kind: MetaKind) -> Result<Option<(
         return Ok(None);
     }
     let mut body = vec![0; len];
-    if file.read_at(&mut body, HEAD_BYTES as u64).ok() != Some(len) {
+    if read_patiently(file, &mut body, HEAD_BYTES as u64).ok() != Some(len) {
         return Ok(None);
     }
     let mut hasher = crc32fast::Hasher::new();
@@ -400,6 +413,22 @@ mod tests {
             fs.crash(seed);
             let (body, _) = load(&fs).unwrap_or_else(|| panic!("seed {seed}: both copies are gone"));
             assert!(body == b"old" || body == b"new");
+        }
+    }
+
+    #[test]
+    fn a_read_that_fails_once_brings_no_older_copy() {
+        for nth in 1..=4 {
+            let fs = SimFs::new(1);
+            let mut pair = pair_in(&fs);
+            pair.write(b"old").unwrap();
+            pair.write(b"acknowledged").unwrap();
+            fs.fail_nth_read(nth);
+            assert_eq!(
+                load(&fs),
+                Some((b"acknowledged".to_vec(), false)),
+                "read {nth} fails"
+            );
         }
     }
 

@@ -219,6 +219,60 @@ fn a_commit_that_runs_out_of_room_in_the_next_segment_keeps_what_is_durable_and_
 }
 
 #[test]
+fn a_removal_without_room_refuses_nobody_afterwards() {
+    let fs = SimFs::new(1);
+    let (mut store, _) = open(&fs, 1);
+    let id = store
+        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+        .unwrap();
+    for _ in 0..40 {
+        append(&mut store, id, "a", b"1");
+    }
+    commit(&mut store);
+    fs.set_capacity(Some(fs.used_bytes()));
+    let mut seq = 0;
+    while store.commit().failed.is_empty() {
+        seq += 1;
+        assert!(store.remove(id, StreamSeq(seq)).unwrap(), "removals need room");
+    }
+    fs.set_capacity(None);
+    append(&mut store, id, "a", &[9; 300]);
+    commit(&mut store);
+}
+
+/// The third copy of a removal finds no room: that is nobody's business, and it comes when there is some.
+#[test]
+fn a_precaution_without_room_refuses_nobody() {
+    let fs = SimFs::new(1);
+    let (mut store, _) = open(&fs, 1);
+    let id = store
+        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+        .unwrap();
+    append(&mut store, id, "a", b"1");
+    append(&mut store, id, "a", b"2");
+    commit(&mut store);
+    assert!(store.remove(id, StreamSeq(1)).unwrap());
+    commit(&mut store);
+    fs.set_capacity(Some(fs.used_bytes()));
+    let mut second = 0;
+    let mut tend = |store: &mut Store<SimFs>| {
+        for _ in 0..4 {
+            second += 1_000_000_000;
+            store.tend(UnixNanos(0), crate::types::MonoNanos(second));
+            commit(store);
+        }
+    };
+    tend(&mut store);
+    assert!(store.health().no_space.is_empty(), "nobody missed the room");
+    fs.set_capacity(None);
+    let before = fs.used_bytes();
+    append(&mut store, id, "a", &[9; 300]);
+    commit(&mut store);
+    tend(&mut store);
+    assert!(fs.used_bytes() > before, "it is made up for");
+}
+
+#[test]
 fn removals_have_room_that_records_leave() {
     let fs = SimFs::new(1);
     let mut options = small(1);

@@ -1,0 +1,146 @@
+//! Holding the records of a stream that are there against what must be and may be there.
+
+use std::collections::BTreeSet;
+
+use super::config::Retention;
+use super::streams::{Fate, Message, Seen, Sent, StreamModel};
+use super::world::World;
+use crate::engine::time::Now;
+
+impl StreamModel {
+    /// Whether a message may be missing without a word: too old, or no consumer needs it any more.
+    fn is_excused(&self, seq: u64, message: &Message, now: Now, has_jumped: bool) -> bool {
+        let (now, wall) = (now.mono.0, now.wall);
+        let age = wall.since(message.time);
+        let is_old = self.is_old(message, wall, has_jumped);
+        let is_unneeded = match self.config.retention {
+            Retention::Limits => false,
+            Retention::WorkQueue => self.consumers.values().any(|one| one.may_be_done(seq)),
+            Retention::Interest => self.consumers.values().all(|one| {
+                let is_abandoned = one.was_abandoned(now);
+                let is_passed = message.is_back && !one.has_delivered(seq);
+                is_abandoned || is_passed || !one.config.wants(&message.sent.subject) || one.may_be_done(seq)
+            }),
+        };
+        let is_expired = message.ttl.is_some_and(|ttl| has_jumped || age >= ttl as i64);
+        is_old || is_unneeded || is_expired
+    }
+
+    /// Holds the records that are there against what must be and may be. `after_restart`: what faded may be back.
+    /// Of what was delivered just now it is not known yet that it is done with.
+    pub(super) fn look(
+        &mut self,
+        world: &World,
+        delivered: &BTreeSet<(String, u64)>,
+        has_jumped: bool,
+        after_restart: bool,
+    ) {
+        let name = self.config.name;
+        let there = world.positions(name);
+        let (last, lost) = world.last_seq(name);
+        assert!(
+            last >= self.confirmed || self.damage > 0,
+            "stream {name} ends at {last}, {} was confirmed",
+            self.confirmed
+        );
+        let mut known = std::mem::take(&mut self.messages);
+        let mut missing = 0;
+        for (seq, message) in &mut known {
+            let is_there = there.binary_search(seq).is_ok();
+            match (message.fate, is_there) {
+                // It was there when it was delivered.
+                (Fate::Live | Fate::Unknown, false) if delivered.contains(&(name.to_owned(), *seq)) => {
+                    message.fate = Fate::Live;
+                }
+                (Fate::Live, false) => {
+                    let is_doubted = after_restart && message.is_doubted;
+                    let is_excused = is_doubted || self.is_excused(*seq, message, world.now, has_jumped);
+                    // Damage at the very end looks like a write that was never completed, which nobody counts.
+                    missing += u64::from(!is_excused && *seq <= last);
+                    message.fate = Fate::Fading;
+                    assert!(
+                        is_excused || self.damage > 0,
+                        "message {seq} of {name} is lost: {message:?}"
+                    );
+                }
+                (Fate::Gone, true) if self.damage > 0 => message.fate = Fate::Live,
+                (Fate::Gone, true) => panic!("message {seq} of {name} has come back"),
+                (Fate::Fading, true) => {
+                    assert!(after_restart, "message {seq} of {name} is there in the same life");
+                    message.fate = Fate::Live;
+                    message.is_back = true;
+                }
+                (Fate::Unknown, true) => message.fate = Fate::Live,
+                (Fate::Unknown, false) => message.fate = Fate::Fading,
+                (Fate::Live, true) | (Fate::Gone | Fate::Fading, false) => {}
+            }
+        }
+        assert!(
+            missing <= lost || self.damage > 1,
+            "{missing} messages of {name} are missing, {lost} count as lost"
+        );
+        self.messages = known;
+        for seq in there {
+            self.check_record(world, seq, after_restart);
+        }
+        self.last = last;
+    }
+
+    /// A record is exactly what was sent as this position, or a publish that had no answer.
+    fn check_record(&mut self, world: &World, seq: u64, is_thorough: bool) {
+        let name = self.config.name;
+        if !is_thorough && self.messages.contains_key(&seq) {
+            return;
+        }
+        let record = match world.record(name, seq) {
+            Ok(Some(record)) => record,
+            unreadable => {
+                let is_excused = self.damage > 0 || self.is_sick;
+                assert!(
+                    is_excused,
+                    "message {seq} of {name} cannot be read: {unreadable:?}"
+                );
+                return;
+            }
+        };
+        let found = Sent {
+            subject: record.subject.to_string(),
+            headers: record.headers.to_vec(),
+            payload: record.payload.to_vec(),
+        };
+        if let Some(message) = self.messages.get(&seq) {
+            assert_eq!(found, message.sent, "message {seq} of {name} has changed");
+            return;
+        }
+        let doubtful = self.doubtful.iter().position(|sent| *sent == found);
+        let Some(index) = doubtful else {
+            panic!("message {seq} of {name} was never sent, or refused: {found:?}")
+        };
+        self.doubtful.remove(index);
+        let header = |name: &str| {
+            let text = std::str::from_utf8(&found.headers).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.trim_start_matches(':').trim().to_owned())
+        };
+        let seen = Seen {
+            seq,
+            at: world.now.mono.0,
+            is_certain: false,
+        };
+        let msg_id = header("Nats-Msg-Id");
+        if let Some(id) = &msg_id {
+            self.ids.insert(id.clone(), seen);
+        }
+        let ttl = header("Nats-TTL").and_then(|text| text.parse::<u64>().ok());
+        let message = Message {
+            time: record.time,
+            expires: None,
+            ttl: ttl.map(|seconds| seconds * 1_000_000_000),
+            sent: found,
+            fate: Fate::Live,
+            is_back: false,
+            is_doubted: false,
+        };
+        self.messages.insert(seq, message);
+    }
+}
