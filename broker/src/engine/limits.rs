@@ -36,6 +36,20 @@ impl Engine {
         self.enforce_stream(id, store);
     }
 
+    /// Removes again what a crash brought back beyond the stream's limits. The limit of a subject comes first: a message
+    /// that a newer one had replaced must not push out the only one of another subject.
+    pub(super) fn enforce_recovered<F: Fs>(&mut self, id: StreamId, store: &mut Store<F>) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let state = store.state(id);
+        let is_above = |limit: i64, value: u64| u64::try_from(limit).is_ok_and(|max| value > max);
+        if is_above(stream.config.max_msgs, state.messages) || is_above(stream.config.max_bytes, state.bytes)
+        {
+            self.enforce_limits(id, None, store);
+        }
+    }
+
     /// Removes the oldest messages that are beyond the limits of the stream as a whole.
     pub(super) fn enforce_stream<F: Fs>(&mut self, id: StreamId, store: &mut Store<F>) {
         let Some(stream) = self.streams.get(&id) else {

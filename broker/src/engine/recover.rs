@@ -91,9 +91,7 @@ impl Engine {
             let js_account = engine.accounts.entry(account).or_default();
             js_account.names.insert(stream.name.clone(), id);
             engine.streams.insert(id, stream);
-            // A crash may have brought back what the limits had removed. Those of subjects are kept by removals that
-            // are durable with the message that made room necessary.
-            engine.enforce_stream(id, store);
+            engine.enforce_recovered(id, store);
         }
         engine.index_copies();
         Ok(engine)

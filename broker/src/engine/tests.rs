@@ -398,6 +398,25 @@ fn limits_hold_after_a_crash() {
 }
 
 #[test]
+fn a_replaced_message_that_is_back_pushes_out_no_other_subject() {
+    let mut world = World::new(12);
+    stream(
+        &mut world,
+        r#"{"name":"S","subjects":["s.*"],"allow_direct":true}"#,
+    );
+    for subject in ["s.a", "s.b", "s.b"] {
+        world.publish(subject, "", "x");
+    }
+    // As if a crash had undone the removal of the first of s.b.
+    world.set_stored("S", "max_msgs", 2.into());
+    world.set_stored("S", "max_msgs_per_subject", 1.into());
+    world.restart();
+    assert_eq!(world.messages("S"), 2);
+    let first = world.ask("$JS.API.STREAM.MSG.GET.S", r#"{"seq":1}"#);
+    assert!(first.contains("s.a"), "{first}");
+}
+
+#[test]
 fn nothing_is_acknowledged_after_a_failed_sync() {
     let mut world = World::new(11);
     stream(&mut world, r#"{"name":"S"}"#);

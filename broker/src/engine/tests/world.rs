@@ -445,6 +445,15 @@ impl World {
         self.reopen();
     }
 
+    /// Changes a stream's configuration in the store alone, without anything that follows from it.
+    pub(super) fn set_stored(&mut self, stream: &str, field: &str, value: Value) {
+        let store = self.store.as_mut().unwrap();
+        let (id, meta) = store.streams().find(|(_, meta)| &*meta.name == stream).unwrap();
+        let mut config: Value = serde_json::from_slice(&meta.config).unwrap();
+        config[field] = value;
+        store.update_stream(id, config.to_string().as_bytes()).unwrap();
+    }
+
     fn reopen(&mut self) {
         self.clients.got.clear();
         let (store, engine) = open(&self.fs, self.seed, self.now);
