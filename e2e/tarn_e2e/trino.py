@@ -59,13 +59,24 @@ class Trino:
                 break
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/info", timeout=2) as answer:
-                    if not json.load(answer)["starting"]:
+                    if not json.load(answer)["starting"] and self.has_nodes():
                         return self
             except (OSError, ValueError):
                 pass
             time.sleep(0.3)
         tail = (self.data / "trino.log").read_text(errors="replace")[-3000:]
         raise RuntimeError(f"Trino did not start:\n{tail}")
+
+    def has_nodes(self):
+        """Whether it knows of itself as a worker: a query that comes before finds no node to run on."""
+        from trino.exceptions import TrinoQueryError
+
+        try:
+            return bool(self.query("SELECT node_id FROM system.runtime.nodes WHERE state = 'active'"))
+        except TrinoQueryError as error:
+            if error.error_name != "NO_NODES_AVAILABLE":
+                raise
+            return False
 
     def query(self, sql):
         from trino.dbapi import connect
