@@ -61,7 +61,7 @@ simulate *arguments:
 
 # The store alone by seed: N lives, each cut at a random moment, and as many flipped bits
 simulate-store n="100000":
-    TARN_SEEDS={{ n }} TARN_FLIPS={{ n }} cargo test --release --locked -p tarn-broker --lib store::tests -- --nocapture
+    TARN_CRASH_SEEDS={{ n }} TARN_FLIPS={{ n }} cargo test --release --locked -p tarn-broker --lib store::tests -- --nocapture
 
 # Every pair of deaths within a lake commit (minutes)
 crash-pairs:

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{Faults, run};
 
 /// Seeds of one run of the tests.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 100;
 
 /// Runs `count` seeds on all cores and says how to run those again that fail.
 fn seeds(from: u64, count: u64) {

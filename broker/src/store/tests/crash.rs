@@ -1,6 +1,6 @@
 //! A random workload, a power cut at a random moment, a comparison with the model; by seed.
 //!
-//! `TARN_SEED=n` runs one seed, `TARN_SEEDS=n` that many.
+//! `TARN_SEED=n` runs one seed, `TARN_CRASH_SEEDS=n` that many.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use crate::env::sim::{SimFs, SplitMix};
 use crate::types::{MonoNanos, StreamId, StreamSeq, UnixNanos};
 
 /// Seeds of one run of the tests.
-const SEEDS: u64 = 10_000;
+const SEEDS: u64 = 1_000;
 const SUBJECTS: [&str; 5] = ["a", "b.x", "b.y", "c", "b.y.z"];
 const STREAMS: [&str; 3] = ["S", "T", "$M_x"];
 /// The stream that is synced late.
@@ -367,7 +367,7 @@ fn what_was_confirmed_is_there_after_any_power_cut() {
         run_seed(seed);
         return;
     }
-    let seeds = number("TARN_SEEDS").unwrap_or(SEEDS);
+    let seeds = number("TARN_CRASH_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {

@@ -9,7 +9,7 @@ use crate::env::sim::{SimFs, SplitMix};
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
 /// Flips of one run of the tests; `TARN_FLIPS` overrides.
-const FLIPS: u64 = 3_000;
+const FLIPS: u64 = 1_000;
 
 fn create(store: &mut Store<SimFs>) -> StreamId {
     store
