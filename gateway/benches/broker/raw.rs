@@ -181,9 +181,9 @@ pub(crate) fn create_stream_of(port: u16, name: &str, subject: &str, storage: &s
     Ok(())
 }
 
-/// A publish that is acknowledged to `_INBOX.r.1`.
-pub(crate) fn publish_frame(subject: &str) -> Vec<u8> {
-    let mut one = format!("PUB {subject} _INBOX.r.1 {}\r\n", PAYLOAD.len()).into_bytes();
+/// A publish whose acknowledgement goes to `inbox`: connections that publish at once must not hear each other's.
+pub(crate) fn publish_frame(subject: &str, inbox: &str) -> Vec<u8> {
+    let mut one = format!("PUB {subject} {inbox} {}\r\n", PAYLOAD.len()).into_bytes();
     one.extend_from_slice(&PAYLOAD);
     one.extend_from_slice(b"\r\n");
     one
@@ -194,7 +194,7 @@ pub(crate) fn fill(port: u16, count: u64) -> anyhow::Result<()> {
     const WINDOW: u64 = 4096;
     let mut raw = Raw::connect(port)?;
     raw.subscribe("_INBOX.r.*", 1)?;
-    let one = publish_frame(SUBJECT);
+    let one = publish_frame(SUBJECT, "_INBOX.r.1");
     let many = one.repeat(WINDOW as usize);
     let (mut sent, mut seen) = (0, 0);
     while seen < count {

@@ -114,8 +114,9 @@ struct Published {
 /// Warms up for a fifth of `duration`, then counts.
 fn publish_raw(port: u16, subject: &str, window: usize, duration: Duration) -> anyhow::Result<Published> {
     let mut raw = Raw::connect(port)?;
-    raw.subscribe("_INBOX.r.*", 1)?;
-    let one = publish_frame(subject);
+    let inbox = format!("_INBOX.{subject}");
+    raw.subscribe(&inbox, 1)?;
+    let one = publish_frame(subject, &inbox);
     let many = one.repeat(window);
     let (mut sent, mut seen) = (0_u64, 0_u64);
     let mut counted_from = None;
