@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use tarn_broker::env::Clock;
 use tarn_broker::env::real::RealClock;
+use tarn_broker::env::sim::Trace;
 use tarn_broker::simulation::{Faults, run};
 
 /// The whole broker by seed: a random workload, faults of the disk, jumps of the clock, and an oracle.
@@ -25,6 +26,9 @@ struct Arguments {
     /// Runs this seed alone, twice, and compares what it leaves.
     #[arg(long, conflicts_with_all = ["seeds", "from", "minutes"])]
     seed: Option<u64>,
+    /// Shows what happens to that seed: requests, answers, faults, changes of the disk.
+    #[arg(long, requires = "seed")]
+    trace: bool,
     /// Stops after so many minutes.
     #[arg(long)]
     minutes: Option<u64>,
@@ -48,7 +52,7 @@ struct Progress {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(seed) = arguments.seed {
-        return one(seed);
+        return one(seed, arguments.trace);
     }
     std::panic::set_hook(Box::new(|_| {}));
     let clock = RealClock::new();
@@ -90,7 +94,7 @@ fn work(progress: &Progress, failures: usize) {
         if seed >= progress.end {
             return;
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, Faults::of(seed))));
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(seed, Faults::of(seed), None)));
         progress.done.fetch_add(1, Relaxed);
         if let Err(panic) = outcome {
             let mut failed = progress
@@ -142,8 +146,15 @@ fn finish(progress: &Progress, seconds: f64) -> ExitCode {
     }
 }
 
-fn one(seed: u64) -> ExitCode {
-    let (first, second) = (run(seed, Faults::of(seed)), run(seed, Faults::of(seed)));
+fn show(line: std::fmt::Arguments<'_>) {
+    // Whoever reads it may stop in the middle.
+    drop(writeln!(std::io::stdout(), "{line}"));
+}
+
+fn one(seed: u64, traces: bool) -> ExitCode {
+    let trace = traces.then_some(show as Trace);
+    let first = run(seed, Faults::of(seed), trace);
+    let second = run(seed, Faults::of(seed), None);
     println!(
         "seed {seed}: disk {:08x}, outputs {:08x}",
         first.disk, first.outputs

@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use disk::{SimFile, SimFs, SimLock};
 pub use node::SECTOR_BYTES;
 
+/// Takes a line about what happens on the disk, or to a broker that is simulated on it.
+pub type Trace = fn(std::fmt::Arguments<'_>);
+
 use super::{Clock, Rng};
 use crate::types::{MonoNanos, UnixNanos};
 

@@ -39,7 +39,10 @@ impl Run {
         let fs = &self.world.fs;
         let span = if self.rng.chance(30) { 400 } else { 60 };
         let nth = 1 + self.rng.below(span);
-        match self.rng.below(12) {
+        let fault = self.rng.below(12);
+        self.world
+            .tell(format_args!("fault {fault} of this life comes after {nth}"));
+        match fault {
             0..4 => fs.cut_power_after(nth),
             4 => fs.fail_nth_write(nth),
             5 => fs.fail_nth_sync(nth),
@@ -60,6 +63,8 @@ impl Run {
         self.troubles = self.world.fs.troubles();
         self.has_failed = false;
         let opened = self.world.open();
+        self.world.tell(format_args!("start: {opened:?}"));
+        self.world.tell_streams();
         if let Err(err) = opened {
             let is_known = self.world.fs.troubles() > self.troubles || self.is_full;
             let is_damaged = self.faults == Faults::Misdirected;
@@ -292,6 +297,9 @@ impl Run {
             stream.was_closed = is_clean;
             stream.died(self.world.now.mono.0);
         }
+        self.world
+            .tell(format_args!("the life ends, in order: {is_clean}"));
+        self.world.tell_streams();
         self.world.drop_node();
         self.flow.clear();
         let seed = self.rng.next_u64();

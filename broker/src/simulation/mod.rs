@@ -27,7 +27,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::env::Rng;
-use crate::env::sim::SplitMix;
+use crate::env::sim::{SplitMix, Trace};
 use streams::StreamModel;
 use world::World;
 
@@ -63,13 +63,14 @@ impl Faults {
     }
 }
 
-/// Runs one seed.
+/// Runs one seed. Requests, answers, faults and what happens on the disk go to `trace`, if there is one.
 ///
 /// # Panics
 /// If the broker did what it must not. The message says what.
 #[must_use]
-pub fn run(seed: u64, faults: Faults) -> Fingerprint {
+pub fn run(seed: u64, faults: Faults, trace: Option<Trace>) -> Fingerprint {
     let mut run = Run::new(seed, faults);
+    run.world.set_trace(trace);
     run.lives();
     let (disk, outputs) = run.world.fingerprint();
     Fingerprint { disk, outputs }

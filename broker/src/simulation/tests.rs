@@ -5,12 +5,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Faults, run};
+use crate::env::sim::Trace;
 
 /// Seeds of one run of the tests.
 const SEEDS: u64 = 100;
 
+/// Shows a line of what a run does.
+fn print(line: std::fmt::Arguments<'_>) {
+    println!("{line}");
+}
+
 /// Runs `count` seeds on all cores and says how to run those again that fail.
 fn seeds(from: u64, count: u64) {
+    let trace = std::env::var_os("TARN_TRACE").map(|_| print as Trace);
     let next = AtomicU64::new(from);
     let failed = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -22,7 +29,7 @@ fn seeds(from: u64, count: u64) {
                     if seed >= from + count {
                         return;
                     }
-                    if catch_unwind(|| run(seed, Faults::of(seed))).is_err() {
+                    if catch_unwind(|| run(seed, Faults::of(seed), trace)).is_err() {
                         failed.lock().unwrap().push(seed);
                     }
                 }
@@ -49,8 +56,8 @@ fn the_broker_keeps_its_word_whatever_fails() {
 fn the_same_seed_gives_the_same_bytes() {
     for seed in 0..60 {
         assert_eq!(
-            run(seed, Faults::of(seed)),
-            run(seed, Faults::of(seed)),
+            run(seed, Faults::of(seed), None),
+            run(seed, Faults::of(seed), None),
             "seed {seed}"
         );
     }
@@ -58,5 +65,5 @@ fn the_same_seed_gives_the_same_bytes() {
 
 #[test]
 fn seeds_differ() {
-    assert_ne!(run(1, Faults::Honest), run(2, Faults::Honest));
+    assert_ne!(run(1, Faults::Honest, None), run(2, Faults::Honest, None));
 }

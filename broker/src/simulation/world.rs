@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::consumer::Receiver;
 use crate::engine::time::{Mono, Now};
 use crate::engine::{Effect, Engine, EngineOptions, Outlet, RecoverError};
-use crate::env::sim::SimFs;
+use crate::env::sim::{SimFs, Trace};
 use crate::router::Message;
 use crate::shard::inbox::{Completion, JsKind, JsOp, PubAck, PublishError, ReplyTo, Resend};
 use crate::shard::release::Release;
@@ -101,6 +101,7 @@ pub(super) struct World {
     clients: Clients,
     effects: Vec<Effect>,
     hasher: crc32fast::Hasher,
+    trace: Option<Trace>,
 }
 
 impl World {
@@ -118,6 +119,34 @@ impl World {
             clients: Clients::default(),
             effects: Vec::new(),
             hasher: crc32fast::Hasher::new(),
+            trace: None,
+        }
+    }
+
+    pub(super) fn set_trace(&mut self, trace: Option<Trace>) {
+        self.trace = trace;
+        self.fs.set_trace(trace);
+    }
+
+    /// Tells what happens, if anybody wants to know.
+    pub(super) fn tell(&self, what: std::fmt::Arguments<'_>) {
+        if let Some(trace) = self.trace {
+            let seconds = self.now.mono.0.saturating_sub(MONO_BASE) as f64 / 1e9;
+            trace(format_args!("{seconds:.6} {what}"));
+        }
+    }
+
+    /// Tells where the streams are.
+    pub(super) fn tell_streams(&self) {
+        if let (Some(node), true) = (&self.node, self.trace.is_some()) {
+            for (id, meta) in node.store.streams() {
+                let (state, seqs) = (node.store.state(id), self.positions(&meta.name));
+                self.tell(format_args!("stream {} {state:?} {seqs:?}", meta.name));
+                for (name, _, state) in node.store.consumers(id) {
+                    let state = state.escape_ascii();
+                    self.tell(format_args!("consumer {name} of {}: {state}", meta.name));
+                }
+            }
         }
     }
 
@@ -171,6 +200,20 @@ impl World {
 
     /// One round of the storage thread: steps, commits, releases and delivers. Returns what clients got.
     pub(super) fn round(&mut self, ops: Vec<JsOp>) -> Vec<Got> {
+        for op in &ops {
+            let reply = match &op.reply {
+                ReplyTo::Subject(reply) => reply.escape_ascii().to_string(),
+                ReplyTo::Local { resend, .. } => format!("{resend:?}"),
+                other => format!("{other:?}"),
+            };
+            self.tell(format_args!(
+                "> {:?} {} [{reply}] {} {}",
+                op.kind,
+                op.subject.escape_ascii(),
+                op.headers.escape_ascii(),
+                short(&op.payload)
+            ));
+        }
         let node = self.node.as_mut().expect("the broker runs");
         let Node { store, engine } = node;
         engine.tick(self.now, store, &mut self.effects);
@@ -188,6 +231,14 @@ impl World {
         store.settle();
         let got = std::mem::take(&mut self.clients.got);
         for one in &got {
+            self.tell(format_args!(
+                "< {} {} [{}] {} {}",
+                one.to,
+                one.subject,
+                one.reply,
+                one.headers.escape_ascii(),
+                short(&one.payload)
+            ));
             for part in [
                 one.to.as_bytes(),
                 one.subject.as_bytes(),
@@ -230,6 +281,7 @@ impl World {
 
     /// Sets the wall clock forward or back.
     pub(super) fn jump(&mut self, nanos: i64) {
+        self.tell(format_args!("the wall clock jumps by {nanos} ns"));
         self.now.wall = self.now.wall.saturating_add(nanos);
     }
 
@@ -327,6 +379,12 @@ impl World {
     pub(super) fn fingerprint(&self) -> (u32, u32) {
         (self.fs.fingerprint(), self.hasher.clone().finalize())
     }
+}
+
+/// The beginning of a payload, readable.
+fn short(payload: &[u8]) -> String {
+    let start = &payload[..payload.len().min(400)];
+    format!("{} ({} bytes)", start.escape_ascii(), payload.len())
 }
 
 /// Releases what a commit allows, and gives back what has to wait for the states of consumers.

@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::SplitMix;
 use super::node::{Node, Pending, SECTOR_BYTES};
+use super::{SplitMix, Trace};
 use crate::env::{DirEntry, Fs, FsFile};
 
 /// A disk in memory that keeps two images: what programs see, and what a crash leaves. Clones share the disk.
@@ -52,6 +52,7 @@ pub(super) struct Disk {
     pub(super) read_only: bool,
     /// Changes (of names, lengths, bytes, durability) that the power still lasts for.
     pub(super) power: Option<u64>,
+    pub(super) trace: Option<Trace>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +153,7 @@ impl Disk {
             None => Ok(()),
             Some(0) => {
                 self.troubles += 1;
+                self.tell(format_args!("no power"));
                 Err(io::Error::other("simulated power cut"))
             }
             Some(left) => {
@@ -165,10 +167,34 @@ impl Disk {
         self.nodes.get_mut(&id).ok_or_else(|| ErrorKind::NotFound.into())
     }
 
+    /// Tells what happens, if anybody wants to know.
+    pub(super) fn tell(&self, what: std::fmt::Arguments<'_>) {
+        if let Some(trace) = self.trace {
+            trace(format_args!("    disk: {what}"));
+        }
+    }
+
+    /// The same of a file.
+    pub(super) fn tell_of(&self, node: u64, what: std::fmt::Arguments<'_>) {
+        if self.trace.is_some() {
+            let is_named = |(_, entry): &(&PathBuf, &Entry)| **entry == Entry::File(node);
+            let path = self
+                .live
+                .iter()
+                .find(is_named)
+                .map(|(path, _)| path.display().to_string());
+            self.tell(format_args!(
+                "{} {what}",
+                path.unwrap_or_else(|| format!("#{node}"))
+            ));
+        }
+    }
+
     /// Whether a file may grow by `bytes`; counts them.
     fn take_room(&mut self, bytes: u64) -> io::Result<()> {
         if self.capacity.is_some_and(|capacity| self.used + bytes > capacity) {
             self.troubles += 1;
+            self.tell(format_args!("is full"));
             return Err(ErrorKind::StorageFull.into());
         }
         self.used += bytes;
@@ -180,6 +206,7 @@ impl Disk {
         self.syncs += 1;
         if self.fail_sync_at == Some(self.syncs) {
             self.troubles += 1;
+            self.tell(format_args!("the next sync fails"));
             Err(io::Error::other("simulated sync failure"))
         } else {
             Ok(())
@@ -196,9 +223,22 @@ impl Disk {
     pub(super) fn crash(&mut self, seed: u64) {
         let mut rng = SplitMix::new(seed);
         let percent = [0, 20, 50, 80, 100][rng.below(5) as usize];
+        self.tell(format_args!("crash, keeps {percent} % of what is not durable"));
         for change in std::mem::take(&mut self.name_changes) {
-            if rng.chance(percent) {
+            let is_kept = rng.chance(percent);
+            self.tell(format_args!(
+                "{} {change:?}",
+                if is_kept { "keeps" } else { "loses" }
+            ));
+            if is_kept {
                 self.apply(change);
+            }
+        }
+        if self.trace.is_some() {
+            for (id, node) in &self.nodes {
+                if node.is_pending() {
+                    self.tell_of(*id, format_args!("had {}", node.pending_text()));
+                }
             }
         }
         self.live.clear();
@@ -267,6 +307,7 @@ impl SimFs {
             bad: Vec::new(),
             read_only: false,
             power: None,
+            trace: None,
         };
         Self {
             disk: Arc::new(Mutex::new(disk)),
@@ -292,6 +333,7 @@ impl Fs for SimFs {
         let node = disk.new_number();
         disk.nodes.insert(node, Node::default());
         disk.add_name(path, Entry::File(node))?;
+        disk.tell(format_args!("create {}", path.display()));
         Ok(SimFile {
             fs: self.clone(),
             node,
@@ -322,6 +364,7 @@ impl Fs for SimFs {
             remove: Some(disk.place(from)?),
             add: Some((disk.place(to)?, entry)),
         };
+        disk.tell(format_args!("rename {} to {}", from.display(), to.display()));
         disk.live.remove(from);
         disk.live.insert(to.to_owned(), entry);
         disk.name_changes.push(change);
@@ -336,6 +379,7 @@ impl Fs for SimFs {
         };
         let freed = disk.nodes.get(&id).map_or(0, |node| node.live.len() as u64);
         disk.used = disk.used.saturating_sub(freed);
+        disk.tell(format_args!("remove {}", path.display()));
         disk.remove_name(path)
     }
 
@@ -399,6 +443,7 @@ impl Fs for SimFs {
             return Err(kind.into());
         }
         let id = disk.dir(dir)?;
+        disk.tell(format_args!("sync directory {}", dir.display()));
         for change in std::mem::take(&mut disk.name_changes) {
             if change.is_in(id) {
                 disk.apply(change);
@@ -413,6 +458,7 @@ impl Fs for SimFs {
         let mut disk = self.disk();
         disk.use_power()?;
         disk.count_sync()?;
+        disk.tell(format_args!("sync all"));
         for change in std::mem::take(&mut disk.name_changes) {
             disk.apply(change);
         }
@@ -486,6 +532,7 @@ impl FsFile for SimFile {
             || disk.is_bad(self.node, offset, buf.len() as u64)
         {
             disk.troubles += 1;
+            disk.tell_of(self.node, format_args!("read of {} at {offset} fails", buf.len()));
             return Err(io::Error::other("simulated read failure"));
         }
         let live = &disk.node(self.node)?.live;
@@ -520,6 +567,15 @@ impl FsFile for SimFile {
         } else {
             Pending::Write(offset, bytes[..kept].to_vec())
         };
+        let outcome = match (failing, &change) {
+            (true, _) => "fails",
+            (false, Pending::Misdirected { .. }) => "lands elsewhere",
+            (false, _) => "",
+        };
+        disk.tell_of(
+            self.node,
+            format_args!("write {} at {offset} {outcome}", bytes.len()),
+        );
         disk.node(self.node)?.change(change);
         match failing {
             true if full => Err(ErrorKind::StorageFull.into()),
@@ -531,6 +587,7 @@ impl FsFile for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.disk()?;
         disk.use_power()?;
+        disk.tell_of(self.node, format_args!("sync"));
         if let Err(err) = disk.count_sync() {
             let mut rng = disk.rng.clone();
             disk.node(self.node)?.settle_by_chance(50, &mut rng);
@@ -550,6 +607,7 @@ impl FsFile for SimFile {
         } else {
             disk.used -= before - len;
         }
+        disk.tell_of(self.node, format_args!("set length {len}, was {before}"));
         disk.node(self.node)?.change(Pending::SetLen(len));
         Ok(())
     }

@@ -4,10 +4,15 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::SimFs;
 use super::disk::Entry;
+use super::{SimFs, Trace};
 
 impl SimFs {
+    /// Has each change and each fault of the disk told.
+    pub fn set_trace(&self, trace: Option<Trace>) {
+        self.disk().trace = trace;
+    }
+
     /// Cuts the power: of everything that is not durable a subset chosen by `seed` survives, and open files fail from
     /// now on. Faults that were set and have not happened are forgotten.
     pub fn crash(&self, seed: u64) {
@@ -17,7 +22,9 @@ impl SimFs {
     /// Kills the program: nothing is lost, but open files fail from now on and locks are free. Faults that were set and
     /// have not happened are forgotten.
     pub fn kill(&self) {
-        self.disk().end_life();
+        let mut disk = self.disk();
+        disk.tell(format_args!("kill"));
+        disk.end_life();
     }
 
     /// A copy of the disk that goes its own way.
@@ -127,6 +134,8 @@ impl SimFs {
 
     /// Flips one bit of a file, durably.
     pub fn flip_bit(&self, path: &Path, bit: u64) {
+        self.disk()
+            .tell(format_args!("bit {bit} of {} flips", path.display()));
         self.edit(path, |bytes| {
             if let Some(byte) = bytes.get_mut((bit / 8) as usize) {
                 *byte ^= 1 << (bit % 8);

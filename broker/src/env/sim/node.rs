@@ -53,6 +53,24 @@ impl Node {
         }
     }
 
+    pub(super) fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// What is not durable, in words.
+    pub(super) fn pending_text(&self) -> String {
+        let texts = self.pending.iter().map(|change| match change {
+            Pending::Write(offset, bytes) => format!("{} at {offset}", bytes.len()),
+            Pending::Misdirected {
+                offset,
+                landing,
+                bytes,
+            } => format!("{} at {landing} instead of {offset}", bytes.len()),
+            Pending::SetLen(len) => format!("length {len}"),
+        });
+        format!("pending: {}", texts.collect::<Vec<_>>().join(", "))
+    }
+
     /// Lets each pending sector and length reach the disk in `percent` of 100 cases, and forgets the rest.
     pub(super) fn settle_by_chance(&mut self, percent: u64, rng: &mut SplitMix) {
         for change in std::mem::take(&mut self.pending) {
