@@ -35,7 +35,7 @@ use crate::options::JetStreamTier;
 use crate::shard::inbox::{JsKind, JsOp};
 use crate::store::{CommitReport, Store};
 use crate::stream::Stream;
-use crate::types::{AccountId, StreamId};
+use crate::types::{AccountId, StreamId, StreamSeq};
 use account::JsAccount;
 use observer::Observer;
 use time::{Mono, Now};
@@ -130,6 +130,10 @@ pub(crate) struct Engine {
     is_persist_armed: bool,
     /// Streams that got records since the last commit.
     appended: Vec<StreamId>,
+    /// Messages removed since the last commit in favour of newer ones: stream, sequence, and that of the newer one.
+    displaced: Vec<(StreamId, StreamSeq, StreamSeq)>,
+    /// Schedules that are back because what replaced them was not stored.
+    schedules_back: Vec<(StreamId, StreamSeq)>,
     age_armed: BTreeSet<StreamId>,
     /// Atomic batches that are not complete, of all streams.
     open_batches: usize,
@@ -166,6 +170,8 @@ impl Engine {
             due: VecDeque::new(),
             is_persist_armed: false,
             appended: Vec::new(),
+            displaced: Vec::new(),
+            schedules_back: Vec::new(),
             age_armed: BTreeSet::new(),
             open_batches: 0,
             copies: BTreeMap::new(),
@@ -199,6 +205,7 @@ impl Engine {
     /// Does what is due at `now`.
     pub(crate) fn tick<F: Fs>(&mut self, now: Now, store: &mut Store<F>, effects: &mut Vec<Effect>) {
         self.ticked = now.mono;
+        self.restore_schedules(now, store);
         while let Some(&(due, timer)) = self.timers.first() {
             if due > now.mono {
                 break;
@@ -299,6 +306,7 @@ impl Engine {
                 continue;
             };
             tracing::error!(stream = %stream.name, error = %err, "commit failed");
+            publish::recall_last_msg_id(stream, store);
             stream.duplicates.roll_back(store.durable_seq(*id).0);
             stream.expiries.roll_back(store.durable_seq(*id).0);
             stream.schedules.roll_back(store.durable_seq(*id).0);
@@ -309,6 +317,7 @@ impl Engine {
                 }
             }
         }
+        self.settle_displaced(report, store);
         for (id, _) in &report.failed {
             self.forget_copied(*id);
         }
@@ -330,7 +339,8 @@ impl Engine {
 
     /// Whether consumer states wait to be written and committed.
     pub(crate) fn has_urgent(&self) -> bool {
-        !self.urgent.is_empty() || !self.due.is_empty() || !self.to_copy.is_empty()
+        let to_write = !self.urgent.is_empty() || !self.due.is_empty();
+        to_write || !self.to_copy.is_empty() || !self.schedules_back.is_empty()
     }
 
     /// Whether something may be delivered now.

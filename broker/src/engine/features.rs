@@ -42,18 +42,30 @@ impl Engine {
             self.arm_schedules(now, id);
         }
         if let Some(subject) = &shaped.ends_schedule {
-            self.end_schedule(id, subject, store);
+            self.end_schedule(id, subject, stored.seq, store);
         }
     }
 
-    /// Removes a schedule: all messages of its subject.
-    fn end_schedule<F: Fs>(&mut self, id: StreamId, subject: &str, store: &mut Store<F>) {
+    /// Removes a schedule, which the message `by` ends: all messages of its subject.
+    fn end_schedule<F: Fs>(&mut self, id: StreamId, subject: &str, by: StreamSeq, store: &mut Store<F>) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.schedules.remove(subject);
         }
         while let Some(summary) = store.subject(id, subject) {
-            if !self.remove_message(id, summary.first, store) {
+            if !self.displace_message(id, summary.first, by, store) {
                 break;
+            }
+        }
+    }
+
+    /// Takes up the schedules again that messages had ended which were not stored after all.
+    pub(super) fn restore_schedules<F: Fs>(&mut self, now: Now, store: &Store<F>) {
+        for (id, seq) in std::mem::take(&mut self.schedules_back) {
+            if let Some(stream) = self.streams.get_mut(&id)
+                && let Ok(Some(record)) = store.read(id, seq)
+            {
+                resume_schedule(stream, &record, now);
+                self.arm_schedules(now, id);
             }
         }
     }
@@ -113,22 +125,24 @@ impl Engine {
             &scheduled.headers[..],
             &scheduled.payload[..],
         );
-        if let Err(error) = self.store_own(now, id, parts, store, effects) {
-            tracing::warn!(subject, error = %error.description, "a scheduled message was not stored");
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream
-                    .schedules
-                    .set(subject, seq, now.wall.saturating_add(SCHEDULE_RETRY_NS));
+        let stored = match self.store_own(now, id, parts, store, effects) {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::warn!(subject, error = %error.description, "a scheduled message was not stored");
+                if let Some(stream) = self.streams.get_mut(&id) {
+                    let retry = now.wall.saturating_add(SCHEDULE_RETRY_NS);
+                    stream.schedules.set(subject, seq, retry);
+                }
+                return;
             }
-            return;
-        }
+        };
         match scheduled.next {
             Some(next) => {
                 if let Some(stream) = self.streams.get_mut(&id) {
                     stream.schedules.set(subject, seq, next);
                 }
             }
-            None => self.end_schedule(id, subject, store),
+            None => self.end_schedule(id, subject, stored, store),
         }
     }
 
@@ -290,6 +304,19 @@ pub(super) fn recover_schedule(stream: &mut Stream, record: &Record, now: Now) {
             Some(at) => stream.schedules.defer(scheduler, at),
             None => stream.schedules.remove(scheduler),
         }
+    }
+}
+
+/// Takes up a schedule that nothing replaces after all: what repeats fires next after `now`, anything else when it says.
+fn resume_schedule(stream: &mut Stream, record: &Record, now: Now) {
+    let parsed = PublishHeaders::parse(&record.headers).schedule;
+    let after = if parsed.pattern.is_some_and(|pattern| pattern.starts_with("@at ")) {
+        record.time
+    } else {
+        now.wall
+    };
+    if let Ok(Some(fires)) = schedule::fires(&parsed, after, now.wall) {
+        stream.schedules.set(&record.subject, record.seq.0, fires.at);
     }
 }
 

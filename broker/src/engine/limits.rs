@@ -4,19 +4,19 @@ use super::effect::Effect;
 use super::time::Now;
 use super::{AGE_CHECK_NS_MIN, Engine, Timer};
 use crate::env::Fs;
-use crate::store::{Store, StoreError, SubjectFilter};
-use crate::stream::Rollup;
+use crate::store::{CommitReport, Store, StoreError, SubjectFilter};
 use crate::stream::config::Retention;
+use crate::stream::{Rollup, Stream};
 use crate::subject;
 use crate::types::{StreamId, StreamSeq};
 
 impl Engine {
-    /// Removes the oldest messages that are beyond the stream's limits; `subject` is the one that
-    /// got a message, `None` all.
+    /// Removes the oldest messages that are beyond the stream's limits; `new` is the message just stored, and its
+    /// subject, `None` all.
     pub(super) fn enforce_limits<F: Fs>(
         &mut self,
         id: StreamId,
-        subject: Option<&str>,
+        new: Option<(StreamSeq, &str)>,
         store: &mut Store<F>,
     ) {
         let Some(stream) = self.streams.get(&id) else {
@@ -24,16 +24,16 @@ impl Engine {
         };
         let config = stream.config.clone();
         if let Ok(max) = u64::try_from(config.max_msgs_per_subject) {
-            match subject {
-                Some(subject) => self.enforce_subject(id, subject, max, store),
+            match new {
+                Some((by, subject)) => self.enforce_subject(id, subject, max, Some(by), store),
                 None => {
                     for summary in store.subjects(id, &SubjectFilter::all()) {
-                        self.enforce_subject(id, &summary.subject, max, store);
+                        self.enforce_subject(id, &summary.subject, max, None, store);
                     }
                 }
             }
         }
-        self.enforce_stream(id, store);
+        self.enforce_stream(id, new.map(|(by, _)| by), store);
     }
 
     /// Removes again what a crash brought back beyond the stream's limits. The limit of a subject comes first: a message
@@ -50,8 +50,8 @@ impl Engine {
         }
     }
 
-    /// Removes the oldest messages that are beyond the limits of the stream as a whole.
-    pub(super) fn enforce_stream<F: Fs>(&mut self, id: StreamId, store: &mut Store<F>) {
+    /// Removes the oldest messages that are beyond the limits of the stream as a whole, in favour of `by`.
+    fn enforce_stream<F: Fs>(&mut self, id: StreamId, by: Option<StreamSeq>, store: &mut Store<F>) {
         let Some(stream) = self.streams.get(&id) else {
             return;
         };
@@ -64,16 +64,40 @@ impl Engine {
             if is_within || state.messages == 0 {
                 break;
             }
-            if let Err(err) = store.remove_below(id, state.first_seq.next()) {
-                self.removal_failed(id, &err);
-                break;
+            let removed = match by {
+                Some(by) => store.displace_first(id, by),
+                None => store
+                    .remove_below(id, state.first_seq.next())
+                    .map(|count| count > 0),
+            };
+            match removed {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(err) => {
+                    self.removal_failed(id, &err);
+                    break;
+                }
             }
         }
     }
 
-    fn enforce_subject<F: Fs>(&mut self, id: StreamId, subject: &str, max: u64, store: &mut Store<F>) {
+    fn enforce_subject<F: Fs>(
+        &mut self,
+        id: StreamId,
+        subject: &str,
+        max: u64,
+        by: Option<StreamSeq>,
+        store: &mut Store<F>,
+    ) {
         while let Some(summary) = store.subject(id, subject) {
-            if summary.messages <= max || !self.remove_message(id, summary.first, store) {
+            if summary.messages <= max {
+                break;
+            }
+            let was_there = match by {
+                Some(by) => self.displace_message(id, summary.first, by, store),
+                None => self.remove_message(id, summary.first, store),
+            };
+            if !was_there {
                 break;
             }
         }
@@ -88,7 +112,7 @@ impl Engine {
         store: &mut Store<F>,
     ) {
         if rollup == Rollup::All {
-            if let Err(err) = store.purge(id, seq) {
+            if let Err(err) = store.displace_all(id, seq) {
                 self.removal_failed(id, &err);
             }
             return;
@@ -97,14 +121,14 @@ impl Engine {
             // It covers all subjects that its wildcards match.
             let filter = SubjectFilter::new(&[subject]);
             while let Some(first) = store.next_match(id, &filter, StreamSeq(1)) {
-                if first >= seq || !self.remove_message(id, first, store) {
+                if first >= seq || !self.displace_message(id, first, seq, store) {
                     break;
                 }
             }
             return;
         }
         while let Some(summary) = store.subject(id, subject) {
-            if summary.first >= seq || !self.remove_message(id, summary.first, store) {
+            if summary.first >= seq || !self.displace_message(id, summary.first, seq, store) {
                 break;
             }
         }
@@ -125,6 +149,59 @@ impl Engine {
             Err(err) => {
                 self.removal_failed(id, &err);
                 false
+            }
+        }
+    }
+
+    /// Removes one message in favour of `by`, just stored: it is back if `by` finds no room on the disk, so the consumers
+    /// hear of it after the commit. Returns whether it was there.
+    pub(super) fn displace_message<F: Fs>(
+        &mut self,
+        id: StreamId,
+        seq: StreamSeq,
+        by: StreamSeq,
+        store: &mut Store<F>,
+    ) -> bool {
+        match store.displace(id, seq, by) {
+            Ok(true) => {
+                self.changes += 1;
+                self.uncount_consumers(id, seq);
+                self.displaced.push((id, seq, by));
+                true
+            }
+            Ok(false) => false,
+            Err(err) => {
+                self.removal_failed(id, &err);
+                false
+            }
+        }
+    }
+
+    fn uncount_consumers(&mut self, id: StreamId, seq: StreamSeq) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        for consumer in stream.consumers.values() {
+            if let Some(observer) = self.consumers.get_mut(consumer)
+                && seq.0 >= observer.consumer.next_stream_seq()
+            {
+                observer.uncount();
+            }
+        }
+    }
+
+    /// After a commit: lets the consumers know of the messages that are gone for newer ones, and takes up again what
+    /// those had ended that are not durable after all.
+    pub(super) fn settle_displaced<F: Fs>(&mut self, report: &CommitReport, store: &Store<F>) {
+        for (id, seq, by) in std::mem::take(&mut self.displaced) {
+            let has_failed = report.failed.iter().any(|(failed, _)| *failed == id);
+            if has_failed && by > store.durable_seq(id) {
+                let has_schedules = |stream: &Stream| stream.config.allow_msg_schedules;
+                if self.streams.get(&id).is_some_and(has_schedules) {
+                    self.schedules_back.push((id, seq));
+                }
+            } else {
+                self.message_removed(id, seq);
             }
         }
     }

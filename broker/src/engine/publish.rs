@@ -298,7 +298,7 @@ impl Engine {
             self.roll_up(id, seq, subject, rollup, store);
         }
         if has_limits {
-            self.enforce_limits(id, Some(subject), store);
+            self.enforce_limits(id, Some((seq, subject)), store);
         }
         if max_age > 0 && self.age_armed.insert(id) {
             self.timers
@@ -397,6 +397,17 @@ pub(super) fn append<F: Fs>(
         }
     }
     store.append(stream.id, record).map_err(|err| store_error(&err))
+}
+
+/// Takes the id of the last message from the stream, after messages were not stored after all.
+pub(super) fn recall_last_msg_id<F: Fs>(stream: &mut Stream, store: &Store<F>) {
+    let last = store.last_match(stream.id, &SubjectFilter::all());
+    let record = last.and_then(|seq| store.read(stream.id, seq).ok().flatten());
+    let parsed = record
+        .as_ref()
+        .map(|record| PublishHeaders::parse(&record.headers));
+    let id = parsed.and_then(|parsed| parsed.msg_id);
+    stream.last_msg_id = id.unwrap_or_default().to_owned();
 }
 
 pub(super) fn remember(

@@ -1,6 +1,7 @@
 //! The engine on a simulated disk and a virtual clock.
 
 mod control;
+mod displaced;
 mod features;
 mod pace;
 mod sourcing;

@@ -34,9 +34,11 @@ impl<F: Fs> Stream<F> {
         if self.log.is_none() {
             let pending = self.durable < self.index.last || self.has_states();
             self.durable = self.index.last;
+            self.durable_time = self.index.last_time;
             for name in self.changed_consumers.drain(..) {
                 self.consumers.get_mut(&name).map(Consumer::settle);
             }
+            self.drop_dead();
             return pending.then_some(Ok(()));
         }
         if self.failed.is_none() && !self.is_dirty() {
@@ -86,7 +88,7 @@ impl<F: Fs> Stream<F> {
         {
             return Err(err);
         }
-        match self.flush() {
+        match self.flush(shared) {
             Ok(()) => {}
             Err(FlushError::Fatal(err)) => return Err(self.fail(err)),
             // Metadata and states wait as well: they may be about records that are gone.
@@ -95,6 +97,8 @@ impl<F: Fs> Stream<F> {
                 return Err(err);
             }
         }
+        self.undo.clear();
+        self.drop_dead();
         if removals_logged
             && outcome.is_ok()
             && let (Some(log), Some(last)) = (&mut self.log, self.segments.back())
@@ -159,7 +163,7 @@ impl<F: Fs> Stream<F> {
     }
 
     /// Writes and syncs the frames that are not yet.
-    fn flush(&mut self) -> Result<(), FlushError> {
+    fn flush(&mut self, shared: &Shared<F>) -> Result<(), FlushError> {
         let Some(log) = &mut self.log else { return Ok(()) };
         let end = self.segments.back().map(|segment| segment.id);
         let mut chunks = std::mem::take(&mut log.full);
@@ -172,11 +176,10 @@ impl<F: Fs> Stream<F> {
                 offset: log.tail,
                 bytes,
                 last_seq: self.index.last,
+                last_time: self.index.last_time,
             });
         }
-        for (number, chunk) in chunks.iter().enumerate() {
-            // Behind it no segment was begun, so what is durable by now ends where it begins.
-            let is_last = number + 1 == chunks.len();
+        for chunk in &chunks {
             let segments = self.segments.iter().rev().chain(&log.dropped);
             let found = segments
                 .filter(|segment| segment.id == chunk.segment)
@@ -184,17 +187,21 @@ impl<F: Fs> Stream<F> {
             let Some((file, path)) = found else { continue };
             if let Err(err) = file.write_at(&chunk.bytes, chunk.offset) {
                 let err = StoreError::io("write", path, err);
-                if is_last && err.is_no_space() && erase(file, chunk).is_ok() {
-                    self.roll_back();
-                    return Err(FlushError::RolledBack(err));
+                if !err.is_no_space() || erase(file, chunk).is_err() {
+                    return Err(FlushError::Fatal(err));
                 }
-                return Err(FlushError::Fatal(err));
+                let (segment, offset) = (chunk.segment, chunk.offset);
+                return Err(match self.end_at(shared, segment, offset) {
+                    Ok(()) => FlushError::RolledBack(err),
+                    Err(err) => FlushError::Fatal(err),
+                });
             }
             let is_late = self.is_late && Some(chunk.segment) == end;
             if !is_late && let Err(err) = file.sync_data() {
                 return Err(FlushError::Fatal(StoreError::io("sync", path, err)));
             }
             self.durable = self.durable.max(chunk.last_seq);
+            self.durable_time = chunk.last_time;
             if !is_late {
                 self.synced = self.durable;
             }
@@ -216,9 +223,42 @@ impl<F: Fs> Stream<F> {
         Ok(())
     }
 
+    /// Forgets what is not durable, and lets the log end at `offset` of `segment`: segments begun behind it are removed,
+    /// since they begin above the position that comes next.
+    fn end_at(&mut self, shared: &Shared<F>, segment: u64, offset: u64) -> Result<(), StoreError> {
+        let Some(keep) = self.segments.iter().position(|one| one.id == segment) else {
+            return Err(StoreError::ReadOnly {
+                stream: self.meta.name.clone(),
+            });
+        };
+        let begun = self.segments.split_off(keep + 1);
+        self.index.truncate_above(self.durable);
+        self.index.segments.truncate(keep + 1);
+        self.roll_back();
+        if let Some(log) = &mut self.log {
+            log.tail = offset;
+            if begun.is_empty() {
+                return Ok(());
+            }
+            for path in begun.iter().rev().filter_map(Segment::path) {
+                shared
+                    .fs
+                    .remove(path)
+                    .map_err(|err| StoreError::io("remove", path, err))?;
+            }
+            shared
+                .fs
+                .sync_dir(&log.dir)
+                .map_err(|err| StoreError::io("sync", &log.dir, err))?;
+        }
+        Ok(())
+    }
+
     /// Forgets what is not durable.
     fn roll_back(&mut self) {
         self.index.truncate_above(self.durable);
+        self.index.last_time = self.durable_time;
+        self.undo();
         if let Some(log) = &mut self.log {
             log.buf.clear();
             log.full.clear();

@@ -40,7 +40,7 @@ pub(super) struct Overhead {
 
 impl Overhead {
     /// Size of a record with this length in its entry.
-    fn size(self, entry_len: u32) -> u64 {
+    pub(super) fn size(self, entry_len: u32) -> u64 {
         let headers = if entry_len & HAS_HEADERS == 0 {
             0
         } else {
@@ -62,9 +62,9 @@ pub(super) struct StreamIndex {
     pub(super) last_time: i64,
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    overhead: Overhead,
+    pub(super) overhead: Overhead,
     /// A position and the time of its record: the first one's is asked for all the time.
-    known_time: Cell<Option<(u64, i64)>>,
+    pub(super) known_time: Cell<Option<(u64, i64)>>,
 }
 
 impl StreamIndex {
@@ -234,7 +234,7 @@ impl StreamIndex {
             .saturating_sub(1)
     }
 
-    fn find(&self, seq: u64) -> Option<(usize, usize, Entry)> {
+    pub(super) fn find(&self, seq: u64) -> Option<(usize, usize, Entry)> {
         let at = self.segment_of(seq);
         let segment = self.segments.get(at).filter(|segment| segment.live > 0)?;
         let place = segment.below(seq);

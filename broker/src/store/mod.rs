@@ -43,6 +43,7 @@ mod table;
 mod tend;
 #[cfg(test)]
 mod tests;
+mod undo;
 mod verify;
 
 use std::cell::RefCell;
@@ -170,6 +171,32 @@ impl<F: Fs> Store<F> {
     /// `ReadOnly`, `NoSuchStream`.
     pub fn purge(&mut self, id: StreamId, up_to: StreamSeq) -> Result<u64, StoreError> {
         self.change(id)?.0.purge(up_to.0)
+    }
+
+    /// Removes one record in favour of `by`, a record appended since the last commit: durable as [`Store::remove`] says,
+    /// but if the commit that holds `by` finds no room for it, the removed record is back. `false`: it was not there.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NoSuchStream`.
+    pub fn displace(&mut self, id: StreamId, seq: StreamSeq, by: StreamSeq) -> Result<bool, StoreError> {
+        self.change(id)?.0.displace(seq.0, by.0)
+    }
+
+    /// Removes the first record in favour of `by`, for limits: as [`Store::displace`], but a crash may bring it back.
+    /// `false`: there is none.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NoSuchStream`.
+    pub fn displace_first(&mut self, id: StreamId, by: StreamSeq) -> Result<bool, StoreError> {
+        self.change(id)?.0.displace_first(by.0)
+    }
+
+    /// Removes every record below `by` in favour of `by`, as [`Store::displace`]. Returns how many.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NoSuchStream`.
+    pub fn displace_all(&mut self, id: StreamId, by: StreamSeq) -> Result<u64, StoreError> {
+        self.change(id)?.0.displace_all(by.0)
     }
 
     /// Moves `last_seq` up to `seq` if it is lower; durable after the next commit.

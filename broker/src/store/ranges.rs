@@ -40,7 +40,7 @@ impl Ranges {
         self.by_first.insert(first, last);
     }
 
-    #[cfg(test)]
+    /// Whether `seq` is in one of the ranges.
     pub(super) fn contains(&self, seq: u64) -> bool {
         self.by_first
             .range(..=seq)

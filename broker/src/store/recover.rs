@@ -124,6 +124,7 @@ pub(super) fn open_stream<F: Fs>(
         .index
         .raise_last(body.last_seq.max(marks.of(body.incarnation)));
     stream.durable = stream.index.last;
+    stream.durable_time = stream.index.last_time;
     stream.synced = stream.durable;
     note_lost(&mut stream, &covered, body.floor, report);
     stream.drop_dead();

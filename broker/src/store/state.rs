@@ -176,8 +176,9 @@ pub struct CommitReport {
     /// Streams whose records, removals, purges and consumer states are now durable.
     pub committed: Vec<StreamId>,
     /// Streams that failed. Records above `durable_seq` of a stream that failed with `NoSpace` are rolled back: gone
-    /// as if never appended, their positions free again. Its removals, purges and consumer states stay pending and go
-    /// out with a later commit. After any other error the stream is read-only until the store is reopened.
+    /// as if never appended, their positions free again, and what they pushed out is back. Its removals and purges in
+    /// their own right and its consumer states stay pending and go out with a later commit. After any other error the
+    /// stream is read-only until the store is reopened.
     pub failed: Vec<(StreamId, StoreError)>,
 }
 

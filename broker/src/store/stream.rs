@@ -55,6 +55,8 @@ pub(super) struct Stream<F: Fs> {
     pub(super) states_due: bool,
     /// Highest position that is durable.
     pub(super) durable: u64,
+    /// Time of the newest record ever stored up to there.
+    pub(super) durable_time: i64,
     /// Highest position that is synced: `durable`, or less in a stream that is synced late.
     pub(super) synced: u64,
     /// Whether commits leave the sync to the background.
@@ -74,6 +76,8 @@ pub(super) struct Stream<F: Fs> {
     pub(super) refused: bool,
     /// The disk was full when room was last needed.
     pub(super) no_space: bool,
+    /// What records that are not durable yet have pushed out.
+    pub(super) undo: super::undo::Undo,
     /// Whether the store's list of streams to commit has it.
     pub(super) queued: bool,
 }
@@ -112,6 +116,8 @@ pub(super) struct Chunk {
     pub(super) bytes: Vec<u8>,
     /// Highest position once they are durable.
     pub(super) last_seq: u64,
+    /// Time of the newest record then.
+    pub(super) last_time: i64,
 }
 
 impl<F: Fs> Log<F> {
@@ -146,6 +152,7 @@ impl<F: Fs> Stream<F> {
         Self {
             id,
             durable: index.last,
+            durable_time: index.last_time,
             synced: index.last,
             is_late: false,
             is_syncing: false,
@@ -164,6 +171,7 @@ impl<F: Fs> Stream<F> {
             unreported: false,
             refused: false,
             no_space: false,
+            undo: super::undo::Undo::default(),
             queued: false,
         }
     }
@@ -191,9 +199,9 @@ impl<F: Fs> Stream<F> {
             deleted: false,
             incarnation: log.incarnation,
             created: self.meta.created.0,
-            floor: log.floor.min(self.durable + 1),
+            floor: self.undo.floor(log.floor).min(self.durable + 1),
             last_seq: self.durable,
-            last_time: self.index.last_time,
+            last_time: self.durable_time,
             name: self.meta.name.to_string(),
             config: self.meta.config.to_vec(),
         }
@@ -374,6 +382,7 @@ impl<F: Fs> Stream<F> {
                 offset: log.tail,
                 bytes,
                 last_seq,
+                last_time: self.index.last_time,
             });
         }
         log.tail = DATA_START;
@@ -384,6 +393,7 @@ impl<F: Fs> Stream<F> {
 
     pub(super) fn remove(&mut self, seq: u64) -> Result<bool, StoreError> {
         self.check_writable()?;
+        self.remove_for_sure(seq);
         if !self.index.remove(seq) {
             return Ok(false);
         }
@@ -396,6 +406,7 @@ impl<F: Fs> Stream<F> {
 
     pub(super) fn remove_below(&mut self, seq: u64) -> Result<u64, StoreError> {
         self.check_writable()?;
+        self.remove_below_for_sure(seq, false);
         let removed = self.index.remove_below(seq);
         self.drop_dead();
         Ok(removed)
@@ -404,6 +415,7 @@ impl<F: Fs> Stream<F> {
     pub(super) fn purge(&mut self, up_to: u64) -> Result<u64, StoreError> {
         self.check_writable()?;
         let up_to = up_to.min(self.index.last + 1);
+        self.remove_below_for_sure(up_to, true);
         let removed = self.index.remove_below(up_to);
         if let Some(log) = &mut self.log
             && log.floor < up_to
@@ -432,8 +444,11 @@ impl<F: Fs> Stream<F> {
         Ok(())
     }
 
-    /// Gives up segments at the front that have no record left.
+    /// Gives up segments at the front that have no record left, unless what the next commit brings decides that.
     pub(super) fn drop_dead(&mut self) {
+        if !self.undo.is_empty() || self.log.as_ref().is_some_and(|log| !log.full.is_empty()) {
+            return;
+        }
         while self.index.pop_dead_front() {
             let Some(segment) = self.segments.pop_front() else {
                 return;

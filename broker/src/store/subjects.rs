@@ -68,6 +68,19 @@ impl Subjects {
         index
     }
 
+    /// The slot of `name`, a new one if it has none, with a record at `seq` counted that was there before.
+    pub(super) fn put_back(&mut self, name: &str, seq: u64) -> u32 {
+        let index = match self.index_of(name) {
+            Some(index) => index,
+            None => self.insert(name, seq),
+        };
+        let slot = &mut self.slots[index as usize];
+        slot.count += 1;
+        slot.last = slot.last.max(seq);
+        slot.first_from = slot.first_from.min(seq);
+        index
+    }
+
     fn count_in(&mut self, index: u32, count: u64, last: u64) {
         let slot = &mut self.slots[index as usize];
         slot.count += count;

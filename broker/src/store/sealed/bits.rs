@@ -26,6 +26,13 @@ impl Bits {
         is_new
     }
 
+    /// Takes `at` out.
+    pub(in super::super) fn remove(&mut self, at: usize) {
+        if let Some(word) = self.words.get_mut(at / 64) {
+            *word &= !(1 << (at % 64));
+        }
+    }
+
     /// Adds `from..to`.
     pub(in super::super) fn insert_range(&mut self, from: usize, to: usize, len: usize) {
         if from >= to {

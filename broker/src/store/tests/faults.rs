@@ -1,6 +1,6 @@
 //! Writes and syncs that fail, and a disk that is full.
 
-use super::super::{Backing, Store, StoreError};
+use super::super::{Backing, Store, StoreError, SubjectFilter};
 use super::{append, commit, id_of, open, small, try_append, try_open};
 use crate::env::sim::SimFs;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
@@ -293,5 +293,182 @@ fn removals_have_room_that_records_leave() {
     for seq in (2..last).step_by(2).take(20) {
         assert!(store.remove(id, StreamSeq(seq)).unwrap());
         commit(&mut store);
+    }
+}
+
+/// A stream of 40 records over five subjects in some segments, all of them durable.
+fn with_forty(fs: &SimFs) -> (Store<SimFs>, StreamId) {
+    let (mut store, _) = open(fs, 1);
+    let id = store
+        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+        .unwrap();
+    for n in 0..40u8 {
+        append(&mut store, id, &format!("k.{}", n % 5), &[n; 300]);
+        commit(&mut store);
+    }
+    (store, id)
+}
+
+type Picture = (
+    crate::store::StreamState,
+    Vec<(u64, String, u8)>,
+    Vec<(String, u64, u64, u64)>,
+);
+
+/// All that can be asked of the stream.
+fn picture(store: &Store<SimFs>, id: StreamId) -> Picture {
+    let state = store.state(id);
+    let records = (1..=state.last_seq.0).filter_map(|seq| store.read(id, StreamSeq(seq)).unwrap());
+    let records = records.map(|record| (record.seq.0, record.subject.to_string(), record.payload[0]));
+    let subjects = store.subjects(id, &SubjectFilter::all());
+    let subjects = subjects.into_iter().map(|summary| {
+        (
+            summary.subject.to_string(),
+            summary.messages,
+            summary.first.0,
+            summary.last.0,
+        )
+    });
+    (state, records.collect(), subjects.collect())
+}
+
+/// Whatever new records have pushed out is back when the batch finds no room, before and after a power cut; what was
+/// removed in its own right is not.
+#[test]
+fn what_refused_records_pushed_out_is_back() {
+    type Change = fn(&mut Store<SimFs>, StreamId, StreamSeq);
+    let one_each: Change = |store, id, by| assert!(store.displace(id, StreamSeq(by.0 - 40), by).unwrap());
+    let the_first: Change = |store, id, by| assert!(store.displace_first(id, by).unwrap());
+    let all: Change = |store, id, by| {
+        store.displace_all(id, by).unwrap();
+    };
+    let whole_subject: Change = |store, id, by| {
+        for seq in (3..41).step_by(5) {
+            store.displace(id, StreamSeq(seq), by).unwrap();
+        }
+    };
+    for (kind, change) in [one_each, the_first, all, whole_subject].into_iter().enumerate() {
+        for seed in 0..30 {
+            let fs = SimFs::new(seed);
+            let (mut store, id) = with_forty(&fs);
+            let before = picture(&store, id);
+            for n in 0..24 {
+                let seq = append(&mut store, id, "new", &[100 + n; 700]);
+                change(&mut store, id, seq);
+            }
+            assert_ne!(picture(&store, id), before);
+            fs.fill_at_nth_write(1 + seed % 2);
+            let report = store.commit();
+            assert!(store.health().read_only.is_empty(), "{kind} {seed}: {report:?}");
+            assert!(report.failed[0].1.is_no_space(), "{kind} {seed}");
+            let durable = store.durable_seq(id).0;
+            let after = picture(&store, id);
+            if durable == 40 {
+                assert_eq!(after, before, "{kind} {seed}");
+            } else {
+                assert!(seed % 2 == 1 && durable < 64, "{kind} {seed}: {durable}");
+            }
+            if seed % 3 == 0 {
+                drop(store);
+                fs.crash(seed);
+                let (store, report) = open(&fs, 2);
+                assert_eq!(report.lost, []);
+                let id = id_of(&store, "S").unwrap();
+                let records = picture(&store, id).1;
+                let there = |one: &(u64, String, u8)| records.contains(one);
+                assert!(after.1.iter().all(there), "{kind} {seed}");
+                continue;
+            }
+            let seq = append(&mut store, id, "again", &[1; 700]);
+            change(&mut store, id, seq);
+            commit(&mut store);
+            let now = picture(&store, id);
+            drop(store);
+            fs.crash(seed);
+            let (store, report) = open(&fs, 2);
+            assert_eq!(report.lost, []);
+            let id = id_of(&store, "S").unwrap();
+            let records = picture(&store, id).1;
+            assert!(now.1.iter().all(|one| records.contains(one)), "{kind} {seed}");
+            if kind != 1 {
+                assert_eq!(records, now.1, "{kind} {seed}: removals are durable");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_removed_in_its_own_right_stays_removed_when_a_batch_is_refused() {
+    for seed in 0..30 {
+        let fs = SimFs::new(seed);
+        let (mut store, id) = with_forty(&fs);
+        let by = append(&mut store, id, "new", &[100; 300]);
+        assert!(store.displace(id, StreamSeq(7), by).unwrap());
+        assert!(!store.remove(id, StreamSeq(7)).unwrap(), "it is gone already");
+        assert!(store.displace(id, StreamSeq(8), by).unwrap());
+        assert!(store.remove(id, StreamSeq(9)).unwrap());
+        assert!(store.displace_first(id, by).unwrap());
+        assert_eq!(store.displace_all(id, by).unwrap(), 36);
+        store.purge(id, StreamSeq(4)).unwrap();
+        store.update_stream(id, b"other").unwrap();
+        fs.fill_at_nth_write(1);
+        assert!(store.commit().failed[0].1.is_no_space());
+        let wanted: Vec<u64> = (4..=40).filter(|seq| ![7, 9].contains(seq)).collect();
+        let there = |store: &Store<SimFs>, id| picture(store, id).1.into_iter().map(|one| one.0);
+        assert_eq!(there(&store, id).collect::<Vec<_>>(), wanted);
+        if seed % 2 == 0 {
+            drop(store);
+            fs.crash(seed);
+            let (store, _) = open(&fs, 2);
+            let id = id_of(&store, "S").unwrap();
+            let found: Vec<u64> = there(&store, id).collect();
+            assert!(wanted.iter().all(|seq| found.contains(seq)), "{found:?}");
+            continue;
+        }
+        commit(&mut store);
+        drop(store);
+        fs.crash(seed);
+        let (store, _) = open(&fs, 2);
+        let id = id_of(&store, "S").unwrap();
+        assert_eq!(there(&store, id).collect::<Vec<_>>(), wanted);
+    }
+}
+
+#[test]
+fn a_batch_over_three_segments_without_room_in_the_first_is_refused_and_heals() {
+    for seed in 0..60 {
+        let fs = SimFs::new(seed);
+        let (mut store, id) = with_forty(&fs);
+        let before = picture(&store, id);
+        for _ in 0..60 {
+            append(&mut store, id, "b", &[2; 700]);
+        }
+        fs.fill_at_nth_write(1 + seed % 3);
+        let report = store.commit();
+        assert!(report.failed[0].1.is_no_space(), "{report:?}");
+        assert!(store.health().read_only.is_empty(), "a full disk heals");
+        let durable = store.durable_seq(id).0;
+        assert_eq!(durable == 40, seed % 3 == 0, "{durable}");
+        assert_eq!(store.state(id).last_seq.0, durable);
+        if durable == 40 {
+            assert_eq!(picture(&store, id), before);
+        }
+        if seed % 2 == 0 {
+            for n in 0..60 {
+                assert_eq!(
+                    append(&mut store, id, "c", &[n; 700]).0,
+                    durable + 1 + u64::from(n)
+                );
+            }
+            commit(&mut store);
+            store.settle();
+        }
+        let now = picture(&store, id);
+        drop(store);
+        fs.crash(seed);
+        let (store, report) = open(&fs, 2);
+        assert_eq!(report.lost, [], "{seed}");
+        let id = id_of(&store, "S").unwrap();
+        assert_eq!(picture(&store, id), now, "{seed}");
     }
 }
