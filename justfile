@@ -26,6 +26,10 @@ e2e *parts:
 kills n="20":
     TARN_E2E_KILLS={{ n }} e2e/run.sh kills
 
+# N faults of the network between devices and Tarn; 10,000 idle connections, clients that do not read
+network n="5":
+    TARN_E2E_ROUNDS={{ n }} e2e/run.sh network
+
 # Faults on the real broker, small sizes: --servers tarn,nats,nats-always --kills N --syncs 1-N --flips N --cuts N
 faults *arguments:
     TARN_E2E_FAULTS="{{ arguments }}" e2e/run.sh faults

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The end-to-end run: real clients, real engines, the release binary with its defaults. Needs the usual ports to be free.
-# Usage: e2e/run.sh [demo] [readings] [kills] [faults]   (default: all)
+# Usage: e2e/run.sh [demo] [readings] [kills] [network] [faults]   (default: all)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 export TARN_E2E_CACHE=${TARN_E2E_CACHE:-$root/target/e2e}
 cargo build --release --locked --bin tarn
 tarn=${CARGO_TARGET_DIR:-$root/target}/release/tarn
-[ $# -gt 0 ] || set -- demo readings kills faults
+[ $# -gt 0 ] || set -- demo readings kills network faults
 if [ "$*" = faults ]; then
     e2e/setup.sh python
     case "${TARN_E2E_FAULTS:-}" in *nats*) e2e/setup.sh nats-server ;; esac
@@ -22,13 +22,14 @@ for part in "$@"; do
     demo) "$tarn" demo --devices 200 --seconds 20 ;;
     readings) python -m tarn_e2e.readings ;;
     kills) python -m tarn_e2e.kills --kills "${TARN_E2E_KILLS:-20}" ;;
+    network) python -m tarn_e2e.network --rounds "${TARN_E2E_ROUNDS:-5}" ;;
     faults)
         command -v strace > /dev/null || { echo "e2e: strace is missing: install strace" >&2; exit 2; }
         # Split into words on purpose.
         # shellcheck disable=SC2086
         TARN_BIN="$tarn" python -m tarn_e2e.faults ${TARN_E2E_FAULTS:-}
         ;;
-    *) echo "e2e/run.sh: no such part: $part (demo, readings, kills, faults)" >&2; exit 2 ;;
+    *) echo "e2e/run.sh: no such part: $part (demo, readings, kills, network, faults)" >&2; exit 2 ;;
     esac
 done
 echo "e2e: all held"

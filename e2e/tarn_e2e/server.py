@@ -1,8 +1,10 @@
 """Starts, stops and kills a real `tarn serve`, in a folder of its own."""
 
+import dataclasses
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import time
 import urllib.request
@@ -16,15 +18,45 @@ MQTT_PORT, NATS_PORT, HTTP_PORT, MONITOR_PORT = 1883, 4222, 8181, 8222
 CATALOG = f"http://127.0.0.1:{HTTP_PORT}/catalog"
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ports:
+    """Where a server listens; the usual ports need no flags."""
+
+    mqtt: int = MQTT_PORT
+    nats: int = NATS_PORT
+    http: int = HTTP_PORT
+    monitor: int = MONITOR_PORT
+
+    @classmethod
+    def free(cls):
+        return cls(free_port(), free_port(), free_port(), free_port())
+
+    def flags(self):
+        if self == Ports():
+            return []
+        return [f"--{name}-listen=127.0.0.1:{port}" for name, port in dataclasses.asdict(self).items()]
+
+
 class Tarn:
     """`tarn serve` with its defaults: usual ports, `tarn-data` in `folder`."""
 
-    def __init__(self, folder, *arguments, environment=None):
+    def __init__(self, folder, *arguments, environment=None, ports=Ports()):
         self.folder = pathlib.Path(folder)
-        self.arguments = arguments
+        self.ports = ports
+        self.arguments = [*ports.flags(), *arguments]
         self.environment = {**os.environ, **(environment or {})}
         self.process = None
         self.log = self.folder / "tarn.log"
+
+    @property
+    def catalog(self):
+        return f"http://127.0.0.1:{self.ports.http}/catalog"
 
     def start(self, timeout=30):
         """Returns the seconds until `/readyz` answered 200."""
@@ -37,7 +69,7 @@ class Tarn:
         while time.monotonic() - began < timeout:
             if self.process.poll() is not None:
                 raise RuntimeError(f"tarn serve ended with {self.process.returncode}:\n{self.tail()}")
-            if ready():
+            if ready(self.ports.http):
                 return time.monotonic() - began
             time.sleep(0.05)
         raise RuntimeError(f"tarn serve was not ready after {timeout} s:\n{self.tail()}")
@@ -70,9 +102,9 @@ class Tarn:
                 self.kill()
 
 
-def ready():
+def ready(port):
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{HTTP_PORT}/readyz", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
             return answer.status == 200
     except OSError:
         return False

@@ -94,10 +94,11 @@ pub(crate) async fn enter(tcp: TcpStream, peer: SocketAddr, port: Port, shared: 
             is_greeted: false,
             transport: Transport::default(),
         };
+        // Each in a box of its own: a future is as large as its largest branch, and most connections idle.
         match (port, &live.tls, &live.websocket) {
-            (Port::Client, None, _) => serve(Arc::new(tcp), guest, shared).await,
-            (Port::Client, Some(tls), _) => client_with_tls(tcp, guest, tls, shared).await?,
-            (Port::Websocket, _, Some(ws)) => websocket(tcp, guest, ws, shared).await?,
+            (Port::Client, None, _) => Box::pin(serve(Arc::new(tcp), guest, shared)).await,
+            (Port::Client, Some(tls), _) => Box::pin(client_with_tls(tcp, guest, tls, shared)).await?,
+            (Port::Websocket, _, Some(ws)) => Box::pin(websocket(tcp, guest, ws, shared)).await?,
             (Port::Websocket, _, None) => {}
         }
         Ok::<(), io::Error>(())

@@ -260,37 +260,39 @@ pub(crate) async fn serve<S: Socket>(stream: Arc<S>, guest: Guest, shared: Arc<S
     }
     tracing::debug!(conn = id.0, %peer, "connection opened");
 
-    let writing = write(&outbound, &*stream, live.limits.write_deadline);
-    let reading = async {
-        if shared
-            .connections
-            .insert(Arc::clone(&connection), live.limits.max_connections)
-        {
-            let held = shared.reading.token();
-            let end = match entry.open(&mut session, &connection, &shared) {
-                None => {
-                    read(
-                        &mut session,
-                        &*stream,
-                        &connection,
-                        &mut entry,
-                        ping_interval,
-                        &shared,
-                    )
-                    .await
+    // Given to `join!` as they are: a variable of its own would make the task as much larger as the future is.
+    tokio::join!(
+        async {
+            if shared
+                .connections
+                .insert(Arc::clone(&connection), live.limits.max_connections)
+            {
+                let held = shared.reading.token();
+                let end = match entry.open(&mut session, &connection, &shared) {
+                    None => {
+                        read(
+                            &mut session,
+                            &*stream,
+                            &connection,
+                            &mut entry,
+                            ping_interval,
+                            &shared,
+                        )
+                        .await
+                    }
+                    end => end,
+                };
+                drop(held);
+                if let Some(reason) = end {
+                    outbound.finish(reason);
                 }
-                end => end,
-            };
-            drop(held);
-            if let Some(reason) = end {
-                outbound.finish(reason);
+            } else {
+                session.say(b"-ERR 'maximum connections exceeded'\r\n");
+                outbound.finish(CloseReason::MaxConnectionsExceeded);
             }
-        } else {
-            session.say(b"-ERR 'maximum connections exceeded'\r\n");
-            outbound.finish(CloseReason::MaxConnectionsExceeded);
-        }
-    };
-    tokio::join!(reading, writing);
+        },
+        write(&outbound, &*stream, live.limits.write_deadline),
+    );
     stream.goodbye();
     let now = shared.clock.now();
     shared.events.disconnected(&connection, now);
@@ -335,6 +337,7 @@ async fn read(
             Ok(0) => return Some(CloseReason::ClientClosed),
             Ok(count) => count,
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                buf.rest();
                 tokio::select! {
                     end = wait(session, stream, &mut pings, ended, &shared.stop) => {
                         if end.is_some() {
@@ -377,7 +380,7 @@ async fn read(
             if !asks_in {
                 break;
             }
-            let end = entry.admit(session, connection, shared).await;
+            let end = Box::pin(entry.admit(session, connection, shared)).await;
             if end.is_some() {
                 return end;
             }
@@ -472,6 +475,13 @@ impl ReadBuffer {
         let count = stream.try_read(&mut self.held)?;
         self.adapt(count, room);
         Ok(count)
+    }
+
+    /// Nothing is there to be read: a quiet connection needs no buffer meanwhile.
+    fn rest(&mut self) {
+        if self.held.is_empty() && self.target_bytes == READ_BYTES_MIN {
+            self.held = BytesMut::new();
+        }
     }
 
     fn adapt(&mut self, count: usize, room: usize) {
