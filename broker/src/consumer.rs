@@ -261,6 +261,17 @@ impl Consumer {
         self.resume_seq
     }
 
+    /// The durable part without what is pending: all that there is before the first delivery.
+    pub(crate) fn start(&self) -> ConsumerState {
+        ConsumerState {
+            next_stream_seq: self.next_stream_seq,
+            next_consumer_seq: self.next_consumer_seq,
+            skip_list: self.skip_list.iter().copied().collect(),
+            resume_seq: self.resume_seq,
+            pending: Vec::new(),
+        }
+    }
+
     /// Takes another start, as long as nothing was delivered.
     pub(crate) fn start_anew(&mut self, state: ConsumerState) {
         self.next_stream_seq = state.next_stream_seq.max(1);

@@ -3,7 +3,7 @@
 use crate::consumer::Consumer;
 use crate::consumer::config::DeliverPolicy;
 use crate::consumer::pace::Pace;
-use crate::engine::recover::starting_state;
+use crate::engine::recover::{starting_state, starts_beyond};
 use crate::engine::time::{Mono, earliest};
 use crate::env::Fs;
 use crate::store::{Store, StreamState, SubjectFilter};
@@ -121,16 +121,10 @@ impl Observer {
     pub(crate) fn rolled_back<F: Fs>(&mut self, last_seq: u64, store: &Store<F>) {
         self.is_counted = false;
         let config = &self.consumer.config;
-        let starts_at_last = matches!(
-            config.deliver_policy,
-            DeliverPolicy::Last | DeliverPolicy::LastPerSubject
-        );
-        if starts_at_last && self.consumer.delivered().consumer == 0 {
-            // It may have been made for records that are gone.
+        if starts_beyond(config, &self.consumer.start(), last_seq) {
             let state = starting_state(config, self.stream, store);
-            return self.consumer.start_anew(state);
-        }
-        if self.consumer.config.deliver_policy != DeliverPolicy::ByStartSequence {
+            self.consumer.start_anew(state);
+        } else if config.deliver_policy != DeliverPolicy::ByStartSequence {
             self.consumer.rewind(last_seq + 1);
         }
     }

@@ -13,7 +13,7 @@ use super::time::{Mono, Now};
 use super::{AGE_CHECK_NS_MIN, ConsumerId, Engine, EngineOptions, Timer};
 use crate::api::time::JsonTime;
 use crate::consumer::Consumer;
-use crate::consumer::config::ConsumerConfig;
+use crate::consumer::config::{ConsumerConfig, DeliverPolicy};
 use crate::consumer::state::ConsumerState;
 use crate::env::Fs;
 use crate::store::{Store, StoreError, SubjectFilter};
@@ -115,7 +115,9 @@ impl Engine {
                     consumer: name.clone(),
                     reason,
                 })?;
-            let state = recovered_state(stream, &name, &config, &state, store);
+            let recovered = recovered_state(stream, &name, &config, &state, store);
+            let is_anew = recovered.is_none();
+            let state = recovered.unwrap_or_else(|| starting_state(&config, stream.id, store));
             let delivered = state.next_stream_seq.saturating_sub(1);
             let last_seq = store.state(stream.id).last_seq.0;
             if state.next_consumer_seq > 1 && delivered > last_seq {
@@ -128,7 +130,12 @@ impl Engine {
             let id = self.add_consumer(stream, name.into(), config, created.0, state, true, now.mono);
             if let Some(observer) = self.consumers.get_mut(&id) {
                 observer.consumer.arm_pause(now);
+                if is_anew {
+                    let state = observer.consumer.start();
+                    observer.consumer.start_anew(state);
+                }
             }
+            self.note_dirty(now.mono, id);
             self.rearm(now.mono, id);
         }
         Ok(())
@@ -166,23 +173,44 @@ impl Engine {
     }
 }
 
-/// The state as it was written, or as it was at the consumer's creation if nothing usable was.
+/// The state as it was written. `None`: nothing usable was, or it is a start at records that a crash took before they
+/// were durable.
 fn recovered_state<F: Fs>(
     stream: &Stream,
     name: &str,
     config: &ConsumerConfig,
     state: &[u8],
     store: &Store<F>,
-) -> ConsumerState {
-    if !state.is_empty() {
-        match ConsumerState::decode(state) {
-            Ok(state) => return state,
-            Err(err) => {
-                tracing::error!(stream = %stream.name, consumer = %name, error = %err, "consumer starts anew");
-            }
+) -> Option<ConsumerState> {
+    if state.is_empty() {
+        return None;
+    }
+    match ConsumerState::decode(state) {
+        Ok(state) => {
+            let last_seq = store.state(stream.id).last_seq.0;
+            (!starts_beyond(config, &state, last_seq)).then_some(state)
+        }
+        Err(err) => {
+            tracing::error!(stream = %stream.name, consumer = %name, error = %err, "consumer starts anew");
+            None
         }
     }
-    starting_state(config, stream.id, store)
+}
+
+/// Whether the state is one of a consumer that has delivered nothing and was to start with records above `last_seq`,
+/// which were in the stream when it was created and are not any more.
+pub(in crate::engine) fn starts_beyond(
+    config: &ConsumerConfig,
+    state: &ConsumerState,
+    last_seq: u64,
+) -> bool {
+    let first_above = match config.deliver_policy {
+        DeliverPolicy::ByStartSequence => return false,
+        DeliverPolicy::Last => last_seq + 1,
+        _ => last_seq + 2,
+    };
+    let is_skip_gone = state.skip_list.last().is_some_and(|seq| *seq > last_seq);
+    state.next_consumer_seq <= 1 && (state.next_stream_seq >= first_above || is_skip_gone)
 }
 
 /// Where a new consumer starts.
@@ -192,7 +220,6 @@ pub(in crate::engine) fn starting_state<F: Fs>(
     id: StreamId,
     store: &Store<F>,
 ) -> ConsumerState {
-    use crate::consumer::config::DeliverPolicy;
     let filter = SubjectFilter::new(&config.filters());
     let state = store.state(id);
     let end = state.last_seq.next();

@@ -5,6 +5,7 @@ mod displaced;
 mod features;
 mod pace;
 mod sourcing;
+mod starts;
 mod world;
 
 use std::collections::BTreeMap;

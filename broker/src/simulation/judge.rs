@@ -634,7 +634,7 @@ impl Run {
         let Some((name, mut model)) = stream.consumers.remove_entry(consumer.as_str()) else {
             panic!("a delivery from a consumer that is not there: {got:?}")
         };
-        stream.adopt_delivered(tag.seq, &got, (now, wall));
+        stream.adopt_delivered(tag.seq, &got, model.config.headers_only, (now, wall));
         model.delivered(stream, &got, tag, now);
         stream.consumers.insert(name, model);
         self.held.push((stream.config.name, name, tag.seq, got.reply));

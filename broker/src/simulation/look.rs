@@ -108,6 +108,7 @@ impl StreamModel {
             headers: record.headers.to_vec(),
             payload: record.payload.to_vec(),
         };
+        self.settle_guess(seq, |sent| sent.payload == found.payload);
         if let Some(message) = self.messages.get(&seq) {
             assert_eq!(found, message.sent, "message {seq} of {name} has changed");
             return;
@@ -140,6 +141,7 @@ impl StreamModel {
             fate: Fate::Live,
             is_back: false,
             is_doubted: false,
+            is_guess: false,
         };
         self.messages.insert(seq, message);
     }

@@ -42,6 +42,8 @@ pub(super) struct Message {
     pub(super) is_back: bool,
     /// Something without a definite answer may have removed it: a restart decides.
     pub(super) is_doubted: bool,
+    /// Nobody said at which position it is: only its subject, headers and size were seen there.
+    pub(super) is_guess: bool,
 }
 
 /// Where an id leads within the duplicate window.
@@ -118,6 +120,16 @@ fn size_of(sent: &Sent, in_memory: bool) -> u64 {
         block + sent.headers.len()
     };
     (record + sent.subject.len() + headers + sent.payload.len()) as u64
+}
+
+/// The headers with which a consumer of headers alone delivers a message.
+fn headers_without_payload(sent: &Sent) -> Vec<u8> {
+    let before = match sent.headers.strip_suffix(b"\r\n") {
+        Some(headers) => headers,
+        None => b"NATS/1.0\r\n",
+    };
+    let size = format!("Nats-Msg-Size: {}\r\n\r\n", sent.payload.len());
+    [before, size.as_bytes()].concat()
 }
 
 impl StreamModel {
@@ -293,6 +305,7 @@ impl StreamModel {
                 ttl,
                 is_back: false,
                 is_doubted: false,
+                is_guess: false,
             };
             self.messages.insert(seq, message);
         }
@@ -503,12 +516,19 @@ impl StreamModel {
     }
 
     /// A message that is delivered and was published without a definite answer.
-    pub(super) fn adopt_delivered(&mut self, seq: u64, got: &Got, now: (u64, UnixNanos)) {
+    pub(super) fn adopt_delivered(&mut self, seq: u64, got: &Got, headers_only: bool, now: (u64, UnixNanos)) {
         if self.messages.contains_key(&seq) {
+            if !headers_only {
+                self.settle_guess(seq, |sent| sent.payload == got.payload);
+            }
             return;
         }
         let fits = |sent: &Sent| {
-            sent.subject == got.subject && (got.payload.is_empty() || sent.payload == got.payload)
+            let is_same = match headers_only {
+                true => got.headers == headers_without_payload(sent),
+                false => sent.payload == got.payload && sent.headers == got.headers,
+            };
+            sent.subject == got.subject && is_same
         };
         let Some(index) = self.doubtful.iter().position(fits) else {
             return;
@@ -522,9 +542,30 @@ impl StreamModel {
             ttl: None,
             is_back: false,
             is_doubted: false,
+            is_guess: headers_only,
         };
         self.messages.insert(seq, message);
         self.last = self.last.max(seq);
+    }
+
+    /// Of a message that was guessed by its size the payload is seen: another one of the same size may be the right one.
+    pub(super) fn settle_guess(&mut self, seq: u64, is_it: impl Fn(&Sent) -> bool) {
+        let Some(mut message) = self.messages.remove(&seq) else {
+            return;
+        };
+        if std::mem::take(&mut message.is_guess) && !is_it(&message.sent) {
+            let others = self.messages.values_mut().filter(|other| other.is_guess);
+            let mut candidates = others.map(|other| &mut other.sent).chain(&mut self.doubtful);
+            let seen = headers_without_payload(&message.sent);
+            let right = candidates.find(|sent| {
+                let is_same = sent.subject == message.sent.subject && headers_without_payload(sent) == seen;
+                is_same && is_it(sent)
+            });
+            if let Some(right) = right {
+                std::mem::swap(right, &mut message.sent);
+            }
+        }
+        self.messages.insert(seq, message);
     }
 
     /// A life has ended.

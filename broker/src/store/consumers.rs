@@ -45,11 +45,13 @@ impl<F: Fs> Stream<F> {
         self.log.as_ref().map(|log| log.dir.join(DIR))
     }
 
+    /// Creates a consumer with `state`, or replaces the config of one and keeps its state.
     pub(super) fn put_consumer(
         &mut self,
         shared: &Shared<F>,
         name: &str,
         config: &[u8],
+        state: &[u8],
     ) -> Result<(), StoreError> {
         self.check_writable()?;
         let file_name = names::file_name(name)?;
@@ -57,12 +59,11 @@ impl<F: Fs> Stream<F> {
         let (mut consumer, is_new) = match self.consumers.remove(name) {
             Some(consumer) => (consumer, false),
             None => {
-                let state = Vec::new();
                 let body = ConsumerBody {
                     deleted: false,
                     name: name.to_owned(),
                     config: Vec::new(),
-                    state,
+                    state: state.to_vec(),
                 };
                 let pair = dir
                     .as_ref()

@@ -213,8 +213,23 @@ impl<F: Fs> Store<F> {
     /// # Errors
     /// `NoSpace`, `ReadOnly`, `NoSuchStream`, `BadName`, or `Io`, after which the stream is read-only.
     pub fn put_consumer(&mut self, id: StreamId, name: &str, config: &[u8]) -> Result<(), StoreError> {
+        self.create_consumer(id, name, config, &[])
+    }
+
+    /// The same; a new consumer has `state` from its first byte on disk. It may be about records that are not durable yet,
+    /// and that a crash takes.
+    ///
+    /// # Errors
+    /// As for [`Store::put_consumer`].
+    pub fn create_consumer(
+        &mut self,
+        id: StreamId,
+        name: &str,
+        config: &[u8],
+        state: &[u8],
+    ) -> Result<(), StoreError> {
         let (stream, shared) = self.change(id)?;
-        stream.put_consumer(shared, name, config)
+        stream.put_consumer(shared, name, config, state)
     }
 
     /// Replaces a consumer's state; durable after the next commit, never before the records of that commit.

@@ -158,7 +158,7 @@ impl Engine {
         let (stream, created, is_stored) = (observer.stream, observer.consumer.created, observer.is_stored);
         self.check_workqueue(stream, &config, Some(id))?;
         if is_stored {
-            save(store, stream, created, &config)?;
+            save(store, stream, created, &config, &[])?;
         }
         if let Some(observer) = self.consumers.get_mut(&id) {
             observer.consumer.set_config(Arc::new(config));
@@ -187,12 +187,9 @@ impl Engine {
         let is_stored = stream.config.storage == Storage::File && !config.mem_storage && !config.direct;
         let state = starting_state(&config, stream_id, store);
         if is_stored {
-            save(store, stream_id, now.wall, &config)?;
             let mut bytes = Vec::new();
             state.encode(&mut bytes);
-            store
-                .put_consumer_state(stream_id, &config.name, &bytes)
-                .map_err(|err| ApiError::consumer_store(text_of(&err)))?;
+            save(store, stream_id, now.wall, &config, &bytes)?;
         }
         let mut stream = self
             .streams
@@ -416,11 +413,13 @@ impl Engine {
     }
 }
 
+/// Puts a configuration on disk, with `state` if the consumer is new: where it starts must not be worked out again later.
 pub(super) fn save<F: Fs>(
     store: &mut Store<F>,
     stream: StreamId,
     created: UnixNanos,
     config: &ConsumerConfig,
+    state: &[u8],
 ) -> Result<(), ApiError> {
     let stored = StoredConsumer {
         created: JsonTime(created),
@@ -428,6 +427,6 @@ pub(super) fn save<F: Fs>(
     };
     let bytes = serde_json::to_vec(&stored).map_err(ApiError::consumer_store)?;
     store
-        .put_consumer(stream, &config.name, &bytes)
+        .create_consumer(stream, &config.name, &bytes, state)
         .map_err(|err| ApiError::consumer_store(text_of(&err)))
 }

@@ -43,7 +43,7 @@ impl Engine {
         config.pause_until = until;
         config.set_required_level();
         if observer.is_stored {
-            save(store, observer.stream, observer.consumer.created, &config)?;
+            save(store, observer.stream, observer.consumer.created, &config, &[])?;
         }
         if let Some(observer) = self.consumers.get_mut(&id) {
             observer.consumer.set_config(Arc::new(config));

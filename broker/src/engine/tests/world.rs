@@ -309,6 +309,23 @@ impl World {
         self.take_answer(&inbox).unwrap_or_default()
     }
 
+    /// Publishes and creates the consumer `C` of stream `S` in one round, which may end without an answer.
+    pub(super) fn create_in_one_round(&mut self, subjects: &[&str], request: &str) {
+        let publish = |subject: &&str| {
+            let kind = JsKind::Publish(self.stream_of(subject));
+            Self::op(kind, subject, ReplyTo::None, "", "lost")
+        };
+        let mut ops: Vec<JsOp> = subjects.iter().map(publish).collect();
+        let subject = "$JS.API.CONSUMER.CREATE.S.C";
+        ops.push(Self::op(JsKind::Api, subject, ReplyTo::None, "", request));
+        self.round(ops);
+    }
+
+    pub(super) fn has_consumer(&mut self, stream: &str, consumer: &str) -> bool {
+        let info = self.ask(&format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}"), "");
+        !info.contains("error")
+    }
+
     pub(super) fn pull(&mut self, stream: &str, consumer: &str, request: &str) {
         self.pull_to("_INBOX.pull", stream, consumer, request);
     }

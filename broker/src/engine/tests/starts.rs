@@ -1,0 +1,102 @@
+//! Where consumers start when the disk fails around their creation.
+
+use super::world::{Delivered, World};
+use super::{consumer, stream};
+
+fn texts(deliveries: &[Delivered]) -> Vec<&str> {
+    deliveries.iter().map(Delivered::text).collect()
+}
+
+fn creation(policy: &str) -> String {
+    format!(
+        r#"{{"stream_name":"S","config":{{"durable_name":"C","ack_policy":"explicit","deliver_policy":"{policy}",
+            "filter_subject":"s.*"}}}}"#
+    )
+}
+
+#[test]
+fn a_batch_that_is_rolled_back_moves_no_start_before_it() {
+    for policy in ["last", "last_per_subject", "new", "all"] {
+        let mut world = World::new(1);
+        stream(&mut world, r#"{"name":"S","subjects":["s.*"]}"#);
+        world.publish("s.a", "", "first");
+        let config = format!(
+            r#"{{"durable_name":"C","ack_policy":"explicit","deliver_policy":"{policy}","filter_subject":"s.*"}}"#
+        );
+        consumer(&mut world, "S", &config);
+        world.publish("s.a", "", "second");
+        world.fs.fill_at_nth_write(1);
+        let refused = world.publish("s.a", "", "refused");
+        assert!(refused.contains("10047"), "{refused}");
+        world.fs.set_capacity(None);
+        world.pull("S", "C", "5");
+        let expected: &[&str] = if policy == "new" {
+            &["second"]
+        } else {
+            &["first", "second"]
+        };
+        assert_eq!(texts(&world.deliveries()), expected, "{policy}");
+    }
+}
+
+#[test]
+fn a_consumer_starts_where_its_creation_said_however_early_the_power_fails() {
+    let mut found = 0;
+    for nth in 0..12 {
+        for policy in ["last", "last_per_subject", "new"] {
+            let mut world = World::new(nth);
+            stream(&mut world, r#"{"name":"S","subjects":["s.*"]}"#);
+            world.publish("s.a", "", "first");
+            world.fs.cut_power_after(nth);
+            world.create_in_one_round(&[], &creation(policy));
+            for (seed, text) in ["second", "third"].into_iter().enumerate() {
+                world.crash(seed as u64);
+                world.publish("s.a", "", text);
+            }
+            world.crash(2);
+            if !world.has_consumer("S", "C") {
+                continue;
+            }
+            found += 1;
+            world.pull("S", "C", "5");
+            let expected: &[&str] = if policy == "new" {
+                &["second", "third"]
+            } else {
+                &["first", "second", "third"]
+            };
+            assert_eq!(
+                texts(&world.deliveries()),
+                expected,
+                "{policy}, power cut after {nth}"
+            );
+        }
+    }
+    assert!(found > 12, "{found} consumers were there");
+}
+
+#[test]
+fn a_consumer_made_for_records_that_a_crash_took_starts_at_those_that_follow() {
+    let mut found = 0;
+    for nth in 0..12 {
+        for policy in ["all", "last", "last_per_subject", "new"] {
+            let mut world = World::new(nth);
+            stream(&mut world, r#"{"name":"S","subjects":["s.*"],"max_msgs":1}"#);
+            world.publish("s.a", "", "first");
+            world.fs.cut_power_after(nth);
+            world.create_in_one_round(&["s.a", "s.a", "s.a"], &creation(policy));
+            world.crash(nth);
+            if !world.has_consumer("S", "C") || world.last_seq("S") > 1 {
+                continue;
+            }
+            found += 1;
+            world.publish("s.b", "", "second");
+            world.pull("S", "C", "5");
+            assert_eq!(
+                texts(&world.deliveries()),
+                ["second"],
+                "{policy}, power cut after {nth}"
+            );
+        }
+    }
+    assert!(found > 4, "{found} consumers were there");
+}
