@@ -98,18 +98,26 @@ pub(crate) struct Accounts {
     global: Arc<Account>,
     system: RwLock<Option<Arc<Account>>>,
     held: RwLock<Vec<Arc<Account>>>,
+    domain: Option<Arc<str>>,
 }
 
 impl Accounts {
-    /// The account `$G` alone.
-    pub(crate) fn new() -> Self {
+    /// The account `$G` alone. `domain`: JetStream's, as requests may name it.
+    pub(crate) fn new(domain: Option<&str>) -> Self {
+        let domain: Option<Arc<str>> = domain.map(Into::into);
         let (names, counters) = (Arc::new(AccountNames::new()), Arc::default());
-        let global = account(AccountId::GLOBAL, GLOBAL_ACCOUNT.into(), &counters);
+        let global = account(
+            AccountId::GLOBAL,
+            GLOBAL_ACCOUNT.into(),
+            &counters,
+            domain.as_ref(),
+        );
         Self {
             names,
             counters,
             system: RwLock::default(),
             held: RwLock::new(vec![Arc::clone(&global)]),
+            domain,
             global,
         }
     }
@@ -163,15 +171,16 @@ impl Accounts {
                 Some(jetstream) => Some(jetstream.tier),
                 None => (name == GLOBAL_ACCOUNT && is_alone).then(JetStreamTier::default),
             };
-            let (tier, jetstream) = match tier.filter(|_| has_jetstream) {
-                _ if Some(name) == system => (None, JetStreamUse::Off),
+            let (tier, jetstream) = match tier {
+                _ if !has_jetstream => (None, JetStreamUse::Off),
+                _ if Some(name) == system => (None, JetStreamUse::ToldAlways),
                 Some(tier) => (Some(tier), JetStreamUse::Full),
-                None if has_jetstream => (None, JetStreamUse::InfoOnly),
-                None => (None, JetStreamUse::Off),
+                None => (None, JetStreamUse::Told),
             };
             self.names.set_jetstream(account.router.account(), tier);
             account.router.set_jetstream(jetstream);
         }
+        self.names.set_system(system.map(|name| self.names.intern(name)));
         *self.system.write().unwrap_or_else(PoisonError::into_inner) = system.map(|name| self.named(name));
     }
 
@@ -205,7 +214,7 @@ impl Accounts {
     fn follow(&self) {
         let mut held = self.held.write().unwrap_or_else(PoisonError::into_inner);
         for (id, name) in self.names.from(held.len()) {
-            held.push(account(id, name, &self.counters));
+            held.push(account(id, name, &self.counters, self.domain.as_ref()));
         }
     }
 
@@ -218,10 +227,15 @@ fn system_name(options: &AuthOptions) -> Option<&str> {
     (!options.no_system_account).then(|| options.system_account.as_deref().unwrap_or(SYSTEM_ACCOUNT))
 }
 
-fn account(id: AccountId, name: Arc<str>, counters: &Arc<Counters>) -> Arc<Account> {
+fn account(
+    id: AccountId,
+    name: Arc<str>,
+    counters: &Arc<Counters>,
+    domain: Option<&Arc<str>>,
+) -> Arc<Account> {
     Arc::new(Account {
         name,
-        router: Arc::new(Router::of(id, Arc::clone(counters))),
+        router: Arc::new(Router::of(id, Arc::clone(counters), domain.map(Arc::clone))),
         connections: AtomicU64::new(0),
         limits: RwLock::default(),
         past: Mutex::default(),

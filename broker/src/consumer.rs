@@ -350,6 +350,18 @@ impl Consumer {
         self.is_dirty = true;
     }
 
+    /// A stream has copied `count` messages up to `stream_seq` as this consumer: they count as delivered and acknowledged.
+    pub(crate) fn copied(&mut self, now: Now, stream_seq: u64, count: u64) {
+        self.skip_list.clear();
+        self.pending = PendingWindow::default();
+        self.redeliver.clear();
+        self.next_stream_seq = self.next_stream_seq.max(stream_seq + 1);
+        self.next_consumer_seq += count;
+        (self.last_delivered, self.last_acked) = (now.wall, now.wall);
+        self.last_used = now.mono;
+        self.is_dirty = true;
+    }
+
     /// What happened since this was last asked.
     pub(crate) fn take_events(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.events)
@@ -376,17 +388,22 @@ impl Consumer {
             }
             self.redeliver.pop_front();
         }
-        let configured = usize::try_from(self.config.max_ack_pending)
-            .ok()
-            .filter(|max| *max > 0);
-        let max = configured.map_or(PENDING_MAX, |max| max.min(PENDING_MAX));
-        if self.config.ack_policy != AckPolicy::None && self.pending.len() >= max {
+        if self.is_stalled() {
             return Next::Stalled;
         }
         match self.skip_list.front() {
             Some(&seq) => Next::Exactly(seq),
             None => Next::From(self.next_stream_seq),
         }
+    }
+
+    /// Whether as many messages wait for their acknowledgement as may.
+    fn is_stalled(&self) -> bool {
+        let configured = usize::try_from(self.config.max_ack_pending)
+            .ok()
+            .filter(|max| *max > 0);
+        let max = configured.map_or(PENDING_MAX, |max| max.min(PENDING_MAX));
+        self.config.ack_policy != AckPolicy::None && self.pending.len() >= max
     }
 
     /// The number that the delivery of `stream_seq` will have among the consumer's, and how often

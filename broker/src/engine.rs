@@ -9,6 +9,7 @@ mod account;
 mod acks;
 mod api;
 mod batches;
+mod copied;
 mod dispatch;
 mod effect;
 mod events;
@@ -142,12 +143,11 @@ pub(crate) struct Engine {
     /// Those that have something to copy.
     to_copy: BTreeSet<StreamId>,
     /// What was copied and is to leave its origin.
-    copied: Vec<sourcing::Copied>,
+    copied: Vec<copied::Copied>,
     /// Streams whose positions in their sources have changed.
     sources_dirty: BTreeSet<StreamId>,
     /// When the last tick was.
     ticked: Mono,
-    api_requests: u64,
     random: u64,
     changes: u64,
 }
@@ -179,7 +179,6 @@ impl Engine {
             copied: Vec::new(),
             sources_dirty: BTreeSet::new(),
             ticked: Mono(0),
-            api_requests: 0,
             changes: 0,
         }
     }
@@ -189,7 +188,7 @@ impl Engine {
     pub(crate) fn step<F: Fs>(
         &mut self,
         now: Now,
-        op: JsOp,
+        mut op: JsOp,
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) {
@@ -197,7 +196,12 @@ impl Engine {
         match op.kind {
             JsKind::Publish(id) => self.publish(now, id, op, store, effects),
             JsKind::Ack => self.ack(now, &op, store, effects),
-            JsKind::Api => self.api(now, &op, store, effects),
+            JsKind::Api => {
+                if let Some(subject) = self.without_domain(&op.subject) {
+                    op.subject = subject;
+                }
+                self.api(now, &op, store, effects);
+            }
             JsKind::UserInfo => {}
         }
     }
@@ -230,7 +234,7 @@ impl Engine {
                 }
             }
         }
-        self.retire_copied(store);
+        self.retire_copied(now, store);
         self.copy(now, store, effects);
     }
 

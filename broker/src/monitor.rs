@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use self::args::{ArgError, Args};
 use self::process::Process;
 use crate::api::time;
+use crate::engine::JsSnapshot;
 use crate::env::Clock;
 use crate::nats::info::VERSION;
 use crate::nats::listener::Shared;
@@ -137,7 +138,7 @@ impl Monitor {
                 varz.extend(part);
             }
         }
-        varz["jetstream"] = jetstream::varz(self);
+        varz["jetstream"] = jetstream::varz(self).await;
         varz
     }
 
@@ -162,8 +163,13 @@ impl Monitor {
         json!({"server_id": self.server_id(), "now": time::format(self.now()), "leafnodes": 0, "leafs": []})
     }
 
+    /// JetStream as it is now.
+    pub(crate) async fn snapshot(&self) -> Arc<JsSnapshot> {
+        self.snapshots.take(&self.shared.inbox).await
+    }
+
     /// The answer of `/healthz`, and its status.
-    pub(crate) fn healthz(&self, args: &Args) -> Result<(u16, Value), ArgError> {
+    pub(crate) async fn healthz(&self, args: &Args) -> Result<(u16, Value), ArgError> {
         let only_enabled = args.flag("js-enabled-only")? || args.flag("js-enabled")?;
         let unavailable = |status: u16, text: String| {
             (
@@ -177,14 +183,14 @@ impl Monitor {
         if let Health::Unhealthy { reason } = health(&self.view) {
             return Ok(unavailable(503, reason));
         }
-        if let Some(missing) = self.missing_asset(args) {
+        if let Some(missing) = self.missing_asset(args).await {
             return Ok(unavailable(404, missing));
         }
         Ok((200, json!({"status": "ok"})))
     }
 
     /// What is asked after with `account`, `stream` and `consumer`, and is not there.
-    fn missing_asset(&self, args: &Args) -> Option<String> {
+    async fn missing_asset(&self, args: &Args) -> Option<String> {
         let (stream, consumer) = (args.text("stream"), args.text("consumer"));
         let account = match args.text("acc") {
             "" => args.text("account"),
@@ -194,7 +200,7 @@ impl Monitor {
             return (!stream.is_empty() || !consumer.is_empty())
                 .then(|| "account must not be empty when checking stream or consumer health".to_owned());
         }
-        let snapshot = self.snapshots.latest();
+        let snapshot = self.snapshot().await;
         let Some(known) = snapshot.accounts.iter().find(|known| *known.name == *account) else {
             return Some(format!("JetStream account '{account}' not found"));
         };
@@ -273,7 +279,7 @@ async fn leafz_endpoint(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
 async fn jsz_endpoint(State(monitor): State<Arc<Monitor>>, Query(query): Asked) -> Response {
     monitor.count("/jsz");
     let args = Args::from_query(query);
-    match jetstream::jsz(&monitor, &args) {
+    match jetstream::jsz(&monitor, &args).await {
         Ok(Some(jsz)) => Json(jsz).into_response(),
         Ok(None) => {
             let text = format!("account {:?} not found", args.text("acc"));
@@ -285,7 +291,7 @@ async fn jsz_endpoint(State(monitor): State<Arc<Monitor>>, Query(query): Asked) 
 
 async fn healthz_endpoint(State(monitor): State<Arc<Monitor>>, Query(query): Asked) -> Response {
     monitor.count("/healthz");
-    match monitor.healthz(&Args::from_query(query)) {
+    match monitor.healthz(&Args::from_query(query)).await {
         Ok((status, body)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
             (status, Json(body)).into_response()

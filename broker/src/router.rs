@@ -210,6 +210,8 @@ pub struct Router {
     account: AccountId,
     /// How much of JetStream the account has, as a [`JetStreamUse`].
     jetstream: AtomicU8,
+    /// The server's domain, as requests name it.
+    domain: Option<Arc<str>>,
     /// Subscriptions of the broker's own clients.
     internal: AtomicUsize,
     generation: AtomicU64,
@@ -228,9 +230,11 @@ pub(crate) enum JetStreamUse {
     #[default]
     Full = 0,
     /// It is told that it has none.
-    InfoOnly = 1,
+    Told = 1,
+    /// The same, whatever it asks: the system account.
+    ToldAlways = 2,
     /// Nobody listens.
-    Off = 2,
+    Off = 3,
 }
 
 /// What has happened to a router since the start.
@@ -268,10 +272,11 @@ impl Router {
     }
 
     /// The router of an account, without subscriptions or streams.
-    pub(crate) fn of(account: AccountId, counters: Arc<Counters>) -> Self {
+    pub(crate) fn of(account: AccountId, counters: Arc<Counters>, domain: Option<Arc<str>>) -> Self {
         Self {
             account,
             counters,
+            domain,
             ..Self::default()
         }
     }
@@ -479,15 +484,29 @@ impl Router {
             return Some(JsKind::UserInfo);
         }
         let rest = subject.strip_prefix("$JS.")?;
+        let rest = self.without_domain(rest);
         let jetstream = self.jetstream.load(Ordering::Relaxed);
-        if jetstream != JetStreamUse::Full as u8 {
-            let is_info = jetstream == JetStreamUse::InfoOnly as u8 && rest == "API.INFO";
-            return is_info.then_some(JsKind::Api);
+        if let Some(request) = rest.strip_prefix("API.") {
+            let is_message = request.starts_with("DIRECT.GET.") || request.starts_with("CONSUMER.MSG.NEXT.");
+            let is_heard = match jetstream {
+                jetstream if jetstream == JetStreamUse::Told as u8 => !is_message,
+                jetstream => jetstream != JetStreamUse::Off as u8,
+            };
+            return is_heard.then_some(JsKind::Api);
         }
-        if rest.starts_with("API.") {
-            return Some(JsKind::Api);
+        if jetstream != JetStreamUse::Full as u8 {
+            return None;
         }
         (rest.starts_with("ACK.") || rest.starts_with("FC.")).then_some(JsKind::Ack)
+    }
+
+    /// What follows `$JS.`, without the server's domain where a request names it.
+    fn without_domain<'a>(&self, rest: &'a str) -> &'a str {
+        let named = self.domain.as_deref().and_then(|domain| {
+            let rest = rest.strip_prefix(domain)?.strip_prefix('.')?;
+            rest.starts_with("API.").then_some(rest)
+        });
+        named.unwrap_or(rest)
     }
 
     /// Forgets all remembered routes.

@@ -139,7 +139,7 @@ impl Broker {
             is_lame_duck: false,
         };
         let live = Live::new(&config, &info)?;
-        let accounts = Arc::new(Accounts::new());
+        let accounts = Arc::new(Accounts::new(config.jetstream.domain.as_deref()));
         let (events, told) = system::events::channel();
         let maps_certificates = config.tls.as_ref().is_some_and(|tls| tls.verify_and_map);
         let has_jetstream = config.jetstream.enabled;

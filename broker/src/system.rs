@@ -152,6 +152,7 @@ impl System {
         let mut server = json!({
             "name": info.server_name, "host": info.host, "id": info.server_id, "ver": VERSION,
             "jetstream": jetstream.enabled, "flags": if jetstream.enabled { CAPABILITIES } else { CAPABILITIES & !1 },
+            "feature_flags": feature_flags(),
             "seq": self.seq.fetch_add(1, Relaxed) + 1, "time": time::format(self.monitor.now()),
         });
         if let Some(domain) = &jetstream.domain {
@@ -184,18 +185,33 @@ impl System {
             "total_connections",
             "subscriptions",
             "slow_consumers",
-            "slow_consumer_stats",
-            "stale_connections",
-            "stale_connection_stats",
             "gomaxprocs",
         ] {
             statsz[name] = figure(name);
+        }
+        for (count, details) in [
+            ("slow_consumers", "slow_consumer_stats"),
+            ("stale_connections", "stale_connection_stats"),
+        ] {
+            if figure(count) != 0 {
+                statsz[count] = figure(count);
+                statsz[details] = figure(details);
+            }
         }
         if self.monitor.settings.jetstream.enabled {
             statsz["jetstream"] = figure("jetstream");
         }
         json!({"server": self.server(), "statsz": statsz})
     }
+}
+
+/// nats-server's switches for what is new in it, as it has them unless it is told otherwise.
+/// Source: nats-server, `feature_flags.go`.
+pub(crate) fn feature_flags() -> Value {
+    json!({
+        "js_ack_fc_v2": false, "js_api_reply_v2": false,
+        "js_raft_delete_range": true, "js_snapshot_sources": false,
+    })
 }
 
 /// What a client is told of itself.

@@ -1,6 +1,6 @@
 //! The names of accounts and their handles.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::options::{GLOBAL_ACCOUNT, JetStreamTier};
@@ -11,6 +11,8 @@ use crate::types::AccountId;
 pub(crate) struct AccountNames {
     held: RwLock<Vec<Named>>,
     has_byte_limits: AtomicBool,
+    /// The handle of the system account; [`u32::MAX`]: there is none.
+    system: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,7 @@ impl AccountNames {
         Self {
             held: RwLock::new(vec![Named::new(GLOBAL_ACCOUNT)]),
             has_byte_limits: AtomicBool::new(false),
+            system: AtomicU32::new(u32::MAX),
         }
     }
 
@@ -84,6 +87,16 @@ impl AccountNames {
             Some((account, stream)) => (self.intern(account), stream),
             None => (AccountId::GLOBAL, stored),
         }
+    }
+
+    /// Says which the system account is.
+    pub(crate) fn set_system(&self, id: Option<AccountId>) {
+        self.system.store(id.map_or(u32::MAX, |id| id.0), Relaxed);
+    }
+
+    /// Whether this is the system account.
+    pub(crate) fn is_system(&self, id: AccountId) -> bool {
+        self.system.load(Relaxed) == id.0
     }
 
     /// Sets what an account may use of JetStream; none: nothing.

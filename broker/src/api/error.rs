@@ -234,8 +234,6 @@ impl ApiError {
     pub(crate) const COUNTER_DISABLED: Self = fixed(400, 10168, "message counters is disabled");
     /// `JSAtomicPublishDisabledErr`
     pub(crate) const ATOMIC_PUBLISH_DISABLED: Self = fixed(400, 10174, "atomic publish is disabled");
-    /// `JSConsumerAckPolicyInvalidErr`
-    pub(crate) const ACK_POLICY_INVALID: Self = fixed(400, 10181, "consumer ack policy invalid");
     /// `JSConsumerAckWaitNegativeErr`
     pub(crate) const ACK_WAIT_NEGATIVE: Self = fixed(400, 10183, "consumer ack wait needs to be positive");
     /// `JSConsumerBackOffNegativeErr`

@@ -13,12 +13,6 @@ impl ApiError {
     /// `JSMirrorWithSubjectsErr`
     pub(crate) const MIRROR_WITH_SUBJECTS: Self =
         fixed(400, 10034, "stream mirrors can not contain subjects");
-    /// `JSMirrorWithStartSeqAndTimeErr`
-    pub(crate) const MIRROR_SEQ_AND_TIME: Self = fixed(
-        400,
-        10032,
-        "stream mirrors can not have both start seq and start time configured",
-    );
     /// `JSSourceMaxMessageSizeTooBigErr`
     pub(crate) const SOURCE_MAX_SIZE: Self =
         fixed(400, 10046, "stream source must have max message size >= target");
@@ -152,6 +146,27 @@ impl ApiError {
     /// `JSStreamNameExistRestoreFailedErr`
     pub(crate) const RESTORE_NAME_EXISTS: Self =
         fixed(400, 10130, "stream name already in use, cannot restore");
+    /// `JSMirrorDurableConsumerCfgInvalid`
+    pub(crate) const MIRROR_CONSUMER_INVALID: Self =
+        fixed(400, 10213, "stream mirror consumer config is invalid");
+    /// `JSMirrorConsumerRequiresAckFCErr`
+    pub(crate) const MIRROR_CONSUMER_REQUIRES_FC: Self = fixed(
+        400,
+        10214,
+        "stream mirror consumer requires flow control ack policy",
+    );
+    /// `JSSourceDurableConsumerCfgInvalid`
+    pub(crate) const SOURCE_CONSUMER_INVALID: Self =
+        fixed(400, 10215, "stream source consumer config is invalid");
+    /// `JSSourceDurableConsumerDuplicateDetected`
+    pub(crate) const SOURCE_CONSUMER_DUPLICATE: Self =
+        fixed(400, 10216, "duplicate stream source consumer detected");
+    /// `JSSourceConsumerRequiresAckFCErr`
+    pub(crate) const SOURCE_CONSUMER_REQUIRES_FC: Self = fixed(
+        400,
+        10217,
+        "stream source consumer requires flow control ack policy",
+    );
     /// `JSConsumerAckFCRequiresPushErr`
     pub(crate) const FC_ACK_REQUIRES_PUSH: Self = fixed(
         400,

@@ -31,7 +31,8 @@ pub(crate) fn parse<T: DeserializeOwned + Default>(payload: &[u8]) -> Result<T, 
     }
     let mut value: Value = serde_json::from_slice(payload).map_err(|err| ApiError::invalid_json(&err))?;
     drop_nulls(&mut value);
-    parse_value(value)
+    let written = fold_names(&mut value);
+    parse_value(value, &written)
 }
 
 /// Reads a stream's configuration, and whether it is not to be adjusted silently.
@@ -44,13 +45,17 @@ pub(crate) fn parse_stream(payload: &[u8]) -> Result<(StreamConfig, bool), ApiEr
         _ => serde_json::from_slice(payload).map_err(|err| ApiError::invalid_json(&err))?,
     };
     drop_nulls(&mut value);
+    let written = fold_names(&mut value);
     let pedantic = value.as_object_mut().and_then(|fields| fields.remove("pedantic"));
     let is_pedantic = pedantic.map_or(Ok(false), serde_json::from_value);
     let is_pedantic = is_pedantic.map_err(|err| ApiError::invalid_json(&err))?;
-    Ok((parse_value(value)?, is_pedantic))
+    Ok((parse_value(value, &written)?, is_pedantic))
 }
 
-fn parse_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+/// Names of fields as they were written, by the names that they stand for.
+type WrittenNames = BTreeMap<String, String>;
+
+fn parse_value<T: DeserializeOwned>(value: Value, written: &WrittenNames) -> Result<T, ApiError> {
     if value.is_array() {
         return Err(ApiError::invalid_json(
             "json: cannot unmarshal array into Go value",
@@ -64,10 +69,42 @@ fn parse_value<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
         (Err(err), _) => Err(ApiError::invalid_json(&err)),
         (Ok(_), Some(path)) => {
             let field = path.rsplit('.').next().unwrap_or_default();
+            let field = written.get(field).map_or(field, String::as_str);
             Err(ApiError::invalid_json(format!("json: unknown field {field:?}")))
         }
         (Ok(parsed), None) => Ok(parsed),
     }
+}
+
+/// Go takes the names of fields in any case: here they become lower case, but for those in `metadata`, which are the
+/// client's own. Returns how those were written that have changed. The depth is bounded: serde_json has read the value with
+/// its own limit.
+fn fold_names(value: &mut Value) -> WrittenNames {
+    let mut written = WrittenNames::new();
+    let mut to_visit = vec![value];
+    while let Some(value) = to_visit.pop() {
+        match value {
+            Value::Object(fields) => {
+                if fields
+                    .keys()
+                    .any(|name| name.bytes().any(|b| b.is_ascii_uppercase()))
+                {
+                    for (name, inner) in std::mem::take(fields) {
+                        let folded = name.to_ascii_lowercase();
+                        if folded != name {
+                            written.insert(folded.clone(), name);
+                        }
+                        fields.insert(folded, inner);
+                    }
+                }
+                let others = fields.iter_mut().filter(|(name, _)| *name != "metadata");
+                to_visit.extend(others.map(|(_, inner)| inner));
+            }
+            Value::Array(items) => to_visit.extend(items.iter_mut()),
+            _ => {}
+        }
+    }
+    written
 }
 
 /// Reads a request that may be left out: whatever is neither an object nor an array counts as none.

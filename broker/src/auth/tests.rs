@@ -22,7 +22,7 @@ fn login(user: &str, password: &str) -> Login {
 }
 
 async fn who(options: &AuthOptions, login: &Login) -> Result<(String, String), AuthError> {
-    let accounts = Accounts::new();
+    let accounts = Accounts::new(None);
     let gate = gate::Gate::new(options, false, true, &accounts).unwrap();
     let identity = gate.identify(login, &Facts::default()).await?;
     Ok((identity.user, identity.account.name.to_string()))
@@ -122,7 +122,7 @@ async fn an_nkey_signs_the_nonce_of_this_connection() {
         };
         assert_eq!(who(&options, &login).await, Err(AuthError::Violation));
     }
-    let accounts = Accounts::new();
+    let accounts = Accounts::new(None);
     let gate = gate::Gate::new(&options, false, true, &accounts).unwrap();
     let (one, other) = (gate.nonce().unwrap(), gate.nonce().unwrap());
     assert!(one.len() == 15 && one != other);

@@ -45,6 +45,9 @@ impl Consumer {
         if at.stream == 0 || at.stream >= self.next_stream_seq {
             return false;
         }
+        if self.config.ack_policy == AckPolicy::FlowControl {
+            return false;
+        }
         self.last_acked = now.wall;
         match verb {
             AckVerb::Ack => {
@@ -66,6 +69,21 @@ impl Consumer {
             AckVerb::Progress => self.progress(now.mono, at.stream),
         }
         true
+    }
+
+    /// An answer to flow control says what the receiver has got: with the policy for it, that is the acknowledgement.
+    /// Source: nats-server, `processFlowControl`.
+    pub(crate) fn ack_by_flow_control(&mut self, now: Now, stream_seq: u64, done: &mut Vec<u64>) {
+        if self.config.ack_policy == AckPolicy::FlowControl && (1..self.next_stream_seq).contains(&stream_seq)
+        {
+            self.last_used = now.mono;
+            self.last_acked = now.wall;
+            let at = SeqPair {
+                consumer: 0,
+                stream: stream_seq,
+            };
+            self.settle(at, done);
+        }
     }
 
     fn entry(&self, stream_seq: u64) -> Option<PendingState> {
@@ -104,12 +122,12 @@ impl Consumer {
                     self.is_dirty = true;
                 }
             }
-            AckPolicy::All => {
+            AckPolicy::All | AckPolicy::FlowControl => {
                 if self.pending.remove_through(at.stream, done) > 0 {
                     self.is_dirty = true;
                 }
             }
-            AckPolicy::None | AckPolicy::FlowControl => return false,
+            AckPolicy::None => return false,
         }
         true
     }
@@ -174,6 +192,10 @@ impl Consumer {
     /// Source: JetStream consumer `ack_wait`, `max_deliver`, `backoff`.
     pub(crate) fn expire_pending(&mut self, now: Mono) {
         if self.pending_check.is_none_or(|check| check > now) {
+            return;
+        }
+        if self.config.ack_policy == AckPolicy::FlowControl {
+            self.pending_check = None;
             return;
         }
         let mut due = Vec::new();

@@ -19,6 +19,8 @@ const MAX_ACK_PENDING_DEFAULT: i64 = 1000;
 const INACTIVE_DEFAULT_NS: i64 = 5_000_000_000;
 const SHORTEST_HEARTBEAT_NS: i64 = 100_000_000;
 const SHORTEST_EXPIRES_NS: i64 = 1_000_000;
+/// How often a consumer is heard of whose messages are acknowledged by answers to flow control.
+const FLOW_CONTROL_HEARTBEAT_NS: i64 = 1_000_000_000;
 
 /// Where a consumer starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +46,7 @@ pub(crate) enum AckPolicy {
     All,
     /// Each one.
     Explicit,
-    /// Known, not supported.
+    /// An answer to flow control covers everything delivered before.
     FlowControl,
 }
 
@@ -141,6 +143,15 @@ impl ConsumerConfig {
         !self.deliver_subject.is_empty()
     }
 
+    /// The name that a request gives the consumer; empty: none.
+    pub(crate) fn given_name(&self) -> &str {
+        if self.name.is_empty() {
+            &self.durable_name
+        } else {
+            &self.name
+        }
+    }
+
     /// Whether the consumer stays when nobody uses it.
     pub(crate) fn is_durable(&self) -> bool {
         !self.durable_name.is_empty()
@@ -162,7 +173,10 @@ impl ConsumerConfig {
 
     /// Notes the API level that a server needs for this consumer.
     pub(crate) fn set_required_level(&mut self) {
-        let level = u32::from(self.pause_until.is_some() || !self.priority_groups.is_empty());
+        let level = match self.ack_policy {
+            AckPolicy::FlowControl => 4,
+            _ => u32::from(self.pause_until.is_some() || !self.priority_groups.is_empty()),
+        };
         set_static_metadata(&mut self.metadata, level);
     }
 
@@ -232,6 +246,10 @@ impl ConsumerConfig {
         if self.max_ack_pending == 0 && self.ack_policy != AckPolicy::None {
             self.max_ack_pending = MAX_ACK_PENDING_DEFAULT;
         }
+        if self.ack_policy == AckPolicy::FlowControl {
+            self.flow_control = true;
+            self.idle_heartbeat = FLOW_CONTROL_HEARTBEAT_NS;
+        }
     }
 
     fn check_names(&self) -> Result<(), ApiError> {
@@ -265,9 +283,6 @@ impl ConsumerConfig {
         if self.num_replicas > 1 {
             return Err(ApiError::CONSUMER_REPLICAS);
         }
-        if self.ack_policy == AckPolicy::FlowControl {
-            return Err(ApiError::ACK_POLICY_INVALID);
-        }
         self.check_priorities()
     }
 
@@ -277,6 +292,9 @@ impl ConsumerConfig {
         }
         if self.ack_wait < 0 {
             return Err(ApiError::ACK_WAIT_NEGATIVE);
+        }
+        if self.ack_policy == AckPolicy::FlowControl {
+            self.check_flow_control_acks()?;
         }
         let steps = i64::try_from(self.backoff.len()).unwrap_or(i64::MAX);
         if steps > 0 && self.max_deliver != -1 && steps > self.max_deliver {
@@ -299,6 +317,23 @@ impl ConsumerConfig {
                     return Err(ApiError::sampling(text));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Who acknowledges by answering flow control is pushed to, and gets each message once.
+    fn check_flow_control_acks(&self) -> Result<(), ApiError> {
+        if !self.is_push() {
+            return Err(ApiError::FC_ACK_REQUIRES_PUSH);
+        }
+        if self.max_ack_pending <= 0 {
+            return Err(ApiError::FC_ACK_REQUIRES_MAX_PENDING);
+        }
+        if self.ack_wait != 0 || !self.backoff.is_empty() {
+            return Err(ApiError::FC_ACK_REQUIRES_NO_ACK_WAIT);
+        }
+        if self.max_deliver > 0 {
+            return Err(ApiError::FC_ACK_REQUIRES_NO_MAX_DELIVER);
         }
         Ok(())
     }
@@ -439,7 +474,7 @@ impl ConsumerConfig {
         if stream.retention != Retention::WorkQueue {
             return Ok(());
         }
-        if self.ack_policy != AckPolicy::Explicit {
+        if !matches!(self.ack_policy, AckPolicy::Explicit | AckPolicy::FlowControl) {
             return Err(ApiError::WORKQUEUE_EXPLICIT_ACK);
         }
         if self.deliver_policy != DeliverPolicy::All {

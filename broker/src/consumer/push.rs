@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::config::ConsumerConfig;
+use super::config::{AckPolicy, ConsumerConfig};
 use super::pull::{Notice, Status};
 use super::{Picked, Receiver, SeqPair};
 use crate::engine::time::Mono;
@@ -93,6 +93,7 @@ impl PushState {
         now: Mono,
         size: usize,
         config: &ConsumerConfig,
+        is_stalled: bool,
         flow_prefix: impl FnOnce() -> String,
     ) -> Option<Notice> {
         self.reset_heartbeat(now, config);
@@ -100,19 +101,26 @@ impl PushState {
             return None;
         }
         self.unconfirmed_bytes += size as u64;
-        if self.request.is_some() || self.unconfirmed_bytes <= self.window_bytes / 2 {
+        let is_due = self.unconfirmed_bytes > self.window_bytes / 2
+            || (is_stalled && config.ack_policy == AckPolicy::FlowControl);
+        if self.request.is_some() || !is_due {
             return None;
         }
+        Some(self.ask(flow_prefix()))
+    }
+
+    /// Asks the receiver to say that it has got what was sent.
+    fn ask(&mut self, flow_prefix: String) -> Notice {
         self.request_count += 1;
-        let subject = format!("{}.{}", flow_prefix(), self.request_count);
+        let subject = format!("{flow_prefix}.{}", self.request_count);
         self.request = Some(FlowRequest {
             subject: subject.clone(),
             bytes: self.unconfirmed_bytes,
         });
-        Some(Notice {
+        Notice {
             reply: self.deliver_subject.clone(),
             status: Status::FlowControl { answer_to: subject },
-        })
+        }
     }
 
     /// The receiver answered the flow-control request `subject`. Returns whether it was the open one.
@@ -130,12 +138,13 @@ impl PushState {
         }
     }
 
-    /// Sends the heartbeat if it is due.
+    /// Sends the heartbeat if it is due. `awaits_ack`: an answer to flow control is to acknowledge what was sent.
     pub(crate) fn heartbeat(
         &mut self,
         now: Mono,
         config: &ConsumerConfig,
         at: SeqPair,
+        awaits_ack: Option<impl FnOnce() -> String>,
         notices: &mut Vec<Notice>,
     ) {
         if !self.is_bound || self.heartbeat_due.is_none_or(|due| due > now) {
@@ -152,6 +161,9 @@ impl PushState {
             reply: self.deliver_subject.clone(),
             status,
         });
+        if let Some(flow_prefix) = awaits_ack.filter(|_| self.request.is_none()) {
+            notices.push(self.ask(flow_prefix()));
+        }
     }
 
     /// When the next heartbeat is due.
@@ -163,6 +175,8 @@ impl PushState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NO_ACKS: Option<fn() -> String> = None;
 
     fn config() -> ConsumerConfig {
         ConsumerConfig {
@@ -179,15 +193,15 @@ mod tests {
         push.set_bound(true, Mono(0), &config());
         let half = WINDOW_BYTES_MIN as usize / 2;
         let prefix = || "$JS.FC.S.C".to_owned();
-        assert_eq!(push.delivered(Mono(0), half, &config(), prefix), None);
-        let notice = push.delivered(Mono(0), 1, &config(), prefix).unwrap();
+        assert_eq!(push.delivered(Mono(0), half, &config(), false, prefix), None);
+        let notice = push.delivered(Mono(0), 1, &config(), false, prefix).unwrap();
         assert_eq!(
             notice.status,
             Status::FlowControl {
                 answer_to: "$JS.FC.S.C.1".to_owned()
             }
         );
-        assert_eq!(push.delivered(Mono(0), half, &config(), prefix), None);
+        assert_eq!(push.delivered(Mono(0), half, &config(), false, prefix), None);
         assert_eq!(push.pick(|_| Receiver::Ready), Picked::Nobody);
         assert!(!push.flow_answered("$JS.FC.S.C.9"));
         assert!(push.flow_answered("$JS.FC.S.C.1"));
@@ -199,7 +213,7 @@ mod tests {
         let mut push = PushState::new("d");
         let mut notices = Vec::new();
         push.set_bound(true, Mono(0), &config());
-        push.heartbeat(Mono(999), &config(), SeqPair::default(), &mut notices);
+        push.heartbeat(Mono(999), &config(), SeqPair::default(), NO_ACKS, &mut notices);
         assert!(notices.is_empty());
         push.heartbeat(
             Mono(1000),
@@ -208,9 +222,35 @@ mod tests {
                 consumer: 3,
                 stream: 4,
             },
+            NO_ACKS,
             &mut notices,
         );
         assert_eq!(notices.len(), 1);
         assert_eq!(push.next_deadline(), Some(Mono(2000)));
+    }
+
+    #[test]
+    fn who_acknowledges_by_flow_control_is_asked_when_stalled_and_with_heartbeats() {
+        let config = ConsumerConfig {
+            ack_policy: AckPolicy::FlowControl,
+            ..config()
+        };
+        let mut push = PushState::new("d");
+        push.set_bound(true, Mono(0), &config);
+        let prefix = || "$JS.FC.S.C".to_owned();
+        assert_eq!(push.delivered(Mono(0), 1, &config, false, prefix), None);
+        assert!(push.delivered(Mono(0), 1, &config, true, prefix).is_some());
+        assert!(push.flow_answered("$JS.FC.S.C.1"));
+        let mut notices = Vec::new();
+        push.heartbeat(
+            Mono(1000),
+            &config,
+            SeqPair::default(),
+            Some(prefix),
+            &mut notices,
+        );
+        let last = notices.pop().unwrap().status;
+        let answer_to = "$JS.FC.S.C.2".to_owned();
+        assert_eq!((notices.len(), last), (1, Status::FlowControl { answer_to }));
     }
 }

@@ -58,6 +58,12 @@ impl Consumer {
         }
         if !self.is_full() {
             self.enqueue(request);
+        } else if request.no_wait && request.expires.is_none() {
+            // Others wait: there is nothing.
+            notices.push(Notice {
+                reply,
+                status: Status::NoMessages,
+            });
         } else if request.heartbeat_ns == 0 {
             notices.push(Notice {
                 reply,
@@ -185,7 +191,10 @@ impl Consumer {
         }
         if self.config.is_push() {
             let prefix = || format!("$JS.FC.{}.{}", self.stream, self.name);
-            let notice = self.push.delivered(now.mono, size, &self.config, prefix);
+            let is_stalled = self.is_stalled();
+            let notice = self
+                .push
+                .delivered(now.mono, size, &self.config, is_stalled, prefix);
             return Delivery {
                 reply: self.push.deliver_subject().clone(),
                 notice,
@@ -247,7 +256,10 @@ impl Consumer {
             true
         });
         if self.config.is_push() {
-            self.push.heartbeat(now, &self.config, at, notices);
+            let prefix = || format!("$JS.FC.{}.{}", self.stream, self.name);
+            let awaits_ack = self.config.ack_policy == AckPolicy::FlowControl && self.pending.len() > 0;
+            self.push
+                .heartbeat(now, &self.config, at, awaits_ack.then_some(prefix), notices);
         }
     }
 

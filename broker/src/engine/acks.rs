@@ -101,7 +101,7 @@ impl Engine {
         effects: &mut Vec<Effect>,
     ) {
         if op.subject.starts_with(b"$JS.FC.") {
-            return self.flow_answered(op);
+            return self.flow_answered(now, op, store);
         }
         let Some(subject) = AckSubject::parse(op.subject_str()) else {
             return;
@@ -173,7 +173,7 @@ impl Engine {
         observer.needs_no_more(seq, &record.subject).then_some(seq)
     }
 
-    fn flow_answered(&mut self, op: &JsOp) {
+    fn flow_answered<F: Fs>(&mut self, now: Now, op: &JsOp, store: &mut Store<F>) {
         let subject = op.subject_str();
         let mut tokens = subject.split('.').skip(2);
         let (Some(stream), Some(consumer)) = (tokens.next(), tokens.next()) else {
@@ -185,8 +185,19 @@ impl Engine {
         let Some(observer) = self.consumers.get_mut(&id) else {
             return;
         };
-        if observer.consumer.push_state().flow_answered(subject) {
-            self.mark_ready(id);
+        if !observer.consumer.push_state().flow_answered(subject) {
+            return;
+        }
+        let mut done = Vec::new();
+        let got = headers::field(&op.headers, "Nats-Last-Stream").and_then(|seq| seq.parse().ok());
+        if let Some(seq) = got {
+            observer.consumer.ack_by_flow_control(now, seq, &mut done);
+        }
+        let stream = observer.stream;
+        self.note_dirty(now.mono, id);
+        self.mark_ready(id);
+        if !done.is_empty() {
+            self.retire(stream, &done, store);
         }
     }
 

@@ -46,6 +46,34 @@ impl Outcome {
     }
 }
 
+/// Requests that an account without JetStream gets an answer to: that it has none.
+const ANSWERED_WITHOUT: [&str; 24] = [
+    "INFO",
+    "STREAM.CREATE",
+    "STREAM.UPDATE",
+    "STREAM.INFO",
+    "STREAM.DELETE",
+    "STREAM.PURGE",
+    "STREAM.NAMES",
+    "STREAM.LIST",
+    "STREAM.MSG.GET",
+    "STREAM.MSG.DELETE",
+    "STREAM.SNAPSHOT",
+    "STREAM.RESTORE",
+    "STREAM.PEER",
+    "STREAM.LEADER",
+    "CONSUMER.CREATE",
+    "CONSUMER.DURABLE.CREATE",
+    "CONSUMER.INFO",
+    "CONSUMER.PAUSE",
+    "CONSUMER.UNPIN",
+    "CONSUMER.RESET",
+    "CONSUMER.DELETE",
+    "CONSUMER.NAMES",
+    "CONSUMER.LIST",
+    "CONSUMER.LEADER",
+];
+
 /// A request's name, for instance `STREAM.CREATE`, and the tokens behind it.
 fn split(subject: &str) -> Option<(String, Vec<&str>)> {
     let tokens: Vec<&str> = subject.strip_prefix("$JS.API.")?.split('.').collect();
@@ -70,10 +98,10 @@ impl Engine {
         let parts = split(subject);
         if let Some((name, rest)) = &parts {
             match (name.as_str(), rest.as_slice()) {
-                ("CONSUMER.MSG.NEXT", [stream, consumer]) => {
+                ("CONSUMER.MSG.NEXT", [stream, consumer]) if self.tier().is_some() => {
                     return self.next_messages(now, stream, consumer, op, effects);
                 }
-                ("DIRECT.GET", [stream, key @ ..]) => {
+                ("DIRECT.GET", [stream, key @ ..]) if self.tier().is_some() => {
                     let key = (!key.is_empty()).then(|| key.join("."));
                     return self.direct_get(stream, key.as_deref(), op, store, effects);
                 }
@@ -83,6 +111,9 @@ impl Engine {
         let outcome = if headers::asks_above_level(&op.headers, API_LEVEL) {
             let kind = parts.as_ref().map_or_else(String::new, |(name, _)| kind_of(name));
             Some(Outcome::new::<()>(&kind, Err(ApiError::API_LEVEL)))
+        } else if self.tier().is_none() {
+            let name = parts.as_ref().map_or("", |(name, _)| name.as_str());
+            self.refuse_account(name)
         } else {
             match parts {
                 Some((name, rest)) => self.request(now, &name, &rest, op, store, effects),
@@ -91,7 +122,6 @@ impl Engine {
         };
         // nats-server is silent about requests that it does not know.
         let Some(outcome) = outcome else { return };
-        self.api_requests += 1;
         let stats = &mut self.js_account().api_stats;
         stats.total += 1;
         stats.errors += u64::from(outcome.is_error);
@@ -110,6 +140,30 @@ impl Engine {
         }
     }
 
+    /// The subject of a request as it is without the server's domain; none if it names none.
+    pub(super) fn without_domain(&self, subject: &Bytes) -> Option<Bytes> {
+        let domain = self.options.domain.as_deref()?;
+        let rest = subject
+            .strip_prefix(b"$JS.")?
+            .strip_prefix(domain.as_bytes())?
+            .strip_prefix(b".API.")?;
+        Some([b"$JS.API.", rest].concat().into())
+    }
+
+    /// An account without JetStream is told so. In the system account, that is how every request is answered.
+    fn refuse_account(&self, name: &str) -> Option<Outcome> {
+        let kind = if name == "INFO" {
+            "account_info".to_owned()
+        } else if self.options.accounts.is_system(self.account) {
+            "system".to_owned()
+        } else if ANSWERED_WITHOUT.contains(&name) {
+            kind_of(name)
+        } else {
+            return None;
+        };
+        Some(Outcome::new::<()>(&kind, Err(ApiError::NOT_ENABLED_FOR_ACCOUNT)))
+    }
+
     fn request<F: Fs>(
         &mut self,
         now: Now,
@@ -121,13 +175,7 @@ impl Engine {
     ) -> Option<Outcome> {
         let payload = &op.payload;
         Some(match (name, rest) {
-            ("INFO", []) => {
-                let info = match self.tier() {
-                    Some(_) => Ok(self.account_info(store)),
-                    None => Err(ApiError::NOT_ENABLED_FOR_ACCOUNT),
-                };
-                Outcome::new("account_info", info)
-            }
+            ("INFO", []) => Outcome::new("account_info", Ok(self.account_info(store))),
             ("STREAM.CREATE", [stream]) => Outcome::new(
                 "stream_create",
                 self.create_stream(now, stream, payload, store, effects),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::Engine;
 use super::time::Now;
-use super::{ConsumerId, Engine};
 use crate::api::types::{AccountInfo, ConsumerInfo, StreamInfo};
 use crate::env::Fs;
 use crate::store::Store;
@@ -42,11 +42,6 @@ pub(crate) struct StreamSnapshot {
 }
 
 impl Engine {
-    /// Counts up with each change that a snapshot would show, as far as it is known at once.
-    pub(crate) fn changes(&self) -> u64 {
-        self.changes + self.api_requests
-    }
-
     /// The picture now.
     pub(crate) fn snapshot<F: Fs>(&mut self, now: Now, store: &Store<F>) -> JsSnapshot {
         let mut snapshot = JsSnapshot::default();
@@ -71,10 +66,10 @@ impl Engine {
                 continue;
             };
             let info = self.stream_info(now, stream, false, store);
-            let consumer_ids: Vec<ConsumerId> = stream.consumers.values().copied().collect();
-            let infos = consumer_ids
+            let listed = self.listed_consumers(stream);
+            let infos = listed
                 .into_iter()
-                .filter_map(|id| self.consumer_info(now, id, store).ok());
+                .filter_map(|(_, id)| self.consumer_info(now, id, store).ok());
             let consumers = infos.collect();
             streams.push(StreamSnapshot { info, consumers });
         }

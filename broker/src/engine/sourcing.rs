@@ -11,27 +11,25 @@ use serde::{Deserialize, Serialize};
 use super::effect::Effect;
 use super::publish::{StoredMessage, append, last_of_subject, remember};
 use super::time::{Mono, Now};
-use super::{Engine, Timer};
+use super::{ConsumerId, Engine, Timer};
 use crate::api::error::ApiError;
 use crate::api::time;
 use crate::api::types::SourceInfo;
 use crate::env::Fs;
 use crate::store::{NewRecord, Record, Store, SubjectFilter};
-use crate::stream::config::{Retention, Storage, StreamConfig};
+use crate::stream::config::{Storage, StreamConfig};
 use crate::stream::counter::{self, LastCounter};
 use crate::stream::dedupe::IdKind;
 use crate::stream::headers::{self, PublishHeaders, STREAM_SOURCE};
-use crate::stream::source::StreamSource;
+use crate::stream::source::{StreamSource, short_hash};
 use crate::stream::{Incoming, Rollup, Stream};
 use crate::subject::transform::SubjectTransform;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
-/// Letters of an identity.
-const IDENTITY_LETTERS: usize = 8;
 /// Messages that a stream copies in one step.
 const COPIED_MAX: usize = 512;
 /// When a stream that took nothing, or whose origin is not there, looks again.
-const RETRY_NS: i64 = 1_000_000_000;
+pub(super) const RETRY_NS: i64 = 1_000_000_000;
 
 /// What is kept of a stream's positions, as the state of a consumer that no client can name.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -45,28 +43,21 @@ struct Positions {
 /// The name that [`Positions`] are kept under.
 pub(super) const POSITIONS: &str = ".sources";
 
-/// Messages that can leave their origin once the copy is durable.
-#[derive(Debug)]
-pub(super) struct Copied {
-    origin: StreamId,
-    copy: StreamId,
-    copy_seq: StreamSeq,
-    done: Vec<u64>,
-}
-
 /// Where a stream stands with one origin.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    name: String,
+    pub(super) name: String,
     /// As `Nats-Stream-Source` has it.
     index_name: String,
-    filter: SubjectFilter,
+    pub(super) filter: SubjectFilter,
+    /// The consumer of the origin that is copied through, if the configuration names one.
+    pub(super) consumer: Option<String>,
     /// Source filters and what becomes of their subjects; `None`: as they are.
     transforms: Vec<(String, Option<SubjectTransform>)>,
     /// The next position to look at; 0: not known yet.
     next_seq: u64,
     /// Which stream it was; another one of the same name starts anew.
-    id: Option<StreamId>,
+    pub(super) id: Option<StreamId>,
     /// Tells that stream from others of its name, also over restarts.
     identity: String,
     lag: u64,
@@ -104,6 +95,7 @@ impl Origin {
             name: source.name.clone(),
             index_name: source.index_name(),
             filter: SubjectFilter::new(&filters),
+            consumer: source.consumer.as_ref().map(|consumer| consumer.name.clone()),
             transforms: transforms.collect(),
             next_seq: 0,
             id: None,
@@ -137,7 +129,7 @@ impl Origin {
 #[derive(Debug, Default)]
 pub(crate) struct Origins {
     pub(crate) is_mirror: bool,
-    list: Vec<Origin>,
+    pub(super) list: Vec<Origin>,
 }
 
 impl Origins {
@@ -177,12 +169,7 @@ impl Origins {
 /// Tells a stream from others of its name: a hash of when it was created.
 /// Source: nats-server, `stream.identity`.
 fn identity(created: UnixNanos) -> String {
-    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-    let hash = ring::digest::digest(&ring::digest::SHA256, time::format(created).as_bytes());
-    let letters = hash.as_ref().iter().take(IDENTITY_LETTERS);
-    letters
-        .map(|byte| char::from(DIGITS[usize::from(byte % 62)]))
-        .collect()
+    short_hash(&time::format(created))
 }
 
 /// The index name, sequence and identity that a `Nats-Stream-Source` header names.
@@ -256,6 +243,15 @@ impl Engine {
             origin.error = Some(ApiError::STREAM_NOT_FOUND);
             return;
         };
+        let through = match self.copied_through(origin, is_mirror) {
+            Ok(through) => through,
+            Err(error) => {
+                origin.id = None;
+                origin.error = Some(error);
+                self.timers.insert((now.mono.after(RETRY_NS), Timer::Copy(id)));
+                return;
+            }
+        };
         origin.error = None;
         if origin.id != Some(origin_id) {
             origin.id = Some(origin_id);
@@ -264,7 +260,7 @@ impl Engine {
                 .get(&origin_id)
                 .map_or(UnixNanos(0), |stream| stream.created);
             origin.identity = identity(created);
-            origin.next_seq = self.start_of(id, origin, origin_id, is_mirror, store);
+            origin.next_seq = self.start_of(id, origin, origin_id, (is_mirror, through), store);
         }
         let durable = store.durable_seq(origin_id);
         let mut done = Vec::new();
@@ -297,47 +293,7 @@ impl Engine {
         if !done.is_empty() {
             self.sources_dirty.insert(id);
             self.arm_persist(now.mono);
-            self.release_copied(origin_id, id, done, store);
-        }
-    }
-
-    /// Origins that keep messages only until somebody has them let go of what was copied, once that is durable.
-    fn release_copied<F: Fs>(&mut self, origin: StreamId, copy: StreamId, done: Vec<u64>, store: &Store<F>) {
-        let keeps = self
-            .streams
-            .get(&origin)
-            .is_none_or(|stream| stream.config.retention == Retention::Limits);
-        if !keeps {
-            self.copied.push(Copied {
-                origin,
-                copy,
-                copy_seq: store.state(copy).last_seq,
-                done,
-            });
-        }
-    }
-
-    /// Removes from origins what copies have durably.
-    pub(super) fn retire_copied<F: Fs>(&mut self, store: &mut Store<F>) {
-        for copied in std::mem::take(&mut self.copied) {
-            if store.durable_seq(copied.copy) >= copied.copy_seq {
-                self.retire(copied.origin, &copied.done, store);
-            } else {
-                self.copied.push(copied);
-            }
-        }
-    }
-
-    /// The commit of a stream failed: what it copied last is to be copied again.
-    pub(super) fn forget_copied(&mut self, id: StreamId) {
-        self.copied.retain(|copied| copied.copy != id);
-        if let Some(stream) = self.streams.get_mut(&id)
-            && !stream.origins.is_empty()
-        {
-            for origin in &mut stream.origins.list {
-                origin.id = None;
-            }
-            self.timers.insert((self.ticked.after(RETRY_NS), Timer::Copy(id)));
+            self.note_copied(origin_id, id, through, done, store);
         }
     }
 
@@ -402,7 +358,7 @@ impl Engine {
         id: StreamId,
         origin: &Origin,
         origin_id: StreamId,
-        is_mirror: bool,
+        (is_mirror, through): (bool, Option<ConsumerId>),
         store: &Store<F>,
     ) -> u64 {
         let Some(stream) = self.streams.get(&id) else {
@@ -418,12 +374,15 @@ impl Engine {
         if let Some(next) = known {
             return next;
         }
+        if let Some(observer) = through.and_then(|through| self.consumers.get(&through)) {
+            return observer.consumer.ack_floor().stream + 1;
+        }
         let config = stream.config.mirror.iter().chain(&stream.config.sources);
         let source = config
             .into_iter()
             .find(|source| source.index_name() == origin.index_name);
         let Some(source) = source else { return 1 };
-        match source.opt_start_time {
+        match source.opt_start_time.filter(|_| source.opt_start_seq == 0) {
             Some(time) => store
                 .seq_at_or_after(origin_id, time.0)
                 .map_or(store.state(origin_id).last_seq.0 + 1, |seq| seq.0),

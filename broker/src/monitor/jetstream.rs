@@ -1,4 +1,4 @@
-//! `/jsz`, and JetStream's figures elsewhere, from the storage thread's latest snapshot.
+//! `/jsz`, and JetStream's figures elsewhere, from a picture that the storage thread takes when it is asked.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ struct Parts {
 }
 
 /// The answer of `/jsz`. None: there is no such account.
-pub(crate) fn jsz(monitor: &Monitor, args: &Args) -> Result<Option<Value>, ArgError> {
+pub(crate) async fn jsz(monitor: &Monitor, args: &Args) -> Result<Option<Value>, ArgError> {
     let consumers = args.flag("consumers")?;
     let parts = Parts {
         streams: consumers || args.flag("streams")?,
@@ -29,7 +29,7 @@ pub(crate) fn jsz(monitor: &Monitor, args: &Args) -> Result<Option<Value>, ArgEr
         config: args.flag("config")?,
     };
     let (offset, limit) = args.page(ACCOUNTS)?;
-    let snapshot = monitor.snapshots.latest();
+    let snapshot = monitor.snapshot().await;
     let accounts = enabled(monitor, &snapshot);
     let wanted = args.text("acc");
     if !wanted.is_empty() && !accounts.iter().any(|account| *account.name == *wanted) {
@@ -61,13 +61,17 @@ pub(crate) fn jsz(monitor: &Monitor, args: &Args) -> Result<Option<Value>, ArgEr
 }
 
 /// The account's part of `/jsz` alone. None: there is no such account.
-pub(crate) fn jsz_account(monitor: &Monitor, name: &str, args: &Args) -> Result<Option<Value>, ArgError> {
+pub(crate) async fn jsz_account(
+    monitor: &Monitor,
+    name: &str,
+    args: &Args,
+) -> Result<Option<Value>, ArgError> {
     let parts = Parts {
         streams: true,
         consumers: args.flag("consumers")?,
         config: args.flag("config")?,
     };
-    let snapshot = monitor.snapshots.latest();
+    let snapshot = monitor.snapshot().await;
     let accounts = enabled(monitor, &snapshot);
     let found = accounts.into_iter().find(|account| *account.name == *name);
     Ok(found.map(|account| account_detail(account, parts)))
@@ -116,7 +120,7 @@ pub(super) fn config(monitor: &Monitor) -> Value {
     let jetstream = &monitor.settings.jetstream;
     let mut config = json!({
         "max_memory": bytes(jetstream.max_memory_bytes), "max_storage": bytes(jetstream.max_file_bytes),
-        "store_dir": monitor.store_dir, "sync_always": true,
+        "store_dir": monitor.store_dir, "sync_always": true, "strict": true,
     });
     if let Some(domain) = &jetstream.domain {
         config["domain"] = domain.as_str().into();
@@ -125,11 +129,11 @@ pub(super) fn config(monitor: &Monitor) -> Value {
 }
 
 /// JetStream's part of `/varz`.
-pub(super) fn varz(monitor: &Monitor) -> Value {
+pub(super) async fn varz(monitor: &Monitor) -> Value {
     if !monitor.settings.jetstream.enabled {
         return json!({});
     }
-    let snapshot = monitor.snapshots.latest();
+    let snapshot = monitor.snapshot().await;
     let accounts = enabled(monitor, &snapshot).len();
     json!({"config": config(monitor), "stats": stats(&snapshot.total, accounts), "limits": {}})
 }

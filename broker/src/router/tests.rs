@@ -265,3 +265,26 @@ fn jetstream_takes_its_own_subjects() {
     assert_eq!(bound("$JS.API"), None);
     assert_eq!(bound("$JS.EVENT.x"), None);
 }
+
+#[test]
+fn requests_may_name_the_servers_domain() {
+    let router = Router::of(AccountId::GLOBAL, Arc::default(), Some("hub".into()));
+    let bound = |subject: &str| router.receivers(subject).bound;
+    for known in ["$JS.API.INFO", "$JS.hub.API.INFO", "$JS.hub.API.DIRECT.GET.S"] {
+        assert_eq!(bound(known), Some(JsKind::Api), "{known}");
+    }
+    for unknown in [
+        "$JS.other.API.INFO",
+        "$JS.hub.ACK.S",
+        "$JS.hub",
+        "$JS.hubAPI.INFO",
+    ] {
+        assert_eq!(bound(unknown), None, "{unknown}");
+    }
+    router.set_jetstream(JetStreamUse::Told);
+    assert_eq!(bound("$JS.hub.API.STREAM.NAMES"), Some(JsKind::Api));
+    assert_eq!(bound("$JS.API.DIRECT.GET.S"), None);
+    router.set_jetstream(JetStreamUse::ToldAlways);
+    assert_eq!(bound("$JS.API.DIRECT.GET.S"), Some(JsKind::Api));
+    assert_eq!(bound("$JS.ACK.S.C.1.1.1.1.1"), None);
+}

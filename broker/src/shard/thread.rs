@@ -20,8 +20,6 @@ use crate::types::MonoNanos;
 
 /// Added to the monotonic clock, so that what happened before the start has a time too.
 const MONO_BASE: u64 = 1 << 62;
-/// How often monitoring gets a new picture, at most.
-const SNAPSHOT_NS: i64 = 500_000_000;
 /// Deliveries in one round while nobody publishes.
 const DELIVERIES_IDLE: usize = 2048;
 /// Deliveries between two looks at the inbox.
@@ -36,8 +34,6 @@ pub(crate) struct Shard<F: Fs, C: Clock> {
     out: Routers,
     effects: Vec<Effect>,
     text: String,
-    snapshot_due: Mono,
-    snapshot_changes: u64,
     is_healthy: bool,
 }
 
@@ -56,6 +52,7 @@ struct EndGuard(Links);
 impl Drop for EndGuard {
     fn drop(&mut self) {
         self.0.view.set_stopped();
+        self.0.snapshots.end();
         self.0.inbox.close();
         // What is still queued after a panic is given up now, so that nobody waits for its completion.
         drop(self.0.inbox.take_all(Some(Duration::ZERO)));
@@ -93,7 +90,6 @@ impl<F: Fs, C: Clock> Shard<F, C> {
             account.router.set_stream_subjects(id, subjects);
         }
         links.view.set_health(store.health());
-        links.snapshots.publish(engine.snapshot(now, &store));
         let shard = Self {
             store,
             engine,
@@ -102,8 +98,6 @@ impl<F: Fs, C: Clock> Shard<F, C> {
             clock,
             effects: Vec::new(),
             text: String::new(),
-            snapshot_due: now.mono,
-            snapshot_changes: 0,
             is_healthy: true,
         };
         Ok((shard, report))
@@ -140,9 +134,8 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         }
         let now = now(&self.clock).mono;
         let timer = self.engine.next_deadline();
-        let snapshot = (self.engine.changes() != self.snapshot_changes).then_some(self.snapshot_due);
         let tend = self.store.next_tend().map(|due| Mono(due.0));
-        let due = earliest(earliest(timer, snapshot), tend)?;
+        let due = earliest(timer, tend)?;
         Some(Duration::from_nanos(due.since(now)))
     }
 
@@ -163,7 +156,10 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         self.commit();
         self.dispatch(now, op_count);
         self.store.settle();
-        self.publish_snapshot(now);
+        if let Some(asked) = self.links.snapshots.wanted() {
+            let snapshot = self.engine.snapshot(now, &self.store);
+            self.links.snapshots.publish(snapshot, asked);
+        }
     }
 
     /// Delivers: so much that consumers keep up with what is published, and more while nothing comes.
@@ -241,17 +237,6 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         }
         self.is_healthy = is_healthy;
         self.links.view.set_health(health);
-    }
-
-    fn publish_snapshot(&mut self, now: Now) {
-        let changes = self.engine.changes();
-        if changes != self.snapshot_changes && self.snapshot_due <= now.mono {
-            self.snapshot_changes = changes;
-            self.snapshot_due = now.mono.after(SNAPSHOT_NS);
-            self.links
-                .snapshots
-                .publish(self.engine.snapshot(now, &self.store));
-        }
     }
 
     /// Says goodbye to those who wait, writes everything and closes the store.

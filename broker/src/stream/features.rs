@@ -95,7 +95,8 @@ impl StreamConfig {
             }
             Some("async") => {}
             Some(mode) => {
-                return Err(ApiError::invalid_config(format!("can not unmarshal \"{mode}\"")));
+                let quoted = format!("\"{mode}\"");
+                return Err(ApiError::invalid_json(format!("can not unmarshal {quoted:?}")));
             }
         }
         Ok(())
@@ -114,7 +115,7 @@ impl StreamConfig {
         if !self.sources.is_empty() && self.allow_msg_schedules {
             return Err(ApiError::SOURCE_WITH_SCHEDULES);
         }
-        let mut names = BTreeSet::new();
+        let (mut names, mut consumers) = (BTreeSet::new(), BTreeSet::new());
         for source in &self.sources {
             if !is_valid_name(&source.name) {
                 return Err(ApiError::SOURCE_INVALID_NAME);
@@ -123,6 +124,11 @@ impl StreamConfig {
                 return Err(ApiError::SOURCE_DUPLICATE);
             }
             check_origin(source, Origin::Source)?;
+            if let Some(consumer) = &source.consumer
+                && !consumers.insert((&source.name, &consumer.name))
+            {
+                return Err(ApiError::SOURCE_CONSUMER_DUPLICATE);
+            }
         }
         Ok(())
     }
@@ -147,9 +153,6 @@ impl StreamConfig {
         check_origin(mirror, Origin::Mirror)?;
         if !is_valid_name(&mirror.name) {
             return Err(ApiError::MIRROR_INVALID_NAME);
-        }
-        if mirror.opt_start_seq > 0 && mirror.opt_start_time.is_some() {
-            return Err(ApiError::MIRROR_SEQ_AND_TIME);
         }
         Ok(())
     }
@@ -258,10 +261,16 @@ fn check_origin(source: &StreamSource, origin: Origin) -> Result<(), ApiError> {
             "streams of other accounts or domains can not be copied by this server",
         ));
     }
-    if source.consumer.is_some() {
-        return Err(ApiError::invalid_config(
-            "copying through a named consumer is not supported by this server",
-        ));
+    if source
+        .consumer
+        .as_ref()
+        .is_some_and(|consumer| !consumer.fits(source))
+    {
+        return Err(if is_mirror {
+            ApiError::MIRROR_CONSUMER_INVALID
+        } else {
+            ApiError::SOURCE_CONSUMER_INVALID
+        });
     }
     let transforms = &source.subject_transforms;
     if transforms.len() > SOURCES_MAX {

@@ -2,8 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{is_false, is_zero_u64};
+use super::config::{is_false, is_valid_name, is_zero_u64};
 use crate::api::time::JsonTime;
+use crate::subject;
+
+/// Letters of a hash in names.
+const HASH_LETTERS: usize = 8;
+
+/// A few letters that stand for a text.
+/// Source: nats-server, `getHash`.
+pub(crate) fn short_hash(text: &str) -> String {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let letters = hash.as_ref().iter().take(HASH_LETTERS);
+    letters
+        .map(|byte| char::from(DIGITS[usize::from(byte % 62)]))
+        .collect()
+}
 
 /// A transform as a configuration has it. An empty source covers everything, an empty destination changes nothing.
 /// Source: nats-server, `SubjectTransformConfig`.
@@ -66,6 +81,17 @@ pub(crate) struct StreamConsumerSource {
     pub(crate) deliver_subject: String,
 }
 
+impl StreamConsumerSource {
+    /// Whether a stream can copy through it: the consumer says itself where it begins and what it wants.
+    pub(crate) fn fits(&self, source: &StreamSource) -> bool {
+        is_valid_name(&self.name)
+            && subject::is_valid_literal(&self.deliver_subject)
+            && source.opt_start_seq == 0
+            && source.opt_start_time.is_none()
+            && source.filter_subject.is_empty()
+    }
+}
+
 impl StreamSource {
     /// Tells two sources of one stream apart, and names the source in `Nats-Stream-Source`: stream, filters and
     /// destinations, with `>` for what is not set.
@@ -74,6 +100,10 @@ impl StreamSource {
         let name = match &self.external {
             Some(external) => format!("{}:{}", self.name, external.api),
             None => self.name.clone(),
+        };
+        let name = match &self.consumer {
+            Some(consumer) => format!("{name}:C={}", short_hash(&consumer.name)),
+            None => name,
         };
         let or_all = |text: &str| {
             if text.is_empty() {

@@ -43,8 +43,10 @@ impl System {
             (Asker::System, ["SERVER", "PING"]) => self.server_request("STATSZ", payload).await,
             (Asker::System, ["SERVER", _, what]) => self.server_request(what, payload).await,
             (Asker::System, ["ACCOUNT", "PING", "STATZ"]) => self.statz(payload, &[]),
-            (Asker::System, ["ACCOUNT", account, what]) => self.account_request(account, what, payload),
-            (Asker::Account(account), [_, "PING", what]) => self.account_request(account, what, payload),
+            (Asker::System, ["ACCOUNT", account, what]) => self.account_request(account, what, payload).await,
+            (Asker::Account(account), [_, "PING", what]) => {
+                self.account_request(account, what, payload).await
+            }
             _ => Err(Refusal::Silence),
         };
         let (name, value) = match answered {
@@ -83,10 +85,10 @@ impl System {
             "LEAFZ" => monitor.leafz(),
             "ACCOUNTZ" => accountz::accountz(monitor, &args)?,
             "JSZ" => {
-                let jsz = jetstream::jsz(monitor, &args)?;
+                let jsz = jetstream::jsz(monitor, &args).await?;
                 jsz.ok_or_else(|| format!("account {:?} not found", args.text("acc")))?
             }
-            "HEALTHZ" => monitor.healthz(&args)?.1,
+            "HEALTHZ" => monitor.healthz(&args).await?.1,
             "EXPVARZ" | "IPQUEUESZ" | "RAFTZ" => json!({}),
             "KICK" => self.kick(&args)?,
             "LDM" => self.tell_to_go(&args)?,
@@ -98,7 +100,7 @@ impl System {
         })
     }
 
-    fn account_request(&self, account: &str, what: &str, payload: &[u8]) -> Result<Value, Refusal> {
+    async fn account_request(&self, account: &str, what: &str, payload: &[u8]) -> Result<Value, Refusal> {
         let mut args = Args::from_json(payload)?;
         if !self.is_meant(&args) {
             return Err(Refusal::Silence);
@@ -112,7 +114,7 @@ impl System {
                 subsz::subsz(monitor, &args)?
             }
             "JSZ" => {
-                let jsz = jetstream::jsz_account(monitor, account, &args)?;
+                let jsz = jetstream::jsz_account(monitor, account, &args).await?;
                 jsz.ok_or_else(|| format!("account {account:?} not found"))?
             }
             "INFO" => accountz::account_info(monitor, account)?,

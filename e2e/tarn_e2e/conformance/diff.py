@@ -5,6 +5,7 @@ Usage: python -m tarn_e2e.conformance.diff [--write PATH] [--group NAME] [--verb
 
 import argparse
 import collections
+import itertools
 import json
 import re
 import sys
@@ -19,6 +20,8 @@ from .reasons import REASONS
 from .requests import GROUPS
 
 ANSWER_SECONDS = 1.2
+# Lines for one step in the report.
+SHOWN = 6
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 # Times that a request named itself are part of the answer.
 GIVEN_TIMES = {"2020-01-01T00:00:00Z", "2090-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z"}
@@ -30,7 +33,9 @@ def masked(value, key=""):
     if isinstance(value, dict):
         return {name: masked(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
-        return [masked(inner, key) for inner in value]
+        items = [masked(inner, key) for inner in value]
+        # Lists are sorted by name, and generated names are anywhere.
+        return sorted(items, key=is_generated) if key == "consumers" else items
     if key in MASKED_FIELDS:
         return f"<{key}>"
     if key in ("last_active", "created", "ts") and isinstance(value, str):
@@ -44,6 +49,10 @@ def masked(value, key=""):
     if key == "pause_remaining":
         return "<duration>"
     return value
+
+
+def is_generated(item) -> bool:
+    return (item.get("name") if isinstance(item, dict) else item) == "<generated>"
 
 
 def text_of(data: bytes) -> str:
@@ -140,22 +149,34 @@ def label(step) -> str:
 
 
 class Difference:
-    """Where the two answers to one step part."""
+    """Where the two answers to one step part. `step` tells steps with the same words apart."""
 
-    def __init__(self, where: str, path: str, real, ours):
-        self.where, self.path, self.real, self.ours = where, path, real, ours
+    def __init__(self, step: int, where: str, path: str, real, ours):
+        self.step, self.where, self.path, self.real, self.ours = step, where, path, real, ours
         self.reason = next((reason for reason in REASONS if reason.explains(self)), None)
 
 
-def compare(where, real, ours):
+def compare(step, where, real, ours):
     left, right = dict(flat(real)), dict(flat(ours))
     paths = [*left, *(path for path in right if path not in left)]
     missing = "<nothing>"
     return [
-        Difference(where, path, left.get(path, missing), right.get(path, missing))
+        Difference(step, where, path, left.get(path, missing), right.get(path, missing))
         for path in paths
         if left.get(path, missing) != right.get(path, missing)
     ]
+
+
+def labels(steps) -> list[str]:
+    """What each step is called; a bare request is told with the last one that set something up."""
+    found, setup = [], ""
+    for step in steps:
+        text = label(step)
+        if "CREATE" in text or "UPDATE" in text:
+            setup = text
+        bare = step[0] == "api" and re.search(r"(INFO|DELETE)\.\S+$", text)
+        found.append(f"{text} after {setup}" if bare and setup else text)
+    return found
 
 
 def requests(groups, sides):
@@ -164,7 +185,8 @@ def requests(groups, sides):
         steps = list(group())
         with ThreadPoolExecutor(2) as pool:
             real, ours = pool.map(lambda side: side.run(steps), sides)
-        found = [difference for step, left, right in zip(steps, real, ours) for difference in compare(label(step), left, right)]
+        answers = zip(labels(steps), real, ours)
+        found = [difference for index, (where, left, right) in enumerate(answers) for difference in compare(index, where, left, right)]
         yield name, len(steps), found
 
 
@@ -177,9 +199,9 @@ def frames(sides):
     with ThreadPoolExecutor(2) as pool:
         real, ours = pool.map(run, sides)
     found = []
-    for name in FRAMES:
+    for index, name in enumerate(FRAMES):
         left, right = (frame_text(said[name]) for said in (real, ours))
-        found += compare(f"frames: {name}", left, right)
+        found += compare(index, f"frames: {name}", left, right)
     return "core protocol", len(FRAMES), found
 
 
@@ -195,29 +217,38 @@ def report(results, verbose: bool) -> int:
     print(f"{'group':28} {'requests':>8} {'the same':>8} {'explained':>9} {'unexplained':>11}")
     for name, count, found in results:
         open_ones = [difference for difference in found if difference.reason is None]
-        different = {difference.where for difference in found}
-        bad = {difference.where for difference in open_ones}
+        different = {difference.step for difference in found}
+        bad = {difference.step for difference in open_ones}
         unexplained += len(bad)
         print(f"{name:28} {count:8} {count - len(different):8} {len(different - bad):9} {len(bad):11}")
     for name, _, found in results:
-        for difference in found:
-            if difference.reason is None or verbose:
-                mark = "" if difference.reason is None else f"  ({difference.reason.text})"
-                print(f"\n{name}: {difference.where}{mark}\n  {difference.path}\n    nats-server  {difference.real!r}\n    tarn         {difference.ours!r}")
+        for _, step in itertools.groupby(found, lambda difference: difference.step):
+            show(name, [difference for difference in step if difference.reason is None or verbose])
     return unexplained
+
+
+def show(group: str, step) -> None:
+    """The differences of one step; the first few of many."""
+    if step:
+        print(f"\n{group}: {step[0].where}")
+    for difference in step[:SHOWN]:
+        mark = "" if difference.reason is None else f"  ({difference.reason.text})"
+        print(f"  {difference.path}  nats-server {difference.real!r}  tarn {difference.ours!r}{mark}")
+    if len(step) > SHOWN:
+        print(f"  and {len(step) - SHOWN} more")
 
 
 def write(path: Path, results) -> None:
     """The page of the docs that lists what differs and why."""
     cases = collections.defaultdict(list)
     total = same = unexplained = 0
-    for _, count, found in results:
+    for group, count, found in results:
         total += count
-        unexplained += len({difference.where for difference in found if difference.reason is None})
-        same += count - len({difference.where for difference in found})
+        unexplained += len({difference.step for difference in found if difference.reason is None})
+        same += count - len({difference.step for difference in found})
         for difference in found:
             if difference.reason:
-                cases[difference.reason.text].append(difference)
+                cases[difference.reason.text].append((group, difference))
     lines = [
         "# Differences from nats-server", "",
         "Generated by `just conformance diff`, which sends the same requests to the real nats-server 2.15.2 and to `tarn broker`, masks times,",
@@ -228,8 +259,9 @@ def write(path: Path, results) -> None:
     for reason in REASONS:
         if not (found := cases.get(reason.text)):
             continue
-        first = found[0]
-        cells = [reason.text, str(len({difference.where for difference in found})), first.where, shown(first.real), shown(first.ours)]
+        first = found[0][1]
+        answers = len({(group, difference.step) for group, difference in found})
+        cells = [reason.text, str(answers), first.where, shown(first.real), shown(first.ours)]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     path.write_text("\n".join(lines) + "\n")
 

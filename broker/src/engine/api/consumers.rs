@@ -20,6 +20,7 @@ use crate::engine::time::Now;
 use crate::engine::{ConsumerId, Engine, push_notices};
 use crate::env::Fs;
 use crate::store::{Store, StoreError};
+use crate::stream::Stream;
 use crate::stream::config::{NAME_BYTES_MAX, Retention, Storage, set_dynamic_metadata};
 use crate::subject;
 use crate::types::{StreamId, UnixNanos};
@@ -106,6 +107,14 @@ impl Engine {
         let (stream_id, stream_config) = (stream.id, Arc::clone(&stream.config));
         if pedantic {
             pedantic::check_consumer(&config, &stream_config)?;
+        }
+        let mut config = config;
+        if let Some(observer) = self
+            .find_consumer(&stream_name, config.given_name())
+            .and_then(|id| self.consumers.get(&id))
+        {
+            // A pause begins and ends with its own request.
+            config.pause_until = observer.consumer.config.pause_until;
         }
         let mut config = config.normalize(&stream_config)?;
         if config.name.is_empty() {
@@ -309,14 +318,26 @@ impl Engine {
         self.consumer_info(now, id, store)
     }
 
+    /// The consumers that are told of: not those that other streams copy through.
+    pub(in crate::engine) fn listed_consumers(&self, stream: &Stream) -> Vec<(Arc<str>, ConsumerId)> {
+        let is_direct = |id| {
+            self.consumers
+                .get(id)
+                .is_some_and(|observer| observer.consumer.config.direct)
+        };
+        let listed = stream.consumers.iter().filter(|(_, id)| !is_direct(id));
+        listed.map(|(name, id)| (Arc::clone(name), *id)).collect()
+    }
+
     pub(super) fn consumer_names(&self, stream: &str, payload: &[u8]) -> Result<ConsumerNames, ApiError> {
         let request: PageRequest = parse_optional(payload)?;
         let stream = self.stream_by_name(stream).ok_or(ApiError::STREAM_NOT_FOUND)?;
-        let (page, range) = Page::range(stream.consumers.len(), request.offset, NAMES_PAGE);
-        let names = stream.consumers.keys().skip(range.start).take(range.len());
+        let listed = self.listed_consumers(stream);
+        let (page, range) = Page::range(listed.len(), request.offset, NAMES_PAGE);
+        let names = listed.into_iter().skip(range.start).take(range.len());
         Ok(ConsumerNames {
             page,
-            consumers: names.map(ToString::to_string).collect(),
+            consumers: names.map(|(name, _)| name.to_string()).collect(),
         })
     }
 
@@ -329,14 +350,10 @@ impl Engine {
     ) -> Result<ConsumerList, ApiError> {
         let request: PageRequest = parse_optional(payload)?;
         let stream = self.stream_by_name(stream).ok_or(ApiError::STREAM_NOT_FOUND)?;
-        let (page, range) = Page::range(stream.consumers.len(), request.offset, LIST_PAGE);
-        let ids: Vec<ConsumerId> = stream
-            .consumers
-            .values()
-            .skip(range.start)
-            .take(range.len())
-            .copied()
-            .collect();
+        let listed = self.listed_consumers(stream);
+        let (page, range) = Page::range(listed.len(), request.offset, LIST_PAGE);
+        let ids = listed.into_iter().skip(range.start).take(range.len());
+        let ids: Vec<ConsumerId> = ids.map(|(_, id)| id).collect();
         let listed = |id| {
             let mut info = self.consumer_info(now, id, store)?;
             // Lists come without what is only true of the answering server.

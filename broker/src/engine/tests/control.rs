@@ -278,3 +278,74 @@ fn what_clients_say_about_messages_is_told() {
     let text: Value = serde_json::from_str(told[0].text()).unwrap();
     assert_eq!((&text["stream_seq"], &text["deliveries"]), (&4.into(), &2.into()));
 }
+
+#[test]
+fn answers_to_flow_control_acknowledge_where_the_policy_says_so() {
+    let config =
+        r#"{"durable_name":"C","ack_policy":"flow_control","deliver_subject":"d","max_ack_pending":3}"#;
+    let mut world = World::new(11);
+    stream(
+        &mut world,
+        r#"{"name":"S","subjects":["s"],"retention":"workqueue"}"#,
+    );
+    consumer(&mut world, "S", config);
+    for index in 0..5 {
+        world.publish("s", "", &index.to_string());
+    }
+    world.listen("d");
+    world.wait(SECOND / 2);
+    let got = world.deliveries();
+    assert_eq!(got.len(), 3, "as many as may be pending");
+    assert_eq!(
+        world.ack_and_wait(&got[0], "+ACK"),
+        None,
+        "the messages themselves are not acknowledged"
+    );
+    let requests = world.flow_requests();
+    assert_eq!(requests.len(), 1);
+    world.answer_flow(&requests[0], 2);
+    world.wait(SECOND / 4);
+    assert_eq!(world.messages("S"), 3);
+    assert_eq!(seqs(&mut world), [4, 5]);
+    world.wait(60 * SECOND);
+    assert!(world.deliveries().is_empty(), "nothing is delivered twice");
+    let requests = world.flow_requests();
+    assert_eq!(requests.len(), 1, "one is open, and asked for with a heartbeat");
+    world.answer_flow(&requests[0], 5);
+    let info = ask(&mut world, "CONSUMER.INFO.S.C", "");
+    assert_eq!(
+        (&info["num_ack_pending"], &info["ack_floor"]["stream_seq"]),
+        (&0.into(), &5.into())
+    );
+    assert_eq!(info["config"]["metadata"]["_nats.req.level"], "4");
+    assert_eq!(world.messages("S"), 0);
+}
+
+#[test]
+fn a_pause_is_not_changed_by_an_update() {
+    let mut world = filled(12, 1, r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+    let request = r#"{"stream_name":"S","action":"update","config":{"durable_name":"C","ack_policy":"explicit",
+        "pause_until":"2033-11-14T22:13:30Z"}}"#;
+    let answer = ask(&mut world, "CONSUMER.CREATE.S.C", request);
+    assert_eq!(
+        (&answer["error"], &answer["paused"]),
+        (&Value::Null, &Value::Null)
+    );
+}
+
+#[test]
+fn names_of_fields_are_taken_in_any_case() {
+    let mut world = World::new(13);
+    let created = ask(
+        &mut world,
+        "STREAM.CREATE.S",
+        r#"{"NAME":"S","Subjects":["upper"],"metadata":{"Key":"V"}}"#,
+    );
+    assert_eq!(created["config"]["subjects"][0], "upper");
+    assert_eq!(created["config"]["metadata"]["Key"], "V");
+    let refused = ask(&mut world, "STREAM.CREATE.T", r#"{"name":"T","No_Such":1}"#);
+    assert_eq!(
+        refused["error"]["description"],
+        r#"invalid JSON: json: unknown field "No_Such""#
+    );
+}

@@ -215,3 +215,50 @@ fn a_purged_copy_does_not_begin_anew() {
     world.settle();
     assert_eq!(world.messages("S"), 1);
 }
+
+#[test]
+fn a_source_goes_through_the_consumer_that_it_names() {
+    let mut world = World::new(31);
+    stream(
+        &mut world,
+        r#"{"name":"O","subjects":["o.*"],"retention":"workqueue"}"#,
+    );
+    for index in 0..4 {
+        world.publish("o.a", "", &index.to_string());
+    }
+    stream(
+        &mut world,
+        r#"{"name":"S","sources":[{"name":"O","consumer":{"name":"C","deliver_subject":"d"}}]}"#,
+    );
+    world.settle();
+    assert_eq!(info(&mut world, "S")["sources"][0]["error"]["err_code"], 10014);
+    consumer(
+        &mut world,
+        "O",
+        r#"{"durable_name":"C","ack_policy":"flow_control","deliver_subject":"d","filter_subject":"o.a"}"#,
+    );
+    world.publish("o.b", "", "not wanted");
+    world.wait(2 * SECOND);
+    assert_eq!(
+        (world.messages("O"), world.messages("S")),
+        (1, 4),
+        "the queue lets go of what was copied"
+    );
+    let origin: Value = serde_json::from_str(&world.ask("$JS.API.CONSUMER.INFO.O.C", "")).unwrap();
+    assert_eq!(
+        (
+            &origin["delivered"]["consumer_seq"],
+            &origin["ack_floor"]["stream_seq"]
+        ),
+        (&4.into(), &4.into())
+    );
+    world.crash(3);
+    world.publish("o.a", "", "more");
+    world.wait(SECOND);
+    assert_eq!((world.messages("O"), world.messages("S")), (1, 5));
+    let refused = world.ask(
+        "$JS.API.STREAM.CREATE.T",
+        r#"{"name":"T","mirror":{"name":"O","opt_start_seq":2,"consumer":{"name":"C","deliver_subject":"d"}}}"#,
+    );
+    assert!(refused.contains("10213"), "{refused}");
+}

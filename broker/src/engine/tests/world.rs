@@ -396,6 +396,21 @@ impl World {
         text
     }
 
+    /// The flow-control requests that came since the last call: where their answers go.
+    pub(super) fn flow_requests(&mut self) -> Vec<String> {
+        let (requests, rest): (Vec<_>, _) = std::mem::take(&mut self.clients.got)
+            .into_iter()
+            .partition(|got| got.reply.starts_with("$JS.FC."));
+        self.clients.got = rest;
+        requests.into_iter().map(|got| got.reply).collect()
+    }
+
+    /// Answers a flow-control request: everything up to `stream_seq` has come.
+    pub(super) fn answer_flow(&mut self, request: &str, stream_seq: u64) {
+        let headers = format!("Nats-Last-Consumer: {stream_seq}\r\nNats-Last-Stream: {stream_seq}\r\n");
+        self.round(vec![Self::op(JsKind::Ack, request, ReplyTo::None, &headers, "")]);
+    }
+
     pub(super) fn listen(&mut self, subject: &str) {
         self.clients.listening.insert(subject.to_owned());
     }
