@@ -91,7 +91,10 @@ pub(crate) trait Records {
     /// Number of records and last sequence of a subject, or of all that a wildcard covers.
     fn subject(&self, subject: &str) -> Option<(u64, u64)>;
     /// The last message of a subject.
-    fn last(&self, subject: &str) -> Option<Record>;
+    ///
+    /// # Errors
+    /// For the publisher, if there is one and it cannot be read.
+    fn last(&self, subject: &str) -> Result<Option<Record>, ApiError>;
 }
 
 /// A message that wants to be stored.

@@ -169,8 +169,10 @@ impl Engine {
         if stream.config.retention == Retention::Limits || observer.consumer.config.max_deliver <= 0 {
             return None;
         }
-        let record = store.read(observer.stream, StreamSeq(seq)).ok()??;
-        observer.needs_no_more(seq, &record.subject).then_some(seq)
+        let is_done = store.with_subject(observer.stream, StreamSeq(seq), |subject| {
+            observer.needs_no_more(seq, subject)
+        });
+        is_done?.then_some(seq)
     }
 
     fn flow_answered<F: Fs>(&mut self, now: Now, op: &JsOp, store: &mut Store<F>) {

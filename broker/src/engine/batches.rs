@@ -42,9 +42,9 @@ impl<F: Fs> Records for Staging<'_, F> {
         }
     }
 
-    fn last(&self, subject: &str) -> Option<Record> {
+    fn last(&self, subject: &str) -> Result<Option<Record>, ApiError> {
         match self.subjects.get(subject) {
-            Some((_, last)) => Some(last.clone()),
+            Some((_, last)) => Ok(Some(last.clone())),
             None => self.records.last(subject),
         }
     }
@@ -354,7 +354,7 @@ impl<F: Fs> Staging<'_, F> {
 pub(super) fn drop_unfinished<F: Fs>(id: StreamId, store: &mut Store<F>) {
     let last = store.state(id).last_seq;
     let batch_of = |seq: StreamSeq, store: &Store<F>| {
-        let record = store.read(id, seq).ok().flatten()?;
+        let record = store.read_patiently(id, seq).ok().flatten()?;
         let has = |name| headers::field(&record.headers, name).is_some();
         let is_part = !has(BATCH_COMMIT) && !has(STREAM_SOURCE);
         headers::field(&record.headers, BATCH_ID)

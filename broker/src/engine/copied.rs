@@ -99,9 +99,7 @@ impl Engine {
         if let Some(stream) = self.streams.get_mut(&id)
             && !stream.origins.is_empty()
         {
-            for origin in &mut stream.origins.list {
-                origin.id = None;
-            }
+            stream.origins.list.iter_mut().for_each(Origin::forget_position);
             self.timers.insert((self.ticked.after(RETRY_NS), Timer::Copy(id)));
         }
     }

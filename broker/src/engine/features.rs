@@ -1,5 +1,7 @@
 //! Messages that streams make themselves: those of schedules, and delete markers.
 
+use std::cell::Cell;
+
 use super::effect::Effect;
 use super::publish::{StoredMessage, append, last_of_subject, remember};
 use super::time::Now;
@@ -7,7 +9,7 @@ use super::{AGE_CHECK_NS_MIN, Engine, Timer};
 use crate::api::error::ApiError;
 use crate::consumer::pull::go_duration;
 use crate::env::Fs;
-use crate::store::{NewRecord, Record, Store, SubjectFilter};
+use crate::store::{NewRecord, Record, Store, StoreError, SubjectFilter};
 use crate::stream::headers::{self, MARKER_REASON, PublishHeaders, ROLLUP, SCHEDULE_NEXT, SCHEDULER, TTL};
 use crate::stream::{Rollup, Shaped, Stream, schedule};
 use crate::types::{StreamId, StreamSeq, UnixNanos};
@@ -110,14 +112,21 @@ impl Engine {
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) {
-        let Ok(Some(record)) = store.read(id, StreamSeq(seq)) else {
-            return;
+        let is_refused = Cell::new(false);
+        let read = |seq| match store.read(id, seq) {
+            Err(StoreError::Io { .. }) => {
+                is_refused.set(true);
+                None
+            }
+            read => read.ok().flatten(),
         };
-        let last = |subject: &str| {
-            let last = store.subject(id, subject)?.last;
-            store.read(id, last).ok().flatten()
-        };
-        let Some(scheduled) = schedule::scheduled(&record, due, now.wall, last) else {
+        let last = |subject: &str| read(store.subject(id, subject)?.last);
+        let record = read(StreamSeq(seq));
+        let scheduled = record.and_then(|record| schedule::scheduled(&record, due, now.wall, last));
+        if is_refused.get() {
+            return self.fire_later(now, id, subject, seq);
+        }
+        let Some(scheduled) = scheduled else {
             return;
         };
         let parts = (
@@ -129,11 +138,7 @@ impl Engine {
             Ok(stored) => stored,
             Err(error) => {
                 tracing::warn!(subject, error = %error.description, "a scheduled message was not stored");
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    let retry = now.wall.saturating_add(SCHEDULE_RETRY_NS);
-                    stream.schedules.set(subject, seq, retry);
-                }
-                return;
+                return self.fire_later(now, id, subject, seq);
             }
         };
         match scheduled.next {
@@ -143,6 +148,13 @@ impl Engine {
                 }
             }
             None => self.end_schedule(id, subject, stored, store),
+        }
+    }
+
+    fn fire_later(&mut self, now: Now, id: StreamId, subject: &str, seq: u64) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            let due = now.wall.saturating_add(SCHEDULE_RETRY_NS);
+            stream.schedules.set(subject, seq, due);
         }
     }
 
@@ -256,11 +268,17 @@ impl Engine {
             if self.streams.get(&id).is_none_or(stays) {
                 continue;
             }
-            let Ok(Some(record)) = store.read(id, seq) else {
-                continue;
+            let record = match store.read(id, seq) {
+                Ok(Some(record)) => record,
+                Err(StoreError::Io { .. }) => {
+                    // To be looked at again.
+                    next_time.get_or_insert(now.wall.saturating_add(-max_age));
+                    continue;
+                }
+                Ok(None) | Err(_) => continue,
             };
             if record.time > oldest_kept {
-                next_time = Some(record.time);
+                next_time.get_or_insert(record.time);
                 break;
             }
             self.expire_message(now, id, seq, store, effects);

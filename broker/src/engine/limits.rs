@@ -318,15 +318,16 @@ impl Engine {
         let Some(stream) = self.streams.get(&id) else {
             return false;
         };
-        let Ok(Some(record)) = store.read(id, StreamSeq(seq)) else {
-            return false;
-        };
-        let needs = |consumer| {
-            self.consumers
-                .get(consumer)
-                .is_some_and(|observer| observer.needs(seq, &record.subject))
-        };
-        stream.consumers.values().any(needs) || self.is_to_be_copied(id, seq, &record.subject)
+        let is_needed = store.with_subject(id, StreamSeq(seq), |subject| {
+            let needs = |consumer| {
+                self.consumers
+                    .get(consumer)
+                    .is_some_and(|observer| observer.needs(seq, subject))
+            };
+            stream.consumers.values().any(needs) || self.is_to_be_copied(id, seq, subject)
+        });
+        // What cannot be told from the index may be needed.
+        is_needed.unwrap_or(true)
     }
 
     /// Interest retention: removes everything that no consumer needs, after one has gone.

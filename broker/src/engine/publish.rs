@@ -40,9 +40,13 @@ impl<F: Fs> Records for StreamRecords<'_, F> {
             .map(|summary| (summary.messages, summary.last.0))
     }
 
-    fn last(&self, subject: &str) -> Option<Record> {
-        let last = self.store.subject(self.id, subject)?.last;
-        self.store.read(self.id, last).ok().flatten()
+    fn last(&self, subject: &str) -> Result<Option<Record>, ApiError> {
+        let Some(summary) = self.store.subject(self.id, subject) else {
+            return Ok(None);
+        };
+        self.store
+            .read(self.id, summary.last)
+            .map_err(|err| store_error(&err))
     }
 }
 

@@ -267,7 +267,7 @@ fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
         stream.note_expiry(at, seq.0, &headers);
         if has_schedule
             && stream.config.allow_msg_schedules
-            && let Ok(Some(record)) = store.read(stream.id, seq)
+            && let Ok(Some(record)) = store.read_patiently(stream.id, seq)
         {
             recover_schedule(stream, &record, now);
         }
@@ -282,7 +282,7 @@ fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
         }
     });
     let last = store.last_match(stream.id, &SubjectFilter::all());
-    if let Some(Ok(Some(record))) = last.map(|seq| store.read(stream.id, seq))
+    if let Some(Ok(Some(record))) = last.map(|seq| store.read_patiently(stream.id, seq))
         && record.time >= window_start
     {
         let headers = PublishHeaders::parse(&record.headers);

@@ -4,25 +4,28 @@
 //! Where to go on after a restart is read from what is stored, so that each message is copied exactly once.
 //! Source: nats-server, `processInboundMirrorMsg`, `processInboundSourceMsg`.
 
-use std::collections::BTreeMap;
+mod position;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use self::position::next_to_copy;
 use super::effect::Effect;
-use super::publish::{StoredMessage, append, last_of_subject, remember};
+use super::publish::{StoredMessage, StreamRecords, append, last_of_subject, remember, store_error};
 use super::time::{Mono, Now};
 use super::{ConsumerId, Engine, Timer};
 use crate::api::error::ApiError;
 use crate::api::time;
 use crate::api::types::SourceInfo;
 use crate::env::Fs;
-use crate::store::{NewRecord, Record, Store, SubjectFilter};
+use crate::store::{NewRecord, Record, Store, StoreError, SubjectFilter};
 use crate::stream::config::{Storage, StreamConfig};
 use crate::stream::counter::{self, LastCounter};
 use crate::stream::dedupe::IdKind;
 use crate::stream::headers::{self, PublishHeaders, STREAM_SOURCE};
 use crate::stream::source::{StreamSource, short_hash};
-use crate::stream::{Incoming, Rollup, Stream};
+use crate::stream::{Incoming, Records, Rollup, Stream};
 use crate::subject::transform::SubjectTransform;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
@@ -30,6 +33,8 @@ use crate::types::{StreamId, StreamSeq, UnixNanos};
 const COPIED_MAX: usize = 512;
 /// When a stream that took nothing, or whose origin is not there, looks again.
 pub(super) const RETRY_NS: i64 = 1_000_000_000;
+/// How often a message that the disk does not give is asked for before it counts as lost.
+const UNREADABLE_TRIES: u32 = 10;
 
 /// What is kept of a stream's positions, as the state of a consumer that no client can name.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -63,6 +68,10 @@ pub(crate) struct Origin {
     lag: u64,
     last_active: Option<Mono>,
     error: Option<ApiError>,
+    /// It was copied, but how far has to be found out anew.
+    is_unknown: bool,
+    /// A message that could not be read, and how often.
+    unreadable: (StreamSeq, u32),
 }
 
 impl Origin {
@@ -103,7 +112,26 @@ impl Origin {
             lag: 0,
             last_active: None,
             error: None,
+            is_unknown: false,
+            unreadable: (StreamSeq::NONE, 0),
         }
+    }
+
+    /// How far it was copied is to be found out anew.
+    pub(super) fn forget_position(&mut self) {
+        self.id = None;
+        self.is_unknown = true;
+    }
+
+    /// Counts how often in a row a message could not be read.
+    fn count_unreadable(&mut self, seq: StreamSeq) -> u32 {
+        let before = if self.unreadable.0 == seq {
+            self.unreadable.1
+        } else {
+            0
+        };
+        self.unreadable = (seq, before + 1);
+        before + 1
     }
 
     fn subject(&self, subject: &str, random: u64) -> String {
@@ -172,16 +200,6 @@ fn identity(created: UnixNanos) -> String {
     short_hash(&time::format(created))
 }
 
-/// The index name, sequence and identity that a `Nats-Stream-Source` header names.
-fn read_header(value: &str) -> Option<(String, u64, Option<&str>)> {
-    let fields: Vec<&str> = value.split(' ').collect();
-    let [stream, seq, filter, transform, ..] = fields.as_slice() else {
-        return None;
-    };
-    let index_name = format!("{stream} {filter} {transform}");
-    Some((index_name, seq.parse().ok()?, fields.get(5).copied()))
-}
-
 impl Engine {
     /// Streams that copy are looked at after each commit that gave their origins records.
     pub(super) fn mark_copies(&mut self, origin: StreamId) {
@@ -246,10 +264,8 @@ impl Engine {
         let through = match self.copied_through(origin, is_mirror) {
             Ok(through) => through,
             Err(error) => {
-                origin.id = None;
-                origin.error = Some(error);
-                self.timers.insert((now.mono.after(RETRY_NS), Timer::Copy(id)));
-                return;
+                origin.forget_position();
+                return self.copy_later(now, id, origin, error);
             }
         };
         origin.error = None;
@@ -260,7 +276,16 @@ impl Engine {
                 .get(&origin_id)
                 .map_or(UnixNanos(0), |stream| stream.created);
             origin.identity = identity(created);
-            origin.next_seq = self.start_of(id, origin, origin_id, (is_mirror, through), store);
+            match self.start_of(id, origin, origin_id, (is_mirror, through), store) {
+                Ok(start) => {
+                    origin.next_seq = start;
+                    origin.is_unknown = false;
+                }
+                Err(err) => {
+                    origin.forget_position();
+                    return self.copy_later(now, id, origin, store_error(&err));
+                }
+            }
         }
         let durable = store.durable_seq(origin_id);
         let mut done = Vec::new();
@@ -277,17 +302,26 @@ impl Engine {
                 self.to_copy.insert(id);
                 break;
             }
-            if let Ok(Some(record)) = store.read(origin_id, seq)
-                && let Err(error) = self.copy_record(now, id, origin, &record, is_mirror, store, effects)
-            {
-                tracing::debug!(origin = %origin.name, error = %error.description, "a message was not copied");
-                origin.error = Some(error);
-                self.timers.insert((now.mono.after(RETRY_NS), Timer::Copy(id)));
+            let copied = match store.read(origin_id, seq) {
+                Ok(Some(record)) => self
+                    .copy_record(now, id, origin, &record, is_mirror, store, effects)
+                    .map(|()| done.push(seq.0)),
+                // What the disk refuses may be there a moment later.
+                Err(err @ StoreError::Io { .. }) if origin.count_unreadable(seq) < UNREADABLE_TRIES => {
+                    Err(store_error(&err))
+                }
+                Err(StoreError::Io { .. }) => {
+                    store.give_up(origin_id, seq);
+                    Ok(())
+                }
+                Ok(None) | Err(_) => Ok(()),
+            };
+            if let Err(error) = copied {
+                self.copy_later(now, id, origin, error);
                 break;
             }
             origin.next_seq = seq.0 + 1;
             origin.last_active = Some(now.mono);
-            done.push(seq.0);
         }
         origin.lag = store.count_matching(origin_id, &origin.filter, StreamSeq(origin.next_seq));
         if !done.is_empty() {
@@ -295,6 +329,13 @@ impl Engine {
             self.arm_persist(now.mono);
             self.note_copied(origin_id, id, through, done, store);
         }
+    }
+
+    /// A message was not copied: it is tried again.
+    fn copy_later(&mut self, now: Now, id: StreamId, origin: &mut Origin, error: ApiError) {
+        tracing::debug!(origin = %origin.name, error = %error.description, "a message was not copied");
+        origin.error = Some(error);
+        self.timers.insert((now.mono.after(RETRY_NS), Timer::Copy(id)));
     }
 
     /// Whether a stream has still to copy the message.
@@ -317,11 +358,17 @@ impl Engine {
 
     /// Writes down how far streams have copied.
     pub(crate) fn save_positions<F: Fs>(&mut self, store: &mut Store<F>) {
+        let mut later = BTreeSet::new();
         for id in std::mem::take(&mut self.sources_dirty) {
             let Some(stream) = self.streams.get(&id) else {
                 continue;
             };
             if stream.config.storage == Storage::Memory || stream.origins.is_mirror {
+                continue;
+            }
+            if stream.origins.list.iter().any(|origin| origin.is_unknown) {
+                // What would be written now would not say how far that one was copied.
+                later.insert(id);
                 continue;
             }
             let next = stream.origins.list.iter().filter(|origin| origin.id.is_some());
@@ -350,6 +397,7 @@ impl Engine {
                 tracing::warn!(stream = %stream.name, error, "positions in sources were not written");
             }
         }
+        self.sources_dirty.append(&mut later);
     }
 
     /// Where to start: behind what the copy has already, or where the configuration says.
@@ -360,34 +408,36 @@ impl Engine {
         origin_id: StreamId,
         (is_mirror, through): (bool, Option<ConsumerId>),
         store: &Store<F>,
-    ) -> u64 {
+    ) -> Result<u64, StoreError> {
         let Some(stream) = self.streams.get(&id) else {
-            return 1;
+            return Ok(1);
         };
         let known = if is_mirror {
             Some(store.state(id).last_seq.0)
                 .filter(|seq| *seq > 0)
                 .map(|seq| seq + 1)
         } else {
-            next_to_copy(id, origin, store)
+            next_to_copy(id, origin, store)?
         };
         if let Some(next) = known {
-            return next;
+            return Ok(next);
         }
         if let Some(observer) = through.and_then(|through| self.consumers.get(&through)) {
-            return observer.consumer.ack_floor().stream + 1;
+            return Ok(observer.consumer.ack_floor().stream + 1);
         }
         let config = stream.config.mirror.iter().chain(&stream.config.sources);
         let source = config
             .into_iter()
             .find(|source| source.index_name() == origin.index_name);
-        let Some(source) = source else { return 1 };
-        match source.opt_start_time.filter(|_| source.opt_start_seq == 0) {
-            Some(time) => store
-                .seq_at_or_after(origin_id, time.0)
-                .map_or(store.state(origin_id).last_seq.0 + 1, |seq| seq.0),
-            None => source.opt_start_seq.max(1),
-        }
+        let Some(source) = source else { return Ok(1) };
+        Ok(
+            match source.opt_start_time.filter(|_| source.opt_start_seq == 0) {
+                Some(time) => store
+                    .seq_at_or_after(origin_id, time.0)
+                    .map_or(store.state(origin_id).last_seq.0 + 1, |seq| seq.0),
+                None => source.opt_start_seq.max(1),
+            },
+        )
     }
 
     #[expect(clippy::too_many_arguments, reason = "copying has that many parts")]
@@ -419,9 +469,7 @@ impl Engine {
             block = headers::without_fields(&block, is_dropped);
             block = headers::with_field(&block, STREAM_SOURCE, &origin.header(record));
             if stream.config.allow_msg_counter {
-                let last = store
-                    .subject(id, &subject)
-                    .and_then(|summary| store.read(id, summary.last).ok().flatten());
+                let last = StreamRecords { store, id }.last(&subject)?;
                 let last = last.as_ref().map(|last| LastCounter {
                     headers: &last.headers,
                     payload: &last.payload,
@@ -490,35 +538,6 @@ impl Engine {
             })
             .collect()
     }
-}
-
-/// The next sequence to copy of an origin, from what was written down and from the records behind that.
-fn next_to_copy<F: Fs>(id: StreamId, origin: &Origin, store: &Store<F>) -> Option<u64> {
-    let saved = store.consumers(id).find(|(name, ..)| *name == POSITIONS);
-    let positions: Positions = saved
-        .and_then(|(_, _, state)| serde_json::from_slice(state).ok())
-        .unwrap_or_default();
-    let known = positions
-        .next
-        .get(&origin.index_name)
-        .filter(|(_, identity)| *identity == origin.identity)
-        .map(|(next, _)| *next);
-    let state = store.state(id);
-    let mut seq = state.last_seq;
-    while seq >= state.first_seq && seq.0 > positions.last_seq {
-        if let Ok(Some(record)) = store.read(id, seq)
-            && let Some(value) = headers::field(&record.headers, STREAM_SOURCE)
-            && let Some((index_name, copied, identity)) = read_header(value)
-            && index_name == origin.index_name
-        {
-            if identity.is_some_and(|identity| identity != origin.identity) {
-                return known;
-            }
-            return known.max(Some(copied + 1));
-        }
-        seq = seq.prev();
-    }
-    known
 }
 
 impl Stream {

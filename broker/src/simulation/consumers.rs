@@ -338,6 +338,7 @@ impl ConsumerModel {
     /// An acknowledgement was sent; `answered`: its answer has come.
     pub(super) fn acked(&mut self, seq: u64, now: u64) -> Vec<u64> {
         self.touch(now);
+        let is_known = self.stories.get(&seq).is_some_and(|story| story.is_exact);
         let known = match self.config.ack {
             AckPolicy::None => return Vec::new(),
             AckPolicy::Explicit => self.stories.range_mut(seq..=seq),
@@ -347,7 +348,7 @@ impl ConsumerModel {
         for (seq, story) in known {
             if story.deliveries > 0 && story.settled < Settled::Now {
                 // What was not delivered in this life may be unknown to the broker, and the word with it.
-                story.settled = if story.is_exact {
+                story.settled = if story.is_exact && is_known {
                     Settled::Now
                 } else {
                     Settled::Perhaps

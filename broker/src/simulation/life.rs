@@ -1,11 +1,11 @@
 //! Lives of the broker on one disk, each ended by a power cut, a kill or an orderly stop.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::config::SECOND;
-use super::world::{Got, op};
+use super::world::op;
 use super::{Faults, Run};
 use crate::env::Rng;
 use crate::shard::inbox::JsKind;
@@ -99,9 +99,7 @@ impl Run {
             }
             self.adopt_stream(name);
         }
-        for name in self.streams.keys().copied().collect::<Vec<_>>() {
-            self.adopt_consumers(name);
-        }
+        self.adopt_consumers();
     }
 
     fn adopt_stream(&mut self, name: &'static str) {
@@ -137,11 +135,31 @@ impl Run {
         );
     }
 
-    fn adopt_consumers(&mut self, name: &'static str) {
-        let (list, rest) = self.question(&format!("CONSUMER.LIST.{name}"), "");
-        if let Some(list) = list {
-            self.adopt_listed(name, &list);
+    /// Asks for the consumers of all streams in one round, so that all are known before the first delivers.
+    fn adopt_consumers(&mut self) {
+        let mut ops = Vec::new();
+        let mut inboxes = BTreeMap::new();
+        for name in self.streams.keys().copied().collect::<Vec<_>>() {
+            let inbox = self.inbox();
+            let subject = format!("$JS.API.CONSUMER.LIST.{name}");
+            ops.push(op(JsKind::Api, &subject, &inbox, b"", b""));
+            inboxes.insert(inbox, name);
         }
+        self.expire();
+        let mut rest = Vec::new();
+        for got in self.world.round(ops) {
+            match inboxes.remove(&got.to) {
+                Some(name) => {
+                    let list = serde_json::from_slice(&got.payload).expect("answers are JSON");
+                    self.adopt_listed(name, &list);
+                }
+                None => rest.push(got),
+            }
+        }
+        assert!(
+            inboxes.is_empty() || self.is_troubled(),
+            "nobody lists the consumers of {inboxes:?}"
+        );
         self.judge(Vec::new(), rest);
     }
 
@@ -171,26 +189,6 @@ impl Run {
             assert!(is_excused, "consumer {consumer} of {name} has vanished");
             self.held.retain(|held| held.0 != name || held.1 != consumer);
         }
-    }
-
-    /// Asks the API something that changes nothing. Returns the answer, and what else came.
-    fn question(&mut self, subject: &str, payload: &str) -> (Option<Value>, Vec<Got>) {
-        let inbox = self.inbox();
-        let op = op(
-            JsKind::Api,
-            &format!("$JS.API.{subject}"),
-            &inbox,
-            b"",
-            payload.as_bytes(),
-        );
-        self.expire();
-        let got = self.world.round(vec![op]);
-        let (answer, rest): (Vec<_>, Vec<_>) = got.into_iter().partition(|one| one.to == inbox);
-        let value = answer
-            .first()
-            .map(|one| serde_json::from_slice(&one.payload).expect("answers are JSON"));
-        assert!(value.is_some() || self.is_troubled(), "{subject} is not answered");
-        (value, rest)
     }
 
     fn expire(&mut self) {

@@ -252,6 +252,15 @@ impl StreamIndex {
         })
     }
 
+    /// Shows the subject of the record at `seq`. `None`: there is none, or the index cannot be read.
+    pub(super) fn with_subject<T>(&self, seq: u64, show: impl FnOnce(&str) -> T) -> Option<T> {
+        let (segment, _, entry) = self.find(seq)?;
+        match &self.segments.get(segment)?.table {
+            Table::Memory(_) => Some(show(self.subjects.name(entry.subject))),
+            Table::Sealed(table) => table.index.with_subject(entry.subject, show),
+        }
+    }
+
     /// Removes one record. `false`: it was not there.
     pub(super) fn remove(&mut self, seq: u64) -> bool {
         let Some((at, place, entry)) = self.find(seq) else {

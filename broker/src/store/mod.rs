@@ -64,6 +64,9 @@ use self::tend::Tending;
 use crate::env::Fs;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
+/// How often [`Store::read_patiently`] asks the disk.
+const READ_TRIES: usize = 3;
+
 /// All streams under one directory. Owned by one thread.
 pub struct Store<F: Fs> {
     dir: PathBuf,
@@ -398,6 +401,26 @@ impl<F: Fs> Store<F> {
             self.damaged.borrow_mut().insert(id);
         }
         read
+    }
+
+    /// Shows the subject of the record at `seq`, without reading the record. `None`: there is none, or its index cannot be
+    /// read, which makes the stream read-only with the next commit.
+    pub fn with_subject<T>(&self, id: StreamId, seq: StreamSeq, show: impl FnOnce(&str) -> T) -> Option<T> {
+        self.streams.get(&id)?.index.with_subject(seq.0, show)
+    }
+
+    /// [`Store::read`] once more if the disk refuses, for what cannot wait: a start.
+    ///
+    /// # Errors
+    /// As for [`Store::read`].
+    pub fn read_patiently(&self, id: StreamId, seq: StreamSeq) -> Result<Option<Record>, StoreError> {
+        for _ in 1..READ_TRIES {
+            match self.read(id, seq) {
+                Err(StoreError::Io { .. }) => {}
+                read => return read,
+            }
+        }
+        self.read(id, seq)
     }
 
     /// Lets a record that the disk does not give count as lost from the next commit on, until the store is opened

@@ -213,7 +213,7 @@ pub(crate) fn check_end<'a>(
     subject: &str,
     schedule: &ScheduleHeaders<'a>,
     config: &StreamConfig,
-    is_schedule: impl FnOnce(&str) -> Option<bool>,
+    is_schedule: impl FnOnce(&str) -> Result<Option<bool>, ApiError>,
 ) -> Result<Option<&'a str>, ApiError> {
     let invalid = Err(ApiError::SCHEDULE_SCHEDULER);
     let Some(next) = schedule.next else {
@@ -230,7 +230,7 @@ pub(crate) fn check_end<'a>(
     if !config.allow_msg_schedules {
         return Err(ApiError::SCHEDULES_DISABLED);
     }
-    if is_schedule(scheduler) == Some(false) {
+    if is_schedule(scheduler)? == Some(false) {
         return invalid;
     }
     Ok(Some(scheduler))

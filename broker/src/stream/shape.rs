@@ -68,7 +68,7 @@ impl Stream {
         let fires = schedule::check(message.subject, headers, config, now)?;
         let is_schedule = |subject: &str| {
             let record = records.last(subject)?;
-            Some(headers::field(&record.headers, headers::SCHEDULE).is_some())
+            Ok(record.map(|record| headers::field(&record.headers, headers::SCHEDULE).is_some()))
         };
         let ends = schedule::check_end(message.subject, &headers.schedule, config, is_schedule)?;
         if fires.is_some() && self.schedules.is_full() {
@@ -92,7 +92,7 @@ impl Stream {
             shaped.headers = headers::set_field(&shaped.headers, TTL, &seconds.to_string()).into();
         }
         if let Some(increment) = headers.increment {
-            let last = records.last(message.subject);
+            let last = records.last(message.subject)?;
             let last = last.as_ref().map(|record| LastCounter {
                 headers: &record.headers,
                 payload: &record.payload,

@@ -47,8 +47,8 @@ impl Records for Kept {
         Some((seqs.len() as u64, *seqs.last()?))
     }
 
-    fn last(&self, _subject: &str) -> Option<Record> {
-        None
+    fn last(&self, _subject: &str) -> Result<Option<Record>, ApiError> {
+        Ok(None)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::engine::effect::{Effect, Outgoing};
 use crate::env::Fs;
 use crate::shard::inbox::{JsOp, ReplyTo};
-use crate::store::{Record, Store, SubjectFilter, SubjectSummary};
+use crate::store::{Record, Store, StoreError, SubjectFilter, SubjectSummary};
 use crate::stream::config::API_LEVEL;
 use crate::stream::headers;
 use crate::subject;
@@ -23,6 +23,8 @@ use crate::types::{StreamId, StreamSeq};
 /// Messages and bytes that one direct request gets at most.
 const DIRECT_BATCH_MAX: u64 = 1000;
 const DIRECT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What a direct request gets for a message that the disk does not give.
+const UNREADABLE: &str = "500 Message Unreadable";
 
 impl Engine {
     pub(super) fn get_message<F: Fs>(
@@ -47,7 +49,9 @@ impl Engine {
             return Err(ApiError::BAD_REQUEST);
         }
         let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
-        let record = find(stream.id, &request, store).ok_or(ApiError::NO_MESSAGE)?;
+        let record = find(stream.id, &request, store)
+            .map_err(|err| ApiError::stream_general(text_of(&err)))?
+            .ok_or(ApiError::NO_MESSAGE)?;
         let message = StoredMessage {
             subject: record.subject.to_string(),
             seq: record.seq.0,
@@ -144,7 +148,7 @@ impl Engine {
             return direct_batch(id, &stream_name, &request, store, send);
         }
         match find(id, &request, store) {
-            Some(record) => {
+            Ok(Some(record)) => {
                 let block = if request.no_hdr {
                     Vec::new()
                 } else {
@@ -152,7 +156,8 @@ impl Engine {
                 };
                 send(block, record.payload);
             }
-            None => send(status("404 Message Not Found"), Bytes::new()),
+            Ok(None) => send(status("404 Message Not Found"), Bytes::new()),
+            Err(_) => send(status(UNREADABLE), Bytes::new()),
         }
     }
 }
@@ -188,23 +193,33 @@ fn direct_request(subject: Option<&str>, payload: &[u8]) -> Result<MessageGetReq
     }
 }
 
-fn find<F: Fs>(id: StreamId, request: &MessageGetRequest, store: &Store<F>) -> Option<Record> {
-    let start = match request.start_time {
-        Some(time) => store.seq_at_or_after(id, time.0)?,
-        None => StreamSeq(request.seq),
+fn find<F: Fs>(
+    id: StreamId,
+    request: &MessageGetRequest,
+    store: &Store<F>,
+) -> Result<Option<Record>, StoreError> {
+    let position = || {
+        let start = match request.start_time {
+            Some(time) => store.seq_at_or_after(id, time.0)?,
+            None => StreamSeq(request.seq),
+        };
+        if !request.last_by_subj.is_empty() {
+            return store.last_match(id, &SubjectFilter::new(&[&request.last_by_subj]));
+        }
+        if request.next_by_subj.is_empty() {
+            return Some(start);
+        }
+        let filter = SubjectFilter::new(&[&request.next_by_subj]);
+        store.next_match(id, &filter, start.max(StreamSeq(1)))
     };
-    let seq = if !request.last_by_subj.is_empty() {
-        store.last_match(id, &SubjectFilter::new(&[&request.last_by_subj]))?
-    } else if !request.next_by_subj.is_empty() {
-        store.next_match(
-            id,
-            &SubjectFilter::new(&[&request.next_by_subj]),
-            start.max(StreamSeq(1)),
-        )?
-    } else {
-        start
+    let Some(seq) = position() else {
+        return Ok(None);
     };
-    store.read(id, seq).ok().flatten()
+    match store.read(id, seq) {
+        // What is damaged is lost; what the disk refuses is there.
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        read => read,
+    }
 }
 
 /// The stream whose commit an answer with its records waits for, if it has records that are not durable yet.
@@ -256,8 +271,13 @@ fn direct_batch<F: Fs>(
     }
     let (mut left, mut last, mut bytes) = (wanted.total, 0, 0);
     for seq in wanted.found {
-        let Ok(Some(record)) = store.read(id, seq) else {
-            continue;
+        let record = match store.read(id, seq) {
+            Ok(Some(record)) => record,
+            Err(StoreError::Io { .. }) => {
+                let status = format!("NATS/1.0 {UNREADABLE}\r\n\r\n");
+                return send(status.into_bytes(), Bytes::new());
+            }
+            Ok(None) | Err(_) => continue,
         };
         if !request.no_hdr {
             left = left.saturating_sub(1);
