@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use super::StoreError;
+use super::compact;
 use super::consumers::Consumer;
 use super::prepare::remove_quietly;
 use super::record::{self, HEADER_BYTES, RANGES_MAX};
@@ -281,7 +282,10 @@ impl<F: Fs> Stream<F> {
                 if segment.is_handed_over {
                     remove_quietly(&shared.fs, &index_path(&path));
                 }
-                shared.spares.retire(path, segment.end as u32);
+                let is_regular = compact::is_regular(segment.end, &shared.options);
+                shared
+                    .spares
+                    .retire(path, if is_regular { segment.end as u32 } else { 0 });
             }
         }
         Ok(())

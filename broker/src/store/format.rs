@@ -19,7 +19,7 @@ pub(super) const INDEX_MAGIC: [u8; 8] = *b"TARNIDX\n";
 pub(super) const DATA_START: u64 = 1024;
 /// Where the second copy of a segment's header begins.
 const SECOND_COPY: usize = 512;
-const SEGMENT_HEADER_BYTES: usize = 48;
+const SEGMENT_HEADER_BYTES: usize = 60;
 
 /// Magic, version, checksum of both.
 pub(super) fn prefix(magic: [u8; 8], version: u32) -> [u8; PREFIX_BYTES] {
@@ -61,6 +61,8 @@ pub(super) struct SegmentHeader {
     pub(super) incarnation: u64,
     /// Goes into the checksum of every frame in it.
     pub(super) salt: u32,
+    /// It stands for all segments with numbers up to this one, also if they are still there. 0: for itself only.
+    pub(super) through: u64,
 }
 
 impl SegmentHeader {
@@ -74,6 +76,11 @@ impl SegmentHeader {
         copy[40..44].copy_from_slice(&self.salt.to_le_bytes());
         let crc = crc32fast::hash(&copy[0..44]);
         copy[44..48].copy_from_slice(&crc.to_le_bytes());
+        if self.through > 0 {
+            copy[48..56].copy_from_slice(&self.through.to_le_bytes());
+            let crc = crc32fast::hash(&copy[0..56]);
+            copy[56..60].copy_from_slice(&crc.to_le_bytes());
+        }
         let mut out = [0; DATA_START as usize];
         out[..SEGMENT_HEADER_BYTES].copy_from_slice(&copy);
         out[SECOND_COPY..SECOND_COPY + SEGMENT_HEADER_BYTES].copy_from_slice(&copy);
@@ -104,11 +111,17 @@ impl SegmentHeader {
         if crc32fast::hash(copy.get(0..44)?) != u32_at(copy, 44)? {
             return None;
         }
+        let through = u64_at(copy, 48)?;
+        let stands_for_others = copy.get(48..60)?.iter().any(|byte| *byte != 0);
+        if stands_for_others && crc32fast::hash(copy.get(0..56)?) != u32_at(copy, 56)? {
+            return None;
+        }
         Some(Self {
             id: u64_at(copy, 16)?,
             base_seq: u64_at(copy, 24)?,
             incarnation: u64_at(copy, 32)?,
             salt: u32_at(copy, 40)?,
+            through,
         })
     }
 }
@@ -126,6 +139,7 @@ mod tests {
             base_seq: 100,
             incarnation: 0x1122_3344_5566_7788,
             salt: 9,
+            through: 0,
         };
         let bytes = header.encode();
         let hex: Vec<String> = bytes[..48].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -137,6 +151,18 @@ mod tests {
             Some((header, false))
         );
         assert_eq!(SegmentHeader::decode(&bytes, 4, file).unwrap(), None);
+        let merged = SegmentHeader { through: 7, ..header };
+        let with_others = merged.encode();
+        assert_eq!(with_others[..48], bytes[..48]);
+        let hex: Vec<String> = with_others[48..60]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        expect!["07 00 00 00 00 00 00 00 76 cf 10 71"].assert_eq(&hex.join(" "));
+        assert_eq!(
+            SegmentHeader::decode(&with_others, 3, file).unwrap(),
+            Some((merged, false))
+        );
     }
 
     #[test]
@@ -146,13 +172,18 @@ mod tests {
             base_seq: 100,
             incarnation: 5,
             salt: 9,
+            through: 0,
         };
-        for bit in 0..48 * 8 {
+        for (through, bit) in [0, 7]
+            .into_iter()
+            .flat_map(|through| (0..60 * 8).map(move |bit| (through, bit)))
+        {
+            let header = SegmentHeader { through, ..header };
             let mut bytes = header.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
             let read = SegmentHeader::decode(&bytes, 3, Path::new("f")).unwrap();
             assert_eq!(read, Some((header, true)), "bit {bit}");
-            bytes[600] ^= 1;
+            bytes[700] ^= 1;
             bytes[512 + bit / 8] ^= 1 << (bit % 8);
             assert_eq!(
                 SegmentHeader::decode(&bytes, 3, Path::new("f")).unwrap(),

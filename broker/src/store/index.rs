@@ -532,6 +532,20 @@ impl StreamIndex {
         dead
     }
 
+    /// Puts one sealed segment, which has the same records, in place of `count` neighbours from `at` on.
+    pub(super) fn replace_segments(&mut self, at: usize, count: usize, table: SealedTable) {
+        let old = self.segments.range(at..at + count);
+        let merged = SegmentIndex {
+            base: table.index.header.segment.base_seq,
+            live: old.clone().map(|segment| segment.live).sum(),
+            live_bytes: old.map(|segment| segment.live_bytes).sum(),
+            time_max: table.index.header.time_max,
+            table: Table::Sealed(Box::new(table)),
+        };
+        self.segments.drain(at..at + count);
+        self.segments.insert(at, merged);
+    }
+
     /// Removes the records in all of `ranges`.
     pub(super) fn remove_ranges(&mut self, ranges: &Ranges) {
         for at in 0..self.segments.len() {

@@ -177,6 +177,10 @@ impl<F: Fs> Store<F> {
         }
         for (&id, stream) in &mut self.streams {
             let Some(job) = stream.job(id) else { continue };
+            if self.compaction.syncs(id) && !stream.no_space {
+                self.tending.stir(id);
+                continue;
+            }
             stream.is_syncing = self.tending.syncer.submit(job);
             if !stream.is_syncing {
                 self.tending.stir(id);
@@ -227,11 +231,15 @@ impl<F: Fs> Stream<F> {
             return Ok(false);
         };
         // A segment that is no longer the last was synced when the next one was begun.
-        if self.failed.is_some() || segment.id != job.segment || !log.unsynced {
+        if self.failed.is_some() || segment.id != job.segment {
             return Ok(false);
         }
+        // Also if it was synced again since: a sync that succeeds after one that failed proves nothing.
         if let Err(err) = outcome {
             return Err(self.fail(err));
+        }
+        if !log.unsynced {
+            return Ok(false);
         }
         self.synced = self.synced.max(job.last_seq);
         if log.tail != job.tail {

@@ -11,6 +11,7 @@
 mod again;
 mod cache;
 mod commit;
+mod compact;
 mod consumers;
 mod error;
 mod filter;
@@ -59,6 +60,7 @@ pub use state::{
 
 pub use verify::{Finding, Severity, StoreVerdict, StreamVerdict, VerifyProgress, verify};
 
+use self::compact::Compaction;
 use self::stream::{Shared, Stream};
 use self::tend::Tending;
 use crate::env::Fs;
@@ -84,6 +86,7 @@ pub struct Store<F: Fs> {
     /// Streams committed since they were last settled.
     unsettled: Vec<StreamId>,
     tending: Tending<F>,
+    compaction: Compaction<F>,
     _lock: F::Lock,
 }
 
@@ -126,7 +129,13 @@ impl<F: Fs> Store<F> {
     fn take_sealed(&mut self) {
         while let Some(done) = self.shared.sealer.take_done() {
             match self.streams.get_mut(&done.job.stream) {
-                Some(stream) => stream.take_sealed(&self.shared.sealer.sealing.handles, done),
+                Some(stream) => {
+                    stream.take_sealed(&self.shared.sealer.sealing.handles, done);
+                    // Those that found no room; where something is not written yet, the commit does it.
+                    if stream.log.as_ref().is_some_and(|log| log.full.is_empty()) {
+                        stream.hand_over_full(&mut self.shared);
+                    }
+                }
                 None => prepare::remove_quietly(&self.shared.fs, &seal::index_path(&done.job.path)),
             }
         }
@@ -333,6 +342,8 @@ impl<F: Fs> Store<F> {
                 report.failed.push((id, err));
             }
         }
+        // Not before: a failure here must not take with it what was reported as committed.
+        self.compact_after_commit();
         report
     }
 

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::compact::Compaction;
 use super::consumers;
 use super::handles::Handles;
 use super::marks::Marks;
@@ -72,6 +73,7 @@ impl<F: Fs> Store<F> {
             sealer,
         };
         let tending = Tending::start(&shared.fs, dir, marks, &shared.options)?;
+        let compaction = Compaction::new(&shared.sealer.sealing, &shared.options);
         let mut store = Self {
             dir: dir.to_owned(),
             shared,
@@ -82,6 +84,7 @@ impl<F: Fs> Store<F> {
             damaged: RefCell::default(),
             unsettled: Vec::new(),
             tending,
+            compaction,
             states_due: Vec::new(),
             _lock: lock,
         };

@@ -89,7 +89,8 @@ impl<F: Fs> Spares<F> {
         })
     }
 
-    fn next_path(&mut self) -> PathBuf {
+    /// A name in the directory of spares, which is emptied at each start.
+    pub(super) fn next_path(&mut self) -> PathBuf {
         self.next += 1;
         self.dir.join(format!("{:08x}", self.next))
     }
@@ -170,7 +171,8 @@ impl<F: Fs> Spares<F> {
         }
     }
 
-    /// Takes over or removes the file of a segment that is no longer needed. Nothing durable may depend on it.
+    /// Takes over or removes the file of a segment that is no longer needed; removes it in any case if `bytes` is 0.
+    /// Nothing durable may depend on it.
     pub(super) fn retire(&mut self, old: PathBuf, bytes: u32) {
         let path = self.next_path();
         if let Err(Job::Retire { old, path, bytes }) = self.send(Job::Retire { old, path, bytes }) {
@@ -264,7 +266,7 @@ fn make_file<F: Fs>(fs: &F, path: &Path, bytes: u32, zero: bool) -> std::io::Res
 /// only when both directories are synced: were it written to before, a crash could show the new content under the
 /// old name.
 fn retire<F: Fs>(fs: &F, dir: &Path, pool: &Mutex<Pool>, old: &Path, path: &Path, bytes: u32) {
-    let Some(home) = old.parent().filter(|_| lock(pool).wants(bytes)) else {
+    let Some(home) = old.parent().filter(|_| bytes > 0 && lock(pool).wants(bytes)) else {
         remove_quietly(fs, old);
         return;
     };

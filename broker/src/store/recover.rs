@@ -117,6 +117,11 @@ pub(super) fn open_stream<F: Fs>(
     let mut stream = Stream::new(id, meta, body.floor, Some(log));
     stream.index.last_time = body.last_time;
     let found = open_segments(shared, dir, &ids, &body, report)?;
+    if let Some(log) = &mut stream.log {
+        // A number that an earlier segment stands for is never used again: its segment would count as replaced.
+        let through = found.iter().map(|found| found.header.through).max();
+        log.next_segment = log.next_segment.max(through.unwrap_or(0) + 1);
+    }
     let mut covered = Ranges::default();
     remove_strays(&shared.fs, dir, &entries, &ids);
     read_segments(&shared.sealer.sealing, &mut stream, found, &mut covered, report)?;
@@ -142,8 +147,15 @@ fn open_segments<F: Fs>(
     report: &mut RecoveryReport,
 ) -> Result<Vec<Found>, StoreError> {
     let mut found: Vec<Found> = Vec::with_capacity(ids.len());
+    // Segments up to this number were replaced by one before them.
+    let mut through = 0;
     for &id in ids {
         let path = dir.join(segment::file_name(id));
+        if id <= through {
+            remove_quietly(&shared.fs, &path);
+            remove_quietly(&shared.fs, &index_path(&path));
+            continue;
+        }
         let file = shared
             .fs
             .open(&path)
@@ -160,6 +172,7 @@ fn open_segments<F: Fs>(
                     written.map_err(|err| StoreError::io("repair", &path, err))?;
                     report.metadata_repaired += 1;
                 }
+                through = header.through;
                 while let Some(before) = found.pop_if(|_| header.base_seq <= body.floor) {
                     remove_quietly(&shared.fs, &before.path);
                     remove_quietly(&shared.fs, &index_path(&before.path));
@@ -338,6 +351,8 @@ fn adopt_all<F: Fs>(
         end: found.len,
         data,
         is_handed_over: false,
+        through: found.header.through,
+        tried_at: u64::MAX,
     });
     Ok(())
 }
@@ -390,6 +405,8 @@ fn adopt_full<F: Fs>(
         end: full.len,
         data: Data::Sealed(sealing.handles.lazy(full.path.clone())),
         is_handed_over: true,
+        through: full.header.through,
+        tried_at: u64::MAX,
     });
     Ok(is_whole)
 }

@@ -19,6 +19,8 @@ use crate::types::StreamId;
 
 /// Segments that wait for the thread at most; those beyond wait in their streams.
 const WAITING_MAX: usize = 4;
+/// Memory for an index that is looked at once.
+const LOOK_CACHE_BYTES: usize = 1024 * 1024;
 /// Ending of index files.
 pub(super) const SUFFIX: &str = ".idx";
 /// Ending of index files that are not complete.
@@ -109,13 +111,67 @@ impl<F: Fs> Sealing<F> {
         Ok(Opened { index, gaps })
     }
 
-    fn scan(&self, header: SegmentHeader, segment: &Path) -> std::io::Result<(Builder, bool)> {
+    pub(super) fn scan(&self, header: SegmentHeader, segment: &Path) -> std::io::Result<(Builder, bool)> {
         let file = self.fs.open(segment)?;
         let len = file.len()?;
         let mut builder = Builder::new(header, len, self.notes);
         let is_whole = scan_file(&file, len, &header, |offset, frame| builder.push(offset, frame));
         Ok((builder, is_whole))
     }
+}
+
+impl<F: Fs> Sealing<F> {
+    /// The index of a segment that replaces another one, from its file or from `bytes`.
+    ///
+    /// # Errors
+    /// `NewerVersion`.
+    pub(super) fn adopt(
+        &self,
+        header: SegmentHeader,
+        segment: &Path,
+        bytes: Option<Vec<u8>>,
+    ) -> Result<Option<SealedIndex>, StoreError> {
+        let path = index_path(segment);
+        let source = Box::new(IndexFile {
+            sealing: self.clone(),
+            file: self.handles.lazy(path.clone()),
+            segment: segment.to_owned(),
+            header,
+        });
+        match bytes {
+            Some(bytes) => SealedIndex::in_memory(source, &self.cache, bytes, &path),
+            None => SealedIndex::open(source, &self.cache, &path),
+        }
+    }
+
+    /// The index in the file beside a segment, to be looked at for a moment and left as it is. `None`: it is not usable.
+    pub(super) fn look(&self, header: SegmentHeader, segment: &Path) -> Option<SealedIndex> {
+        let path = index_path(segment);
+        let file = self.fs.open_read(&path).ok()?;
+        // What is read once must not push out what is read often.
+        let cache = BlockCache::new(LOOK_CACHE_BYTES);
+        let index = SealedIndex::open(Box::new(LookedAt(file)), &cache, &path).ok()??;
+        (index.header.segment == header).then_some(index)
+    }
+}
+
+/// An index file that is only looked at.
+struct LookedAt<R: FsFile>(R);
+
+impl<R: FsFile> Source for LookedAt<R> {
+    fn read(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn rebuild(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn replace(&self, _bytes: &[u8]) -> bool {
+        false
+    }
+
+    fn discard(&self) {}
 }
 
 /// The index of a segment.
@@ -281,6 +337,7 @@ impl<F: Fs> Stream<F> {
                     base_seq: self.index.segments[at].base,
                     incarnation,
                     salt: segment.seed,
+                    through: segment.through,
                 },
                 path: path.clone(),
                 len: segment.end,

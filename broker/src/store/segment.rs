@@ -32,6 +32,10 @@ pub(super) struct Segment<F: Fs> {
     pub(super) data: Data<F>,
     /// Whether it was handed over to be sealed.
     pub(super) is_handed_over: bool,
+    /// Highest number of a segment that it stands for, as in its header.
+    pub(super) through: u64,
+    /// Bytes of its records when it was made by compaction, or that was in vain; `u64::MAX`: neither was.
+    pub(super) tried_at: u64,
 }
 
 impl<F: Fs> Segment<F> {
@@ -90,5 +94,7 @@ pub(super) fn create<F: Fs>(
         end: u64::from(spare.bytes),
         data,
         is_handed_over: false,
+        through: header.through,
+        tried_at: u64::MAX,
     })
 }

@@ -22,6 +22,8 @@ pub struct StoreOptions {
     pub scrub_bytes_per_second: u64,
     /// Nanoseconds from the end of one pass over all of them to the beginning of the next.
     pub scrub_interval_ns: u64,
+    /// Bytes of sparse segments read in a second to copy what is left of them; 0: none are compacted.
+    pub compact_bytes_per_second: u64,
     /// Memory for what was read lately of the indexes of sealed segments, in bytes.
     pub index_cache_bytes: usize,
     /// What to note of records, for [`Store::for_notes`](super::Store::for_notes).
@@ -50,7 +52,8 @@ impl Notes {
 }
 
 impl StoreOptions {
-    /// Segments from 256 KiB to 64 MiB, 8 MiB in reserve, read for damage once a day at 4 MiB a second. `salt_seed` is entropy, different in each run.
+    /// Segments from 256 KiB to 64 MiB, 8 MiB in reserve, read for damage once a day at 4 MiB a
+    /// second, compacted at 16 MiB a second. `salt_seed` is entropy, different in each run.
     #[must_use]
     pub fn new(salt_seed: u64) -> Self {
         Self {
@@ -60,6 +63,7 @@ impl StoreOptions {
             salt_seed,
             scrub_bytes_per_second: 4 * 1024 * 1024,
             scrub_interval_ns: 24 * 3600 * 1_000_000_000,
+            compact_bytes_per_second: 16 * 1024 * 1024,
             index_cache_bytes: 32 * 1024 * 1024,
             notes: Notes::none(),
         }
@@ -221,6 +225,12 @@ pub struct StoreFigures {
     pub scrub_damaged: u64,
     /// Records that the disk did not give to that.
     pub scrub_unreadable: u64,
+    /// Sparse segments, and small ones beside them, replaced by what was left of them.
+    pub compacted_segments: u64,
+    /// Bytes written for that.
+    pub compacted_bytes: u64,
+    /// Bytes of disk given back by that.
+    pub compaction_freed_bytes: u64,
     /// Files with damaged bytes kept aside, as far as counted.
     pub quarantined_files: u64,
     /// Their bytes.

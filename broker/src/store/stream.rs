@@ -325,6 +325,8 @@ impl<F: Fs> Stream<F> {
                 end: u64::from(bytes),
                 data,
                 is_handed_over: false,
+                through: 0,
+                tried_at: u64::MAX,
             });
             self.index.pack_last();
             self.index.add_segment(base);
@@ -369,6 +371,7 @@ impl<F: Fs> Stream<F> {
             base_seq: base,
             incarnation: log.incarnation,
             salt: shared.rng.next_u64() as u32,
+            through: 0,
         };
         log.next_segment += 1;
         let segment = segment::create(&shared.fs, &log.dir, spare, &header)?;

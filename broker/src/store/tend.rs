@@ -80,6 +80,13 @@ impl<F: Fs> Tending<F> {
         })
     }
 
+    /// Notes that segments were replaced by a copy.
+    pub(super) fn compacted(&mut self, segments: u64, from: u64, to: u64) {
+        self.figures.compacted_segments += segments;
+        self.figures.compacted_bytes += to;
+        self.figures.compaction_freed_bytes += from.saturating_sub(to);
+    }
+
     /// Notes that something of the stream was committed.
     pub(super) fn stir(&mut self, id: StreamId) {
         if self.stirred.last() != Some(&id) {
@@ -102,6 +109,7 @@ impl<F: Fs> Store<F> {
             return false;
         }
         self.tending.looked = Some(now);
+        self.compaction.now = now;
         self.take_sealed();
         self.sync_late();
         while let Some(done) = self.tending.keeper.poll() {
@@ -116,6 +124,7 @@ impl<F: Fs> Store<F> {
         self.mark();
         self.scrub_on(now);
         self.take_out_damaged();
+        self.compact();
         true
     }
 
@@ -129,13 +138,17 @@ impl<F: Fs> Store<F> {
             || tending.syncer.is_busy()
             || tending.scrub.is_reading
             || self.shared.sealer.is_busy()
+            || self.compaction.is_busy()
             || !self.damaged.borrow().is_empty();
         let soon = MonoNanos(looked.0.saturating_add(INTERVAL_NS));
         if is_active {
-            Some(soon)
-        } else {
-            self.scrub_due().map(|due| MonoNanos(due.0.max(soon.0)))
+            return Some(soon);
         }
+        let due = [self.scrub_due(), self.compaction.due()]
+            .into_iter()
+            .flatten()
+            .min();
+        due.map(|due| MonoNanos(due.0.max(soon.0)))
     }
 
     /// What the background has done since the store was opened.
@@ -264,7 +277,7 @@ impl<F: Fs> Store<F> {
     }
 
     /// Takes over what reading a segment found: what the index still knows there is damaged.
-    fn scrubbed(&mut self, scrubbed: &Scrubbed) {
+    pub(super) fn scrubbed(&mut self, scrubbed: &Scrubbed) {
         self.tending.figures.scrubbed_bytes += scrubbed.bytes;
         for gap in &scrubbed.gaps {
             let Some(stream) = self.streams.get(&scrubbed.stream) else {

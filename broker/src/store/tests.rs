@@ -2,6 +2,7 @@
 
 mod background;
 mod basics;
+mod compaction;
 mod contained;
 mod crash;
 mod damage;

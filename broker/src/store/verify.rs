@@ -307,8 +307,12 @@ impl<F: Fs> Look<'_, F> {
         body: &StreamBody,
         verdict: &mut StreamVerdict,
     ) -> Result<Contents, StoreError> {
-        let mut headers = Vec::new();
+        let mut headers: Vec<SegmentHeader> = Vec::new();
         for &id in ids {
+            if headers.last().is_some_and(|before| id <= before.through) {
+                // Replaced by the one before, and not removed yet.
+                continue;
+            }
             if let Some(header) = self.header(dir, id, &mut verdict.findings)?
                 && header.incarnation == body.incarnation
             {

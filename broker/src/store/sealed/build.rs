@@ -137,6 +137,11 @@ impl Builder {
         &self.gaps
     }
 
+    /// Number of records.
+    pub(in super::super) fn records(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Whether no frame came.
     pub(in super::super) fn is_empty(&self) -> bool {
         self.passed == 0

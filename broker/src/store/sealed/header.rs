@@ -83,6 +83,7 @@ impl IndexHeader {
             (88, self.time_max as u64),
             (96, self.last_time as u64),
             (104, self.data_bytes),
+            (240, self.segment.through),
         ];
         let parts = self.parts.iter().enumerate().flat_map(|(number, part)| {
             let at = PARTS_AT + 16 * number;
@@ -133,6 +134,7 @@ impl IndexHeader {
                 base_seq: u64_at(bytes, 24)?,
                 incarnation: u64_at(bytes, 32)?,
                 salt: u32_at(bytes, 40)?,
+                through: u64_at(bytes, 240)?,
             },
             notes_version: u32_at(bytes, 44)?,
             segment_bytes: u64_at(bytes, 48)?,

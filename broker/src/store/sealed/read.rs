@@ -107,6 +107,12 @@ impl SealedIndex {
         self.header.entries as usize
     }
 
+    /// Length of the whole index.
+    pub(in super::super) fn bytes(&self) -> u64 {
+        let (offset, len) = self.header.part(Part::Notes);
+        offset.saturating_add(len)
+    }
+
     /// The bytes `offset..offset + len` of the index, if they are a whole block.
     fn content(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
         let salt = self.header.segment.salt;

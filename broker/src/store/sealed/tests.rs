@@ -18,6 +18,7 @@ const HEADER: SegmentHeader = SegmentHeader {
     base_seq: 100,
     incarnation: 7,
     salt: 0x1234_5678,
+    through: 0,
 };
 
 /// Bytes of an index, which bits can be flipped in, and how they were once.

@@ -1,6 +1,7 @@
 //! A random workload, a power cut at a random moment, a comparison with the model; by seed.
 //!
-//! `TARN_SEED=n` runs one seed, `TARN_CRASH_SEEDS=n` that many.
+//! `TARN_SEED=n` runs one seed, `TARN_CRASH_SEEDS=n` that many, `TARN_FIRST_SEED=n` from that one on.
+//! `TARN_TRACE=1` shows what happens on the disk.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,8 @@ use crate::types::{MonoNanos, StreamId, StreamSeq, UnixNanos};
 
 /// Seeds of one run of the tests.
 const SEEDS: u64 = 1_000;
+/// One of so many seeds compacts; they take longer.
+const COMPACTING: u64 = 4;
 const SUBJECTS: [&str; 5] = ["a", "b.x", "b.y", "c", "b.y.z"];
 const STREAMS: [&str; 3] = ["S", "T", "$M_x"];
 /// The stream that is synced late.
@@ -27,6 +30,9 @@ struct Run {
     model: Model,
     time: i64,
     mono: u64,
+    /// Whether most is removed again, and what is left compacted all the time.
+    compacting: bool,
+    compacted: u64,
 }
 
 /// The power is gone, or the disk failed.
@@ -40,6 +46,8 @@ impl Run {
             model: Model::default(),
             time: 1_000,
             mono: 0,
+            compacting: seed % COMPACTING == COMPACTING - 1,
+            compacted: 0,
         }
     }
 
@@ -47,7 +55,7 @@ impl Run {
     /// clean end.
     fn run(&mut self) {
         for _ in 0..3 {
-            let changes = self.rng.below(160);
+            let changes = self.rng.below(if self.compacting { 700 } else { 160 });
             match self.rng.below(10) {
                 0..6 => self.fs.cut_power_after(changes),
                 6 => self.fs.fail_nth_write(changes),
@@ -85,9 +93,12 @@ impl Run {
     }
 
     fn live(&mut self, mut store: Store<SimFs>) {
-        let steps = self.rng.below(70);
+        let steps = self.rng.below(if self.compacting { 350 } else { 70 });
         for _ in 0..steps {
-            if self.step(&mut store).is_err() {
+            let compacted = store.figures().compacted_segments;
+            let done = self.step(&mut store);
+            self.compacted += store.figures().compacted_segments - compacted;
+            if done.is_err() {
                 return;
             }
         }
@@ -104,10 +115,22 @@ impl Run {
     }
 
     fn step(&mut self, store: &mut Store<SimFs>) -> Result<(), PowerCut> {
-        let name = STREAMS[self.rng.below(3) as usize];
+        let streams = if self.compacting { 2 } else { 3 };
+        let name = STREAMS[self.rng.below(streams) as usize];
         let Some(id) = id_of(store, name) else {
             return self.create(store, name);
         };
+        if self.compacting {
+            match self.rng.below(100) {
+                0..20 => {
+                    self.mono += 4_000_000_000;
+                    store.tend(UnixNanos(self.time), MonoNanos(self.mono));
+                    return Ok(());
+                }
+                20..60 => return self.remove(store, name, id),
+                _ => {}
+            }
+        }
         match self.rng.below(100) {
             0..55 => self.append(store, name, id),
             55..70 => self.commit(store),
@@ -156,7 +179,7 @@ impl Run {
     }
 
     fn append(&mut self, store: &mut Store<SimFs>, name: &str, id: StreamId) -> Result<(), PowerCut> {
-        let count = if self.rng.chance(20) {
+        let count = if self.rng.chance(if self.compacting { 60 } else { 20 }) {
             1 + self.rng.below(12)
         } else {
             1
@@ -229,7 +252,8 @@ impl Run {
     fn remove(&mut self, store: &mut Store<SimFs>, name: &str, id: StreamId) -> Result<(), PowerCut> {
         let model = self.model.streams.get_mut(name).unwrap();
         let span = model.last + 2 - model.first;
-        let seq = if self.rng.chance(50) {
+        // In their order segments go whole.
+        let seq = if self.rng.chance(if self.compacting { 5 } else { 50 }) {
             model.live().next().unwrap_or(1)
         } else {
             model.first + self.rng.below(span)
@@ -350,11 +374,15 @@ impl Drop for Replay {
     }
 }
 
-fn run_seed(seed: u64) -> u32 {
+/// Returns what the disk holds in the end, in short, and how many segments were compacted.
+fn run_seed(seed: u64) -> (u32, u64) {
     let _replay = Replay(seed);
     let mut run = Run::new(seed);
+    if std::env::var_os("TARN_TRACE").is_some() {
+        run.fs.set_trace(Some(|line| eprintln!("{line}")));
+    }
     run.run();
-    run.fs.fingerprint()
+    (run.fs.fingerprint(), run.compacted)
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -368,21 +396,26 @@ fn what_was_confirmed_is_there_after_any_power_cut() {
         return;
     }
     let seeds = number("TARN_CRASH_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
+    let first = number("TARN_FIRST_SEED").unwrap_or(0);
+    let next = AtomicU64::new(first);
+    let compacted = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
+                    if seed >= first + seeds {
                         return;
                     }
-                    run_seed(seed);
+                    compacted.fetch_add(run_seed(seed).1, Ordering::Relaxed);
                 }
             });
         }
     });
+    let compacted = compacted.into_inner();
+    eprintln!("{seeds} seeds from {first}, {compacted} segments compacted");
+    assert!(compacted >= seeds / 4, "compaction takes part");
 }
 
 #[test]

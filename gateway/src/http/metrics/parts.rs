@@ -58,6 +58,21 @@ pub(super) fn broker(out: &mut Out<'_>, stats: &BrokerStats) -> fmt::Result {
             stats.store.scrub_unreadable,
         ),
         (
+            "broker_compacted_segments",
+            "Sparse segments replaced by what was left of them",
+            stats.store.compacted_segments,
+        ),
+        (
+            "broker_compacted_bytes",
+            "Bytes written for that",
+            stats.store.compacted_bytes,
+        ),
+        (
+            "broker_compaction_freed_bytes",
+            "Bytes of disk given back by that",
+            stats.store.compaction_freed_bytes,
+        ),
+        (
             "broker_connections_accepted",
             "Client connections since the start",
             stats.total_connections,
