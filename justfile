@@ -75,3 +75,8 @@ crash-pairs:
 fleet-nats:
     e2e/setup.sh nats-server
     PATH="{{ cache }}:$PATH" cargo test --locked -p tarn-simulators --test fleet -- --ignored
+
+# Bytes and texts against parsers, recovery and the engine, guided by coverage (cargo-fuzz): TARGET or all, --seconds N for each
+[positional-arguments]
+fuzz *arguments:
+    fuzz/run.sh "$@"

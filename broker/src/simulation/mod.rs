@@ -16,6 +16,7 @@ mod ask;
 mod config;
 mod consumers;
 mod drain;
+pub mod fuzz;
 mod judge;
 mod life;
 mod look;
