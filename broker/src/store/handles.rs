@@ -61,7 +61,7 @@ impl<F: Fs> Handles<F> {
     }
 }
 
-/// A file that is opened when it is needed. Dropping it closes it.
+/// A file that is opened for reading when it is needed, also where nothing can be written any more. Dropping it closes it.
 pub(super) struct LazyFile<F: Fs> {
     number: u64,
     path: PathBuf,
@@ -82,7 +82,7 @@ impl<F: Fs> LazyFile<F> {
             *used = now;
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(self.handles.fs.open(&self.path)?);
+        let file = Arc::new(self.handles.fs.open_read(&self.path)?);
         if inner.open.len() >= OPEN_MAX {
             let oldest = inner
                 .open

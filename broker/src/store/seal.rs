@@ -112,7 +112,7 @@ impl<F: Fs> Sealing<F> {
     }
 
     pub(super) fn scan(&self, header: SegmentHeader, segment: &Path) -> std::io::Result<(Builder, bool)> {
-        let file = self.fs.open(segment)?;
+        let file = self.fs.open_read(segment)?;
         let len = file.len()?;
         let mut builder = Builder::new(header, len, self.notes);
         let is_whole = scan_file(&file, len, &header, |offset, frame| builder.push(offset, frame));

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 
-from . import disk, power, process
+from . import disk, power, process, trouble
 from .servers import KINDS
 
 FAULTS = {
@@ -17,7 +17,11 @@ FAULTS = {
     "full": "64 MiB tmpfs, full",
     "flip": "one bit flipped at rest",
     "power": "power cut, unsynced pages dropped",
+    "slow": "200 ms a sync, a flood, `kill -9`",
+    "readonly": "ext4 turns read-only",
 }
+# What a server may take while its disk cannot keep up, in MiB.
+PEAK_MIB_MAX = 256
 
 
 def numbers(text):
@@ -30,10 +34,12 @@ def numbers(text):
 
 def cannot(fault):
     """Why this machine cannot run the fault; None when it can."""
-    if fault in ("full", "power") and os.geteuid() != 0:
+    if fault in ("full", "power", "readonly") and os.geteuid() != 0:
         return "mounting needs root"
     if fault == "power" and not power.available():
         return "no FUSE here"
+    if fault == "readonly" and not trouble.can_turn():
+        return "no loop devices or no ext4 here"
     return None
 
 
@@ -46,6 +52,10 @@ def run(fault, kind, work, options):
         return disk.full(kind, work)
     if fault == "flip":
         return disk.flips(kind, work, options.flips, options.seed)
+    if fault == "slow":
+        return trouble.slow(kind, work, options.slow)
+    if fault == "readonly":
+        return trouble.readonly(kind, work, options.turns)
     return power.cuts(kind, work, options.cuts, options.seed)
 
 
@@ -65,6 +75,10 @@ def broken_promises(fault, verdict):
         reasons.append("acknowledged after a failed sync, or health is silent")
     if fault == "full" and not verdict.healed:
         reasons.append("a full disk is not survived as promised")
+    if fault == "slow" and (verdict.fastest < 0.95 * trouble.DELAY_S or verdict.peak > PEAK_MIB_MAX):
+        reasons.append("acknowledged before the sync had ended, or memory is not bounded")
+    if fault == "readonly" and (verdict.late or verdict.silent or not verdict.held):
+        reasons.append("acknowledged, silent or unreadable on a read-only file system, or not usable after it")
     return reasons
 
 
@@ -76,6 +90,8 @@ def main():
     parser.add_argument("--syncs", type=numbers, default=[1, 2, 3, 17, 100])
     parser.add_argument("--flips", type=int, default=10)
     parser.add_argument("--cuts", type=int, default=3)
+    parser.add_argument("--slow", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     options = parser.parse_args()
     print(f"faults: seed {options.seed}", flush=True)

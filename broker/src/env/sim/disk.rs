@@ -342,6 +342,13 @@ impl Fs for SimFs {
     }
 
     fn open(&self, path: &Path) -> io::Result<SimFile> {
+        if self.disk().read_only {
+            return Err(ErrorKind::ReadOnlyFilesystem.into());
+        }
+        self.open_read(path)
+    }
+
+    fn open_read(&self, path: &Path) -> io::Result<SimFile> {
         let disk = self.disk();
         match disk.live.get(path) {
             Some(Entry::File(node)) => Ok(SimFile {

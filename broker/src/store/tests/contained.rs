@@ -206,3 +206,22 @@ fn a_disk_remounted_read_only_refuses_writes_honestly_and_goes_on_reading() {
     fill(&mut store, id, 1);
     assert_eq!(store.durable_seq(id).0, 6);
 }
+
+/// Full segments are opened when they are needed: a disk that has turned read-only gives them still.
+#[test]
+fn full_segments_are_read_from_a_disk_that_takes_no_writes() {
+    let fs = SimFs::new(1);
+    let (mut store, _) = open(&fs, 1);
+    let id = create(&mut store, "S");
+    fill(&mut store, id, 400);
+    drop(store);
+    let (mut store, _) = open(&fs, 2);
+    let id = id_of(&store, "S").unwrap();
+    fs.set_read_only(true);
+    append(&mut store, id, "a", b"refused");
+    assert_eq!(store.commit().failed.len(), 1);
+    for seq in 1..=400 {
+        let record = store.read(id, StreamSeq(seq)).unwrap().unwrap();
+        assert_eq!(record.payload, payload_of(seq));
+    }
+}
