@@ -361,8 +361,11 @@ impl Outbound {
         self.end(self.lock(), reason);
     }
 
-    /// Cuts the connection off because it took nothing for the write deadline.
+    /// Cuts the connection off because it took nothing for the write deadline. One that ends already is not counted.
     pub fn close_for_write_deadline(&self) {
+        if let Some(reason) = self.reason() {
+            return self.close(reason);
+        }
         self.broker.slow_deadline.fetch_add(1, Relaxed);
         tracing::warn!(
             conn = self.id.0,

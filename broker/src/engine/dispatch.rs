@@ -15,6 +15,8 @@ use crate::types::{AccountId, StreamId, StreamSeq};
 
 /// Messages that one consumer delivers before it is another's turn.
 const TURN_MESSAGES: usize = 64;
+/// Bytes that it delivers before that, and before the backlog of its receivers is looked at again.
+const TURN_BYTES: usize = 1 << 20;
 /// When receivers with a big backlog are asked again.
 const BUSY_RETRY_NS: i64 = 2_000_000;
 /// When a message that the disk did not give is asked for again.
@@ -61,6 +63,8 @@ struct Scratch {
     ack_subject: String,
     notices: Vec<Notice>,
     last_receiver: Option<(Bytes, Receiver)>,
+    /// Bytes delivered in this turn.
+    bytes: usize,
     done: Vec<u64>,
     /// For the names of pins.
     seed: u64,
@@ -88,6 +92,7 @@ impl Engine {
             };
             observer.is_ready = false;
             scratch.last_receiver = None;
+            scratch.bytes = 0;
             let limit = TURN_MESSAGES.min(budget - delivered);
             outlet.enter(observer.account);
             let (turn, count) = take_turn(observer, now, store, outlet, limit, &mut scratch);
@@ -139,7 +144,7 @@ fn take_turn<F: Fs>(
     observer.sync(&store.state(observer.stream));
     let mut count = 0;
     let turn = loop {
-        if count == limit {
+        if count == limit || scratch.bytes >= TURN_BYTES {
             break Turn::More;
         }
         match deliver_next(observer, now, store, outlet, scratch) {
@@ -290,6 +295,7 @@ fn deliver<F: Fs>(
         Picked::Nobody => return Step::End(Turn::Done),
     }
     send_notices(outlet, &mut scratch.notices);
+    scratch.bytes += size;
     let delivery = observer.consumer.deliver(now, seq, size);
     let rate = observer.consumer.config.rate_limit_bps;
     observer.pace.delivered(now.mono, record.time, size, rate);

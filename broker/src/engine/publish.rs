@@ -209,9 +209,6 @@ impl Engine {
             Verdict::Duplicate(seq) => return Ok(Stored::duplicate(seq)),
             Verdict::Store(rollup, shaped) => (rollup, shaped),
         };
-        if resend.is_some() && stream.duplicates.is_full() {
-            return Err(ApiError::TOO_MANY_REQUESTS);
-        }
         let message = match &shaped {
             Some(shaped) => shaped.incoming(subject),
             None => message,

@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) reading: TaskTracker,
 }
 
+/// How long a connection that ends may leave its last words untaken.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 const READ_BYTES_MIN: usize = 4 << 10;
 const READ_BYTES_MAX: usize = 64 << 10;
 /// A read of this much is followed by a chance for other tasks.
@@ -424,18 +426,27 @@ fn introduce(session: &Session, connection: &Connection) {
     }
 }
 
-/// Writes what is queued until the connection ends.
+/// Writes what is queued until the connection ends; what is queued then may take [`FAREWELL_MAX`] without progress.
 async fn write(outbound: &Outbound, stream: &impl Socket, deadline: Duration) {
+    let ended = outbound.ended();
     loop {
         match outbound.write_queued() {
             Progress::Ended => return,
             Progress::Idle => outbound.work().await,
             Progress::Blocked => {
-                if tokio::time::timeout(deadline, stream.tcp().writable())
-                    .await
-                    .is_err()
-                {
-                    outbound.close_for_write_deadline();
+                let has_ended = ended.is_cancelled();
+                let wait = if has_ended {
+                    deadline.min(FAREWELL_MAX)
+                } else {
+                    deadline
+                };
+                tokio::select! {
+                    ready = tokio::time::timeout(wait, stream.tcp().writable()) => {
+                        if ready.is_err() {
+                            outbound.close_for_write_deadline();
+                        }
+                    }
+                    () = ended.cancelled(), if !has_ended => {}
                 }
             }
         }
@@ -499,3 +510,6 @@ impl ReadBuffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

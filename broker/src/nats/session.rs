@@ -77,6 +77,9 @@ pub(crate) struct Session {
     pings_out: u32,
     heard: bool,
     staged: Vec<Staged>,
+    /// Bytes of the buffer that is read into, with what was taken from it before, and what of them is left.
+    buffer_bytes: usize,
+    buffer_left_bytes: usize,
     asks_who: Vec<Box<str>>,
     scratch: Vec<u8>,
     in_msgs: u64,
@@ -114,6 +117,8 @@ impl Session {
             pings_out: 0,
             heard: false,
             staged: Vec::new(),
+            buffer_bytes: 0,
+            buffer_left_bytes: 0,
             asks_who: Vec::new(),
             scratch: Vec::new(),
             in_msgs: 0,
@@ -216,12 +221,20 @@ impl Session {
                 }
             }
         };
+        if buf.capacity() > self.buffer_left_bytes {
+            self.buffer_bytes = buf.capacity();
+        }
         let whole = buf.split_to(taken).freeze();
-        let ops = self
-            .staged
-            .drain(..)
-            .map(|staged| staged.into_op(self.router.account(), &whole))
-            .collect();
+        // The inbox counts the bytes of operations: few of them must not hold on to a large buffer.
+        let staged_bytes: usize = self.staged.iter().map(Staged::bytes).sum();
+        let account = self.router.account();
+        self.buffer_left_bytes = buf.capacity();
+        let is_dense = 2 * staged_bytes >= self.buffer_bytes;
+        let into_op = |staged: Staged| match is_dense {
+            true => staged.into_op(account, &whole),
+            false => staged.copied(account, &whole),
+        };
+        let ops = self.staged.drain(..).map(into_op).collect();
         self.count();
         self.batch.flush();
         Received {
@@ -478,6 +491,30 @@ impl Session {
 }
 
 impl Staged {
+    /// Bytes of the operation in the buffer.
+    fn bytes(&self) -> usize {
+        let reply = self.reply.as_ref().map_or(0, Range::len);
+        self.subject.len() + reply + self.headers.len() + self.payload.len()
+    }
+
+    /// The operation in memory of its own.
+    fn copied(self, account: AccountId, whole: &Bytes) -> JsOp {
+        let mut own = Vec::with_capacity(self.bytes());
+        let mut copy = |range: Range<usize>| {
+            let start = own.len();
+            own.extend_from_slice(&whole[range]);
+            start..own.len()
+        };
+        let moved = Self {
+            kind: self.kind,
+            subject: copy(self.subject),
+            reply: self.reply.map(&mut copy),
+            headers: copy(self.headers),
+            payload: copy(self.payload),
+        };
+        moved.into_op(account, &Bytes::from(own))
+    }
+
     fn into_op(self, account: AccountId, whole: &Bytes) -> JsOp {
         JsOp {
             account,

@@ -8,8 +8,9 @@ use hashbrown::hash_table::Entry;
 
 use crate::engine::time::Mono;
 
-/// Ids kept at once, over all that the window's length asks for. Publishing with a further id is
-/// refused: forgetting one early would let its duplicate in.
+/// Ids of each kind kept at once, over all that the window's length asks for. Publishing with a further message id is
+/// refused: forgetting one early would let its duplicate in. Of the keys of resends, which every message of an MQTT client
+/// with QoS 1 has, the oldest goes: such a client is promised its message at least once, and to be heard.
 const IDS_MAX: usize = 16 << 20;
 
 /// Whose id it is: the two kinds do not meet.
@@ -32,10 +33,9 @@ struct Seen {
     at: Mono,
 }
 
-/// Ids and when they were seen: 32 bytes for each, and 5 to find it.
-#[derive(Debug)]
-pub(crate) struct DuplicateWindow {
-    window_ns: u64,
+/// The ids of one kind: 32 bytes for each, and 5 to find it.
+#[derive(Debug, Default)]
+struct Ids {
     hashers: [RandomState; 2],
     /// In the order of their coming. An id that came again has several; the last one counts.
     order: VecDeque<Seen>,
@@ -43,6 +43,17 @@ pub(crate) struct DuplicateWindow {
     left: u32,
     /// By hash: the number of the entry that counts, counted from the first that ever was.
     numbers: HashTable<u32>,
+}
+
+/// Ids and when they were seen.
+#[derive(Debug)]
+pub(crate) struct DuplicateWindow {
+    window_ns: u64,
+    messages: Ids,
+    resends: Ids,
+    resends_max: usize,
+    /// Whether a key of a resend was forgotten before its time.
+    is_short: bool,
 }
 
 /// The half of a hash that finds its place.
@@ -55,10 +66,10 @@ impl DuplicateWindow {
     pub(crate) fn new(window_ns: i64) -> Self {
         Self {
             window_ns: u64::try_from(window_ns).unwrap_or(0),
-            hashers: [RandomState::new(), RandomState::new()],
-            order: VecDeque::new(),
-            left: 0,
-            numbers: HashTable::new(),
+            messages: Ids::default(),
+            resends: Ids::default(),
+            resends_max: IDS_MAX,
+            is_short: false,
         }
     }
 
@@ -67,27 +78,73 @@ impl DuplicateWindow {
         self.window_ns = u64::try_from(window_ns).unwrap_or(0);
     }
 
-    /// Whether another id fits.
+    /// Whether no other message id fits. Keys of resends always do.
     pub(crate) fn is_full(&self) -> bool {
-        self.order.len() >= IDS_MAX
+        self.messages.order.len() >= IDS_MAX
     }
 
-    fn seen(&self, number: u32) -> &Seen {
-        &self.order[number.wrapping_sub(self.left) as usize]
+    fn of(&mut self, kind: IdKind) -> &mut Ids {
+        match kind {
+            IdKind::Message => &mut self.messages,
+            IdKind::Resend => &mut self.resends,
+        }
     }
 
     /// The sequence that `id` was stored under within the window.
     pub(crate) fn find(&mut self, now: Mono, kind: IdKind, id: &str) -> Option<u64> {
         self.forget_old(now);
-        let hash = self.hash(kind, id);
+        self.of(kind).find(id)
+    }
+
+    /// Remembers that `id` was stored as `seq` at `at`, in place of what it stood for.
+    pub(crate) fn remember(&mut self, at: Mono, kind: IdKind, id: &str, seq: u64) {
+        if kind == IdKind::Resend && self.resends.order.len() >= self.resends_max {
+            self.resends.forget_first();
+            if !std::mem::replace(&mut self.is_short, true) {
+                tracing::warn!(
+                    keys = self.resends_max,
+                    "too many messages of local clients for the duplicate window: repetitions are recognised for a shorter time"
+                );
+            }
+        }
+        self.of(kind).remember(at, id, seq);
+    }
+
+    /// Forgets everything above `durable_seq`: it was not stored after all.
+    pub(crate) fn roll_back(&mut self, durable_seq: u64) {
+        self.messages.roll_back(durable_seq);
+        self.resends.roll_back(durable_seq);
+    }
+
+    /// Forgets everything, after a purge of the whole stream.
+    pub(crate) fn clear(&mut self) {
+        for ids in [&mut self.messages, &mut self.resends] {
+            ids.numbers.clear();
+            ids.order.clear();
+        }
+    }
+
+    /// Forgets the ids that are older than the window.
+    pub(crate) fn forget_old(&mut self, now: Mono) {
+        self.messages.forget_old(now, self.window_ns);
+        self.resends.forget_old(now, self.window_ns);
+    }
+}
+
+impl Ids {
+    fn seen(&self, number: u32) -> &Seen {
+        &self.order[number.wrapping_sub(self.left) as usize]
+    }
+
+    fn find(&self, id: &str) -> Option<u64> {
+        let hash = self.hash(id);
         let is_it = |number: &u32| self.seen(*number).hash == hash;
         let number = self.numbers.find(place_of(hash), is_it)?;
         Some(self.seen(*number).seq)
     }
 
-    /// Remembers that `id` was stored as `seq` at `at`, in place of what it stood for.
-    pub(crate) fn remember(&mut self, at: Mono, kind: IdKind, id: &str, seq: u64) {
-        let hash = self.hash(kind, id);
+    fn remember(&mut self, at: Mono, id: &str, seq: u64) {
+        let hash = self.hash(id);
         let number = self.left.wrapping_add(self.order.len() as u32);
         self.order.push_back(Seen { hash, seq, at });
         let Self {
@@ -114,8 +171,7 @@ impl DuplicateWindow {
         }
     }
 
-    /// Forgets everything above `durable_seq`: it was not stored after all.
-    pub(crate) fn roll_back(&mut self, durable_seq: u64) {
+    fn roll_back(&mut self, durable_seq: u64) {
         while let Some(last) = self.order.back().filter(|last| last.seq > durable_seq) {
             let hash = last.hash;
             let number = self.left.wrapping_add(self.order.len() as u32 - 1);
@@ -124,23 +180,19 @@ impl DuplicateWindow {
         }
     }
 
-    /// Forgets everything, after a purge of the whole stream.
-    pub(crate) fn clear(&mut self) {
-        self.numbers.clear();
-        self.order.clear();
+    fn forget_first(&mut self) {
+        let Some(hash) = self.order.front().map(|first| first.hash) else {
+            return;
+        };
+        self.discount(self.left, hash);
+        self.order.pop_front();
+        self.left = self.left.wrapping_add(1);
     }
 
-    /// Forgets the ids that are older than the window.
-    pub(crate) fn forget_old(&mut self, now: Mono) {
-        while let Some(first) = self
-            .order
-            .front()
-            .filter(|first| now.since(first.at) >= self.window_ns)
-        {
-            let hash = first.hash;
-            self.discount(self.left, hash);
-            self.order.pop_front();
-            self.left = self.left.wrapping_add(1);
+    fn forget_old(&mut self, now: Mono, window_ns: u64) {
+        let is_old = |first: &Seen| now.since(first.at) >= window_ns;
+        while self.order.front().is_some_and(is_old) {
+            self.forget_first();
         }
         if self.order.is_empty() && self.order.capacity() > 1024 {
             self.order.shrink_to_fit();
@@ -148,8 +200,8 @@ impl DuplicateWindow {
         }
     }
 
-    fn hash(&self, kind: IdKind, id: &str) -> IdHash {
-        let half = |hasher: &RandomState| u128::from(hasher.hash_one((kind == IdKind::Resend, id)));
+    fn hash(&self, id: &str) -> IdHash {
+        let half = |hasher: &RandomState| u128::from(hasher.hash_one(id));
         half(&self.hashers[0]) << 64 | half(&self.hashers[1])
     }
 }
@@ -169,7 +221,7 @@ mod tests {
         assert_eq!(window.find(Mono(1), IdKind::Resend, "a"), None);
         assert_eq!(window.find(Mono(99), IdKind::Message, "a"), Some(1));
         assert_eq!(window.find(Mono(100), IdKind::Message, "a"), None);
-        assert_eq!(window.numbers.len(), 0);
+        assert_eq!(window.messages.numbers.len(), 0);
     }
 
     #[test]
@@ -182,6 +234,25 @@ mod tests {
         assert_eq!(window.find(Mono(2), IdKind::Message, "a"), Some(1));
         assert_eq!(window.find(Mono(2), IdKind::Message, "b"), None);
         assert_eq!(window.find(Mono(2), IdKind::Message, "c"), None);
+    }
+
+    #[test]
+    fn keys_of_resends_are_never_too_many() {
+        let mut window = DuplicateWindow::new(WINDOW);
+        window.resends_max = 3;
+        for seq in 1..=9 {
+            window.remember(Mono(0), IdKind::Resend, &seq.to_string(), seq);
+            assert!(window.resends.order.len() <= 3);
+        }
+        assert!(!window.is_full());
+        let found = |window: &mut DuplicateWindow, id| window.find(Mono(0), IdKind::Resend, id);
+        assert_eq!(found(&mut window, "6"), None);
+        assert_eq!(
+            (found(&mut window, "7"), found(&mut window, "9")),
+            (Some(7), Some(9))
+        );
+        assert_eq!(window.find(Mono(0), IdKind::Message, "9"), None);
+        assert_eq!(window.resends.numbers.len(), 3);
     }
 
     proptest! {

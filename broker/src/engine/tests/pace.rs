@@ -66,3 +66,17 @@ fn states_of_many_consumers_are_written_a_few_at_a_time() {
             .all(|delivered| delivered.stream_seq() > 1)
     );
 }
+
+#[test]
+fn large_messages_do_not_go_past_what_a_receiver_takes() {
+    let mut world = World::new(22);
+    stream(&mut world, r#"{"name":"S"}"#);
+    consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+    let large = "x".repeat(1 << 20);
+    for _ in 0..24 {
+        world.publish("S", "", &large);
+    }
+    world.busy_above(4 << 20);
+    world.pull("S", "C", "24");
+    assert_eq!(world.deliveries().len(), 5, "one more than fit, not a whole turn");
+}

@@ -71,6 +71,8 @@ impl Delivered {
 #[derive(Debug, Default)]
 struct Clients {
     listening: BTreeSet<String>,
+    /// A client with more bytes than these gets no more for now.
+    busy_above: Option<usize>,
     /// What the server published itself.
     published: Vec<Delivered>,
     got: Vec<Delivered>,
@@ -80,7 +82,14 @@ impl Outlet for Clients {
     fn enter(&mut self, _account: AccountId) {}
 
     fn receiver(&self, subject: &str) -> Receiver {
-        if self.listening.contains(subject) || subject.starts_with("_INBOX.") {
+        let waiting =
+            |bytes: usize, got: &Delivered| bytes + if got.to == *subject { got.payload.len() } else { 0 };
+        if self
+            .busy_above
+            .is_some_and(|max| self.got.iter().fold(0, waiting) > max)
+        {
+            Receiver::Busy
+        } else if self.listening.contains(subject) || subject.starts_with("_INBOX.") {
             Receiver::Ready
         } else {
             Receiver::Gone
@@ -137,6 +146,11 @@ impl World {
             seed,
             account: AccountId::GLOBAL,
         }
+    }
+
+    /// Clients take no more deliveries once they have more bytes than these.
+    pub(super) fn busy_above(&mut self, bytes: usize) {
+        self.clients.busy_above = Some(bytes);
     }
 
     fn store(&self) -> &Store<SimFs> {

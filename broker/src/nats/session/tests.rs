@@ -378,3 +378,44 @@ fn the_first_ping_after_connect_is_followed_by_the_account() {
         PONG
     "#]]);
 }
+
+/// Whether the payload of the only operation lies in the buffer that was read into.
+fn pins_the_buffer(before: &str, message: &str) -> bool {
+    let router = router();
+    router.set_stream_subjects(StreamId(1), &["s.>".to_owned()]);
+    let mut peer = Peer::new(1, &router, 0);
+    peer.buf.reserve(4096);
+    peer.send(before);
+    let buffer = peer.buf.as_ptr().addr()..peer.buf.as_ptr().addr() + peer.buf.capacity();
+    peer.send(message);
+    let [op] = &peer.ops[..] else {
+        panic!("one operation: {:?}", peer.ops)
+    };
+    assert_eq!((op.subject_str(), &op.payload[..]), ("s.a", &b"hello"[..]));
+    buffer.contains(&op.payload.as_ptr().addr())
+}
+
+#[test]
+fn a_small_operation_does_not_hold_on_to_a_large_buffer() {
+    let chatter = "PING\r\n".repeat(680);
+    assert!(!pins_the_buffer("", "PUB s.a 5\r\nhello\r\n"));
+    assert!(!pins_the_buffer(&chatter, "PUB s.a 5\r\nhello\r\n"));
+}
+
+#[test]
+fn operations_that_fill_a_buffer_are_not_copied() {
+    let mut peer = Peer::new(1, &router(), 0);
+    peer.session
+        .router
+        .set_stream_subjects(StreamId(1), &["s.>".to_owned()]);
+    let text = "PUB s.abcdefgh reply.to.somebody 40\r\n".to_owned() + &"x".repeat(40) + "\r\n";
+    peer.buf = BytesMut::with_capacity(text.len() * 20);
+    let buffer = peer.buf.as_ptr().addr()..peer.buf.as_ptr().addr() + peer.buf.capacity();
+    peer.send(&text.repeat(20));
+    assert_eq!(peer.ops.len(), 20);
+    assert!(
+        peer.ops
+            .iter()
+            .all(|op| buffer.contains(&op.payload.as_ptr().addr()))
+    );
+}
