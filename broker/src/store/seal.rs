@@ -156,7 +156,7 @@ impl<F: Fs> Sealing<F> {
 }
 
 /// An index file that is only looked at.
-struct LookedAt<R: FsFile>(R);
+pub(super) struct LookedAt<R: FsFile>(pub(super) R);
 
 impl<R: FsFile> Source for LookedAt<R> {
     fn read(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
@@ -206,6 +206,10 @@ impl<F: Fs> Source for IndexFile<F> {
     }
 
     fn discard(&self) {
+        tracing::error!(
+            segment = self.header.id,
+            "a segment and its index are both damaged: the stream has to be opened anew"
+        );
         self.file.close();
         remove_quietly(&self.sealing.fs, self.file.path());
     }

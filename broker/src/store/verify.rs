@@ -1,6 +1,10 @@
 //! Looking inside a store that nobody has open, without changing anything.
 
-use std::path::{Path, PathBuf};
+mod indexes;
+mod judge;
+mod verdict;
+
+use std::path::Path;
 
 use super::StoreError;
 use super::consumers;
@@ -13,9 +17,10 @@ use super::ranges::Ranges;
 use super::record::{self, FLAG_BATCH_START, Frame, Kind};
 use super::scrub::{Gap, Met, Target, walk};
 use super::segment;
-use super::state::SeqRange;
 use crate::env::{Fs, FsFile};
-use crate::types::{StreamId, StreamSeq};
+use crate::types::StreamId;
+use judge::{damaged, judge, newer};
+pub use verdict::{Finding, Severity, StoreVerdict, StreamVerdict};
 
 /// Length that every segment is a multiple of.
 const SEGMENT_UNIT: u64 = 4096;
@@ -27,76 +32,6 @@ const REPAIRS_ITSELF: &str = "the broker repairs it at its next start; check the
 const STAYS_LOST: &str =
     "the other records stay; restore these from a backup or send them again, and check the disk";
 const RESTORE: &str = "restore the stream's directory from a backup, or move it away: the broker starts without it, and it is gone";
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Worth knowing; nothing is lost.
-    Note,
-    /// Something that was stored is damaged or gone.
-    Damage,
-    /// The broker does not start like this.
-    Fatal,
-}
-
-/// One thing found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// How bad it is.
-    pub severity: Severity,
-    /// In which file or directory.
-    pub file: PathBuf,
-    /// Where in it.
-    pub offset: Option<u64>,
-    /// Which positions of the stream it is about.
-    pub range: Option<SeqRange>,
-    /// What is the matter.
-    pub what: String,
-    /// What to do about it.
-    pub next: &'static str,
-}
-
-/// What is in the directory of a stream.
-#[derive(Clone, Debug, Default)]
-pub struct StreamVerdict {
-    /// The stream's name, or its directory's if that is all that is known.
-    pub name: String,
-    /// Segments.
-    pub segments: u64,
-    /// Records that are there and whole.
-    pub records: u64,
-    /// Highest position given.
-    pub last_seq: u64,
-    /// Consumers.
-    pub consumers: u64,
-    /// Positions whose record is lost.
-    pub lost: Vec<SeqRange>,
-    /// What was found.
-    pub findings: Vec<Finding>,
-}
-
-/// What is in a store.
-#[derive(Clone, Debug, Default)]
-pub struct StoreVerdict {
-    /// Each stream, in the order of directories.
-    pub streams: Vec<StreamVerdict>,
-    /// What was found outside of streams.
-    pub findings: Vec<Finding>,
-}
-
-impl StoreVerdict {
-    /// Everything found, streams last.
-    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
-        let of_streams = self.streams.iter().flat_map(|stream| &stream.findings);
-        self.findings.iter().chain(of_streams)
-    }
-
-    /// Whether nothing is damaged, lost or unusable.
-    #[must_use]
-    pub fn is_sound(&self) -> bool {
-        self.findings().all(|found| found.severity == Severity::Note)
-    }
-}
 
 /// How far a look inside a store is.
 #[derive(Clone, Copy, Debug)]
@@ -453,6 +388,7 @@ impl<F: Fs> Look<'_, F> {
         if walked.is_none() {
             return;
         }
+        findings.extend(indexes::finding(self.fs, header, &target.path));
         match unsure.gaps.first() {
             // Behind the last frame that says that all before it was durable: a write that was not finished.
             Some(gap) => {
@@ -537,114 +473,5 @@ fn removals(frame: &Frame<'_>) -> Vec<(u64, u64)> {
     match frame.head.kind {
         Kind::Remove => record::removals(frame.payload).collect(),
         Kind::Message | Kind::Settle => Vec::new(),
-    }
-}
-
-/// Says what is missing of a stream.
-fn judge(
-    dir: &Path,
-    ids: &[u64],
-    body: &StreamBody,
-    marks: &Marks,
-    contents: Contents,
-    verdict: &mut StreamVerdict,
-) {
-    let known = body.last_seq.max(marks.of(body.incarnation));
-    verdict.last_seq = contents.last.max(known);
-    let mut there = Ranges::default();
-    for (first, last) in contents.messages.iter().filter(|(_, last)| *last >= body.floor) {
-        contents
-            .removed
-            .subtract_from(first.max(body.floor), last, &mut there);
-    }
-    verdict.records = there.count();
-    let mut lost = Ranges::default();
-    let mut all = contents.removed;
-    for (first, last) in contents.messages.iter() {
-        all.insert(first, last);
-    }
-    if body.floor <= verdict.last_seq {
-        all.subtract_from(body.floor, verdict.last_seq, &mut lost);
-    }
-    verdict.lost = lost.to_vec();
-    if contents.places > PLACES_MAX {
-        verdict.findings.push(Finding {
-            severity: Severity::Damage,
-            file: dir.to_owned(),
-            offset: None,
-            range: None,
-            what: format!("{} more places are damaged", contents.places - PLACES_MAX),
-            next: STAYS_LOST,
-        });
-    }
-    if known > contents.last {
-        let range = SeqRange {
-            first: StreamSeq(contents.last.max(body.floor.saturating_sub(1)) + 1),
-            last: StreamSeq(known),
-        };
-        if !lost.is_empty() {
-            verdict.findings.push(Finding {
-                severity: Severity::Damage,
-                file: dir.join(segment::file_name(ids.last().map_or(1, |last| last + 1))),
-                offset: None,
-                range: Some(range),
-                what: "the end of the stream is missing: segments were truncated or removed".to_owned(),
-                next: STAYS_LOST,
-            });
-        }
-    }
-    let named = |range: &SeqRange| {
-        verdict.findings.iter().any(|found| {
-            found
-                .range
-                .is_some_and(|named| named.first <= range.first && range.last <= named.last)
-        })
-    };
-    let unnamed: Vec<SeqRange> = verdict
-        .lost
-        .iter()
-        .filter(|range| !named(range))
-        .copied()
-        .collect();
-    for range in unnamed.into_iter().take(PLACES_MAX) {
-        verdict.findings.push(Finding {
-            severity: Severity::Damage,
-            file: dir.to_owned(),
-            offset: None,
-            range: Some(range),
-            what: "no segment has these records: one is missing, truncated or unusable".to_owned(),
-            next: STAYS_LOST,
-        });
-    }
-}
-
-fn damaged(path: &Path, gap: &Gap) -> Finding {
-    let range = SeqRange {
-        first: StreamSeq(gap.first),
-        last: StreamSeq(gap.last),
-    };
-    let why = if gap.unreadable {
-        "cannot be read"
-    } else {
-        "are damaged"
-    };
-    Finding {
-        severity: Severity::Damage,
-        file: path.to_owned(),
-        offset: Some(gap.offset),
-        range: (gap.first <= gap.last).then_some(range),
-        what: format!("{} bytes {why}", gap.len),
-        next: STAYS_LOST,
-    }
-}
-
-fn newer(file: PathBuf, found: u32, supported: u32) -> Finding {
-    Finding {
-        severity: Severity::Fatal,
-        file,
-        offset: None,
-        range: None,
-        what: format!("it has format version {found}, this program reads up to {supported}"),
-        next: "use the newer program; nothing is wrong with the file",
     }
 }

@@ -150,10 +150,6 @@ impl SealedIndex {
         let Some(bytes) = rebuilt else {
             self.is_broken.store(true, Ordering::Relaxed);
             self.source.discard();
-            tracing::error!(
-                segment = self.header.segment.id,
-                "a segment and its index are both damaged: the stream has to be opened anew"
-            );
             return None;
         };
         let bytes: Arc<[u8]> = bytes.into();

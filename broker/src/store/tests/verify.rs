@@ -5,8 +5,8 @@ use std::path::Path;
 use super::super::{Severity, StoreError, StoreVerdict, verify};
 use super::damage::rich_store;
 use super::{DIR, id_of, open, try_open};
-use crate::env::Fs;
 use crate::env::sim::{SimFs, SplitMix};
+use crate::env::{Fs, Rng};
 
 fn look(fs: &SimFs) -> StoreVerdict {
     let before = fs.fingerprint();
@@ -169,4 +169,31 @@ fn a_store_whose_marker_is_damaged_in_both_copies_opens() {
         fs.edit(&Path::new(DIR).join(name), |bytes| bytes.fill(1));
     }
     compare(&fs, "both markers");
+}
+
+#[test]
+fn a_damaged_index_is_named_and_costs_no_record() {
+    let fs = rich_store(true);
+    let sound = look(&fs);
+    let indexes: Vec<_> = fs.files().into_iter().map(|(path, _)| path).collect();
+    let indexes = indexes
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|ext| ext == "idx"));
+    let indexes: Vec<_> = indexes.collect();
+    assert!(!indexes.is_empty(), "full segments have an index");
+    let mut rng = SplitMix::new(1);
+    for path in indexes {
+        for _ in 0..20 {
+            let fs = fs.fork();
+            let place = rng.next_u64();
+            fs.edit(&path, |content| {
+                let len = content.len() as u64;
+                content[(place % len) as usize] ^= 0x10;
+            });
+            let verdict = look(&fs);
+            assert_eq!(verdict.streams[0].records, sound.streams[0].records);
+            let found: Vec<_> = verdict.findings().filter(|found| found.file == path).collect();
+            assert_eq!(found.len(), 1, "{verdict:#?}");
+        }
+    }
 }
