@@ -54,6 +54,8 @@ const PERSIST_NS: i64 = 250_000_000;
 const STATES_A_ROUND: usize = 8;
 /// How long a stream's age limit may be passed.
 const AGE_CHECK_NS_MIN: i64 = 50_000_000;
+/// And as seldom as this: the wall clock may be set.
+const AGE_CHECK_NS_MAX: i64 = 60_000_000_000;
 
 /// Handle of a consumer within one run. Never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,8 @@
 //! What follows when a copy of messages is durable: they leave an origin that keeps them only until somebody has them, and
 //! the consumer through which a stream copies has got them.
 
+use std::ops::Range;
+
 use super::sourcing::{Origin, RETRY_NS};
 use super::time::Now;
 use super::{ConsumerId, Engine, Timer};
@@ -90,6 +92,28 @@ impl Engine {
                 self.note_dirty(now.mono, id);
             }
             self.retire(copied.origin, &copied.done, store);
+        }
+    }
+
+    /// Lets go of what was copied before the broker knew: a crash may have come between the copy and the removal.
+    pub(super) fn retire_copied_before<F: Fs>(
+        &mut self,
+        origin: StreamId,
+        filter: &SubjectFilter,
+        copied: Range<u64>,
+        store: &mut Store<F>,
+    ) {
+        let keeps = self
+            .streams
+            .get(&origin)
+            .is_none_or(|stream| stream.config.retention == Retention::Limits);
+        let mut next = StreamSeq(copied.start);
+        while !keeps
+            && let Some(seq) = store.next_match(origin, filter, next)
+            && seq.0 < copied.end
+        {
+            self.retire(origin, &[seq.0], store);
+            next = seq.next();
         }
     }
 

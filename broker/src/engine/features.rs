@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::effect::Effect;
 use super::publish::{StoredMessage, append, last_of_subject, remember};
 use super::time::Now;
-use super::{AGE_CHECK_NS_MIN, Engine, Timer};
+use super::{AGE_CHECK_NS_MAX, AGE_CHECK_NS_MIN, Engine, Timer};
 use crate::api::error::ApiError;
 use crate::consumer::pull::go_duration;
 use crate::env::Fs;
@@ -286,8 +286,10 @@ impl Engine {
         if let Some(time) = next_time {
             let wait = time.saturating_add(max_age).since(now.wall);
             self.age_armed.insert(id);
-            self.timers
-                .insert((now.mono.after(wait.max(AGE_CHECK_NS_MIN)), Timer::Age(id)));
+            self.timers.insert((
+                now.mono.after(wait.clamp(AGE_CHECK_NS_MIN, AGE_CHECK_NS_MAX)),
+                Timer::Age(id),
+            ));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::effect::Effect;
 use super::time::Now;
-use super::{AGE_CHECK_NS_MIN, Engine, Timer};
+use super::{AGE_CHECK_NS_MAX, AGE_CHECK_NS_MIN, Engine, Timer};
 use crate::env::Fs;
 use crate::store::{CommitReport, Store, StoreError, SubjectFilter};
 use crate::stream::config::Retention;
@@ -268,8 +268,10 @@ impl Engine {
         if state.messages > 0 {
             let wait = state.first_time.saturating_add(max_age).since(now.wall);
             self.age_armed.insert(id);
-            self.timers
-                .insert((now.mono.after(wait.max(AGE_CHECK_NS_MIN)), Timer::Age(id)));
+            self.timers.insert((
+                now.mono.after(wait.clamp(AGE_CHECK_NS_MIN, AGE_CHECK_NS_MAX)),
+                Timer::Age(id),
+            ));
         }
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::effect::{AckExtra, Effect, Outgoing};
 use super::time::Now;
-use super::{AGE_CHECK_NS_MIN, Engine, Timer};
+use super::{AGE_CHECK_NS_MAX, AGE_CHECK_NS_MIN, Engine, Timer};
 use crate::api::error::ApiError;
 use crate::api::time;
 use crate::env::Fs;
@@ -302,8 +302,8 @@ impl Engine {
             self.enforce_limits(id, Some((seq, subject)), store);
         }
         if max_age > 0 && self.age_armed.insert(id) {
-            self.timers
-                .insert((now.mono.after(max_age.max(AGE_CHECK_NS_MIN)), Timer::Age(id)));
+            let wait = max_age.clamp(AGE_CHECK_NS_MIN, AGE_CHECK_NS_MAX);
+            self.timers.insert((now.mono.after(wait), Timer::Age(id)));
         }
     }
 }

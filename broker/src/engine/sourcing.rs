@@ -280,6 +280,8 @@ impl Engine {
                 Ok(start) => {
                     origin.next_seq = start;
                     origin.is_unknown = false;
+                    let first = self.configured_start(id, origin, origin_id, store);
+                    self.retire_copied_before(origin_id, &origin.filter, first..start, store);
                 }
                 Err(err) => {
                     origin.forget_position();
@@ -383,15 +385,13 @@ impl Engine {
             };
             let saved = serde_json::to_vec(&positions).map_err(|err| err.to_string());
             let saved = saved.and_then(|bytes| {
-                let is_new = !store.consumers(id).any(|(name, ..)| name == POSITIONS);
-                if is_new {
-                    store
-                        .put_consumer(id, POSITIONS, b"{}")
-                        .map_err(|err| err.to_string())?;
-                }
-                store
-                    .put_consumer_state(id, POSITIONS, &bytes)
-                    .map_err(|err| err.to_string())
+                let is_known = store.consumers(id).any(|(name, ..)| name == POSITIONS);
+                let put = if is_known {
+                    store.put_consumer_state(id, POSITIONS, &bytes)
+                } else {
+                    store.create_consumer(id, POSITIONS, b"{}", &bytes)
+                };
+                put.map_err(|err| err.to_string())
             });
             if let Err(error) = saved {
                 tracing::warn!(stream = %stream.name, error, "positions in sources were not written");
@@ -409,9 +409,6 @@ impl Engine {
         (is_mirror, through): (bool, Option<ConsumerId>),
         store: &Store<F>,
     ) -> Result<u64, StoreError> {
-        let Some(stream) = self.streams.get(&id) else {
-            return Ok(1);
-        };
         let known = if is_mirror {
             Some(store.state(id).last_seq.0)
                 .filter(|seq| *seq > 0)
@@ -425,19 +422,29 @@ impl Engine {
         if let Some(observer) = through.and_then(|through| self.consumers.get(&through)) {
             return Ok(observer.consumer.ack_floor().stream + 1);
         }
-        let config = stream.config.mirror.iter().chain(&stream.config.sources);
+        Ok(self.configured_start(id, origin, origin_id, store))
+    }
+
+    /// Where the configuration says that a copy begins.
+    fn configured_start<F: Fs>(
+        &self,
+        id: StreamId,
+        origin: &Origin,
+        origin_id: StreamId,
+        store: &Store<F>,
+    ) -> u64 {
+        let config = self.streams.get(&id).map(|stream| &stream.config);
         let source = config
             .into_iter()
+            .flat_map(|config| config.mirror.iter().chain(&config.sources))
             .find(|source| source.index_name() == origin.index_name);
-        let Some(source) = source else { return Ok(1) };
-        Ok(
-            match source.opt_start_time.filter(|_| source.opt_start_seq == 0) {
-                Some(time) => store
-                    .seq_at_or_after(origin_id, time.0)
-                    .map_or(store.state(origin_id).last_seq.0 + 1, |seq| seq.0),
-                None => source.opt_start_seq.max(1),
-            },
-        )
+        let Some(source) = source else { return 1 };
+        match source.opt_start_time.filter(|_| source.opt_start_seq == 0) {
+            Some(time) => store
+                .seq_at_or_after(origin_id, time.0)
+                .map_or(store.state(origin_id).last_seq.0 + 1, |seq| seq.0),
+            None => source.opt_start_seq.max(1),
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "copying has that many parts")]

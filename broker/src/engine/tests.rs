@@ -179,6 +179,25 @@ fn old_messages_go_and_the_last_sequence_stays() {
 }
 
 #[test]
+fn old_messages_go_though_the_clock_was_set_back_for_a_while() {
+    const DAY: i64 = 86_400_000_000_000;
+    for rest in ["", r#","subject_delete_marker_ttl":1000000000"#] {
+        let mut world = World::new(6);
+        stream(
+            &mut world,
+            &format!(r#"{{"name":"S","max_age":10000000000{rest}}}"#),
+        );
+        world.publish("S", "", "x");
+        world.jump(-DAY);
+        world.wait(11 * SECOND);
+        assert_eq!(world.messages("S"), 1);
+        world.jump(DAY);
+        world.wait(70 * SECOND);
+        assert_eq!(world.messages("S"), 0);
+    }
+}
+
+#[test]
 fn messages_with_a_time_to_live_go_when_it_ends() {
     let mut world = World::new(12);
     stream(&mut world, r#"{"name":"S","allow_msg_ttl":true}"#);

@@ -2,7 +2,8 @@
 
 use super::Run;
 use super::config::{AckPolicy, CONSUMERS, ConsumerConfig, KEYS, SECOND, STREAMS, StreamConfig};
-use super::streams::{Asked, Sent};
+use super::streams::Sent;
+use super::verdict::Asked;
 use super::world::{local_publish, op};
 use crate::env::Rng;
 use crate::shard::inbox::{JsKind, JsOp, PubAck, PublishError, Resend};

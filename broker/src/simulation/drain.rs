@@ -102,7 +102,8 @@ impl Run {
         }
     }
 
-    fn pass(&mut self, nanos: u64) {
+    /// Time passes, with a round whenever a timer is due.
+    pub(super) fn pass(&mut self, nanos: u64) {
         let end = self.world.now.mono.0 + nanos;
         while self.world.now.mono.0 < end {
             let now = self.world.now.mono.0;

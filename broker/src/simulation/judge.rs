@@ -4,83 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::ask::{Ask, Request, Wanted, Word};
-use super::config::Retention;
+use super::answer::Answer;
+use super::ask::{Ask, Request, Wanted};
 use super::consumers::{self, ConsumerModel, read_tag};
 use super::life::DAMAGE_OF_MISDIRECTED;
-use super::streams::{Asked, Fate, Sent, StreamModel, Verdict};
+use super::streams::{Fate, Sent, StreamModel};
+use super::verdict::{Asked, Verdict};
 use super::world::Got;
 use super::{Faults, Run};
-use crate::shard::inbox::{PubAck, PublishError};
-
-/// What became of a request.
-#[derive(Clone, Debug)]
-enum Answer {
-    Value(Value),
-    /// JetStream's code, and whether it says that the disk failed or is full.
-    Refused {
-        code: u64,
-        is_disk: bool,
-        is_full: bool,
-    },
-    /// None came.
-    Missing,
-}
-
-impl Answer {
-    fn read(payload: &[u8]) -> Self {
-        let value: Value = serde_json::from_slice(payload).expect("answers are JSON");
-        let Some(error) = value.get("error") else {
-            return Self::Value(value);
-        };
-        let code = error["err_code"].as_u64().unwrap_or(0);
-        let text = error["description"].as_str().unwrap_or_default();
-        let is_full = code == 10047 || text.contains("insufficient storage");
-        let says_disk = ["read-only", "cannot ", "error creating store"]
-            .iter()
-            .any(|part| text.contains(part));
-        Self::Refused {
-            code,
-            is_disk: is_full || says_disk,
-            is_full,
-        }
-    }
-
-    fn of_local(result: Result<PubAck, PublishError>) -> Self {
-        match result {
-            Ok(ack) => {
-                let mut value = serde_json::json!({"stream": *ack.stream, "seq": ack.seq.0});
-                if ack.duplicate {
-                    value["duplicate"] = true.into();
-                }
-                Self::Value(value)
-            }
-            Err(PublishError::NoSpace) => Self::Refused {
-                code: 10047,
-                is_disk: true,
-                is_full: true,
-            },
-            Err(PublishError::ReadOnly) => Self::Refused {
-                code: 10077,
-                is_disk: true,
-                is_full: false,
-            },
-            Err(PublishError::Refused {
-                err_code,
-                description,
-            }) => Self::Refused {
-                code: u64::from(err_code),
-                is_disk: description.contains("read-only") || description.contains("cannot "),
-                is_full: false,
-            },
-            Err(_) => Self::Missing,
-        }
-    }
-
-    fn is_ok(&self) -> bool {
-        matches!(self, Self::Value(_))
-    }
-}
 
 impl Run {
     /// Judges what one round brought.
@@ -177,7 +108,7 @@ impl Run {
     }
 
     /// A stream that the running broker has.
-    fn stream(&mut self, name: &str) -> &mut StreamModel {
+    pub(super) fn stream(&mut self, name: &str) -> &mut StreamModel {
         self.streams
             .get_mut(name)
             .expect("asked only of streams that are there")
@@ -569,96 +500,5 @@ impl Run {
         };
         let expected = expected.map(|(_, message)| &message.sent.payload);
         assert_eq!(payload.as_ref(), expected, "{wanted:?} of {name}");
-    }
-
-    fn judge_ack(
-        &mut self,
-        name: &'static str,
-        consumer: &'static str,
-        seq: u64,
-        word: Word,
-        inbox: &str,
-        answered: bool,
-    ) {
-        let (now, wall) = (self.world.now.mono.0, self.world.now.wall);
-        let (is_troubled, has_jumped) = (self.is_troubled(), self.has_jumped);
-        let stream = self.stream(name);
-        let retention = stream.config.retention;
-        let Some(model) = stream.consumers.get_mut(consumer) else {
-            return;
-        };
-        match word {
-            Word::Ack | Word::Term | Word::Next => {
-                let done = model.acked(seq, now);
-                if answered && word != Word::Next {
-                    model.answered(seq);
-                    if retention == Retention::WorkQueue && !is_troubled {
-                        for seq in done {
-                            stream.taken_out(seq, wall, has_jumped);
-                        }
-                    }
-                } else if word == Word::Next {
-                    model.requests.insert(
-                        inbox.to_owned(),
-                        consumers::Request {
-                            left: 1,
-                            expires: None,
-                        },
-                    );
-                }
-            }
-            Word::Nak => model.postponed(seq, now, now, false),
-            Word::NakDelay(nanos) => model.postponed(seq, now, now + nanos, false),
-            Word::Progress => {
-                let due = now + model.wait_of(seq);
-                model.postponed(seq, now, due, true);
-            }
-        }
-        if answered
-            && !matches!(word, Word::Ack | Word::Term | Word::Next)
-            && !self.stream(name).consumers[consumer].config.in_memory
-        {
-            let stream = self.stream(name);
-            if let Some(model) = stream.consumers.get_mut(consumer) {
-                model.make_durable();
-            }
-        }
-    }
-
-    fn judge_delivery(&mut self, got: Got) {
-        let Some((stream, consumer, tag)) = read_tag(&got.reply) else {
-            panic!("{} is no acknowledgement", got.reply)
-        };
-        let (now, wall) = (self.world.now.mono.0, self.world.now.wall);
-        let Some(stream) = self.streams.get_mut(stream.as_str()) else {
-            panic!("a delivery from a stream that is not there: {got:?}")
-        };
-        let Some((name, mut model)) = stream.consumers.remove_entry(consumer.as_str()) else {
-            panic!("a delivery from a consumer that is not there: {got:?}")
-        };
-        stream.adopt_delivered(tag.seq, &got, model.config.headers_only, (now, wall));
-        model.delivered(stream, &got, tag, now);
-        stream.consumers.insert(name, model);
-        self.held.push((stream.config.name, name, tag.seq, got.reply));
-        if self.held.len() > 64 {
-            self.held.remove(0);
-        }
-    }
-
-    /// Status messages: requests that are over, and flow control.
-    fn judge_status(&mut self, status: &Got) {
-        if status.reply.starts_with("$JS.FC.") {
-            self.flow.push(status.reply.clone());
-        }
-        if status.headers.starts_with(b"NATS/1.0 4") || status.headers.starts_with(b"NATS/1.0 5") {
-            self.ended.push(status.to.clone());
-        }
-        for inbox in std::mem::take(&mut self.ended) {
-            for stream in self.streams.values_mut() {
-                for model in stream.consumers.values_mut() {
-                    model.requests.remove(&inbox);
-                }
-            }
-        }
     }
 }

@@ -10,7 +10,7 @@ use super::{Faults, Run};
 use crate::env::Rng;
 use crate::shard::inbox::JsKind;
 
-const DAY: i64 = 86_400 * SECOND;
+pub(super) const DAY: i64 = 86_400 * SECOND;
 const MS: u64 = 1_000_000;
 /// Rounds in which timers fire during one pause.
 const ROUNDS_A_PAUSE: usize = 200;
@@ -32,6 +32,7 @@ impl Run {
         self.is_full = false;
         assert!(self.start(true), "without faults the broker starts");
         self.drain();
+        self.drain_special();
         assert!(self.world.close(), "without faults the broker stops in order");
     }
 
@@ -80,12 +81,18 @@ impl Run {
 
     fn check_recovered(&mut self) {
         let found = self.world.stream_names();
+        let is_special = |name: &str| {
+            self.specials
+                .as_ref()
+                .is_some_and(|specials| specials.knows(name))
+        };
         for name in &found {
             assert!(
-                self.streams.contains_key(name.as_str()),
+                self.streams.contains_key(name.as_str()) || is_special(name),
                 "stream {name} came from nowhere"
             );
         }
+        self.look_special(false);
         let known: Vec<&'static str> = self.streams.keys().copied().collect();
         for name in known {
             let is_there = found.iter().any(|found| found == name);
@@ -244,12 +251,14 @@ impl Run {
                 ops.push(op(JsKind::Ack, &answer, "", b"", b""));
             }
         }
+        ops.extend(self.special_ops());
         self.round(ops, asks);
     }
 
     pub(super) fn round(&mut self, ops: Vec<crate::shard::inbox::JsOp>, asks: Vec<super::ask::Ask>) {
         self.expire();
         let got = self.world.round(ops);
+        let got = self.judge_special(got);
         self.judge(asks, got);
         self.has_failed |= self.world.fs.troubles() > self.troubles;
     }
@@ -257,6 +266,7 @@ impl Run {
     fn jump(&mut self) {
         let nanos = if self.rng.chance(50) { DAY } else { -DAY };
         self.has_jumped = true;
+        self.jumps_back += u64::from(nanos < 0);
         self.world.jump(nanos);
     }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::config::Retention;
-use super::streams::{Fate, Message, Seen, Sent, StreamModel};
+use super::streams::{Fate, Message, Sent, StreamModel};
+use super::verdict::Seen;
 use super::world::World;
 use crate::engine::time::Now;
 

@@ -12,23 +12,28 @@
 //!
 //! The same seed leaves the same bytes on the disk and sends the same bytes to clients.
 
+mod answer;
 mod ask;
 mod config;
 mod consumers;
+mod deliveries;
 mod drain;
 pub mod fuzz;
 mod judge;
 mod life;
 mod look;
+mod special;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::env::Rng;
 use crate::env::sim::{SplitMix, Trace};
+use special::Specials;
 use streams::StreamModel;
 use world::World;
 
@@ -83,6 +88,8 @@ struct Run {
     faults: Faults,
     world: World,
     streams: BTreeMap<&'static str, StreamModel>,
+    /// Streams with features of their own.
+    specials: Option<Specials>,
     /// Deliveries that may be acknowledged: stream, consumer, position and reply subject.
     held: Vec<(&'static str, &'static str, u64, String)>,
     /// Flow-control requests that may be answered.
@@ -91,6 +98,8 @@ struct Run {
     ended: Vec<String>,
     requests: u64,
     has_jumped: bool,
+    /// How often the wall clock was set back.
+    jumps_back: u64,
     /// Errors of the disk before this round, and whether room is short.
     troubles: u64,
     is_full: bool,
@@ -106,11 +115,13 @@ impl Run {
             rng,
             faults,
             streams: BTreeMap::new(),
+            specials: Specials::of(seed),
             held: Vec::new(),
             flow: Vec::new(),
             ended: Vec::new(),
             requests: 0,
             has_jumped: false,
+            jumps_back: 0,
             troubles: 0,
             is_full: false,
             has_failed: false,

@@ -262,3 +262,28 @@ fn a_source_goes_through_the_consumer_that_it_names() {
     );
     assert!(refused.contains("10213"), "{refused}");
 }
+
+#[test]
+fn what_was_copied_before_a_crash_leaves_the_work_queue_after_it() {
+    for nth in 0..40 {
+        let mut world = World::new(nth);
+        stream(
+            &mut world,
+            r#"{"name":"Q","subjects":["q"],"retention":"workqueue"}"#,
+        );
+        stream(&mut world, r#"{"name":"S","sources":[{"name":"Q"}]}"#);
+        for _ in 0..3 {
+            world.publish("q", "", "x");
+        }
+        world.fs.cut_power_after(nth);
+        world.settle();
+        world.crash(nth);
+        world.settle();
+        world.wait(SECOND);
+        assert_eq!(
+            (world.messages("Q"), world.messages("S")),
+            (0, 3),
+            "power cut after {nth} changes"
+        );
+    }
+}
