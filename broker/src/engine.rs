@@ -24,6 +24,7 @@ mod sourcing;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
+mod transfers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::types::{AccountId, StreamId, StreamSeq};
 use account::JsAccount;
 use observer::Observer;
 use time::{Mono, Now};
+use transfers::Transfers;
 
 pub(crate) use dispatch::{Outlet, push_number, send_notice};
 pub(crate) use effect::{AckExtra, Effect, Outgoing};
@@ -106,6 +108,7 @@ enum Timer {
     Batches(StreamId),
     Schedule(StreamId),
     Copy(StreamId),
+    Transfers,
     Persist,
 }
 
@@ -148,6 +151,8 @@ pub(crate) struct Engine {
     copied: Vec<copied::Copied>,
     /// Streams whose positions in their sources have changed.
     sources_dirty: BTreeSet<StreamId>,
+    /// Backups that are made and restored.
+    transfers: Transfers,
     /// When the last tick was.
     ticked: Mono,
     random: u64,
@@ -180,6 +185,7 @@ impl Engine {
             to_copy: BTreeSet::new(),
             copied: Vec::new(),
             sources_dirty: BTreeSet::new(),
+            transfers: Transfers::default(),
             ticked: Mono(0),
             changes: 0,
         }
@@ -204,6 +210,7 @@ impl Engine {
                 }
                 self.api(now, &op, store, effects);
             }
+            JsKind::Transfer => self.transfer(now, op, store, effects),
             JsKind::UserInfo => {}
         }
     }
@@ -226,6 +233,7 @@ impl Engine {
                 Timer::Copy(id) => {
                     self.to_copy.insert(id);
                 }
+                Timer::Transfers => self.transfers_due(now, store, effects),
                 Timer::Persist if self.due.is_empty() => {
                     self.is_persist_armed = false;
                     self.due.extend(std::mem::take(&mut self.dirty));
@@ -238,6 +246,7 @@ impl Engine {
         }
         self.retire_copied(now, store);
         self.copy(now, store, effects);
+        self.work_on_restores(now, store, effects);
     }
 
     fn consumer_due<F: Fs>(
@@ -324,8 +333,9 @@ impl Engine {
             }
         }
         self.settle_displaced(report, store);
-        for (id, _) in &report.failed {
+        for (id, err) in &report.failed {
             self.forget_copied(*id);
+            self.restore_failed(*id, err);
         }
         for id in std::mem::take(&mut self.appended) {
             self.mark_copies(id);
@@ -346,12 +356,13 @@ impl Engine {
     /// Whether consumer states wait to be written and committed.
     pub(crate) fn has_urgent(&self) -> bool {
         let to_write = !self.urgent.is_empty() || !self.due.is_empty();
-        to_write || !self.to_copy.is_empty() || !self.schedules_back.is_empty()
+        let to_store = !self.to_copy.is_empty() || !self.schedules_back.is_empty();
+        to_write || to_store || self.transfers.is_working()
     }
 
     /// Whether something may be delivered now.
     pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || self.transfers.may_send()
     }
 
     /// The beginning of a stream's acknowledgements, up to the sequence.

@@ -9,6 +9,7 @@
 
 mod accounts;
 mod api;
+mod archive;
 mod auth;
 pub mod batch;
 pub mod conf;

@@ -497,6 +497,9 @@ impl Router {
         if jetstream != JetStreamUse::Full as u8 {
             return None;
         }
+        if rest.starts_with("SNAPSHOT.ACK.") || rest.starts_with("SNAPSHOT.RESTORE.") {
+            return Some(JsKind::Transfer);
+        }
         (rest.starts_with("ACK.") || rest.starts_with("FC.")).then_some(JsKind::Ack)
     }
 

@@ -31,7 +31,7 @@ pub(crate) use shape::Shaped;
 use ttl::Expiries;
 
 /// Largest header block, in bytes.
-const HEADER_BYTES_MAX: usize = u16::MAX as usize;
+pub(crate) const HEADER_BYTES_MAX: usize = u16::MAX as usize;
 
 /// A stream without its records.
 #[derive(Debug)]

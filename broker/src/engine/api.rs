@@ -5,6 +5,9 @@ mod control;
 mod messages;
 mod streams;
 
+pub(in crate::engine) use consumers::save;
+pub(in crate::engine) use streams::{is_empty_request, state_info, text_of};
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -197,6 +200,15 @@ impl Engine {
             }
             ("STREAM.NAMES", []) => Outcome::new("stream_names", self.stream_names(payload)),
             ("STREAM.LIST", []) => Outcome::new("stream_list", self.stream_list(now, payload, store)),
+            ("STREAM.SNAPSHOT", [stream]) => {
+                let after = self.id_of(stream);
+                let result = self.start_snapshot(now, stream, payload, store, effects);
+                Outcome::new("stream_snapshot", result).after(after)
+            }
+            ("STREAM.RESTORE", [stream]) => Outcome::new(
+                "stream_restore",
+                self.start_restore(now, stream, payload, effects),
+            ),
             ("STREAM.MSG.GET", [stream]) => {
                 let after = self.id_of(stream).and_then(|id| messages::awaited(id, store));
                 Outcome::new("stream_msg_get", self.get_message(stream, payload, store)).after(after)

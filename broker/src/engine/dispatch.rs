@@ -71,8 +71,8 @@ struct Scratch {
 }
 
 impl Engine {
-    /// Delivers at most `budget` messages to waiting consumers, in turn. Returns how many.
-    /// Consumers that may have more stay ready.
+    /// Delivers at most `budget` messages to waiting consumers, in turn, and one chunk of each snapshot that is under way.
+    /// Returns how many, a chunk counted as a turn. Consumers that may have more stay ready.
     pub(crate) fn dispatch<F: Fs>(
         &mut self,
         now: Now,
@@ -122,7 +122,7 @@ impl Engine {
                 self.retire(stream, &done, store);
             }
         }
-        delivered
+        delivered + TURN_MESSAGES * self.send_snapshots(now, store, outlet)
     }
 
     fn retry(&mut self, now: Now, id: ConsumerId, after_ns: i64) {

@@ -79,7 +79,7 @@ impl Event {
 }
 
 /// Letters and digits as nats-server's ids have them.
-fn unique_id(mut random: u128) -> String {
+pub(super) fn unique_id(mut random: u128) -> String {
     const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut letter = || {
         let letter = ALPHABET[(random % 62) as usize];
@@ -107,14 +107,20 @@ impl Engine {
         fields: Fields,
         effects: &mut Vec<Effect>,
     ) {
+        let event = self.event(now, kind, subject, fields);
+        effects.push(Effect::Event(Box::new(event)));
+    }
+
+    /// Something that happens now.
+    pub(super) fn event(&mut self, now: Now, kind: &'static str, subject: String, fields: Fields) -> Event {
         let id = u128::from(self.next_random()) << 64 | u128::from(self.next_random());
-        effects.push(Effect::Event(Box::new(Event {
+        Event {
             subject,
             kind,
             id,
             time: now.wall,
             fields,
-        })));
+        }
     }
 
     pub(super) fn account_name(&self, account: AccountId) -> Arc<str> {

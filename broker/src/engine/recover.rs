@@ -10,13 +10,14 @@ use super::features::recover_schedule;
 use super::observer::Observer;
 use super::sourcing::POSITIONS;
 use super::time::{Mono, Now};
+use super::transfers::is_unfinished;
 use super::{AGE_CHECK_NS_MIN, ConsumerId, Engine, EngineOptions, Timer};
 use crate::api::time::JsonTime;
 use crate::consumer::Consumer;
 use crate::consumer::config::{ConsumerConfig, DeliverPolicy};
 use crate::consumer::state::ConsumerState;
 use crate::env::Fs;
-use crate::store::{Store, StoreError, SubjectFilter};
+use crate::store::{Store, StoreError, StreamMeta, SubjectFilter};
 use crate::stream::Stream;
 use crate::stream::config::StreamConfig;
 use crate::stream::dedupe::IdKind;
@@ -65,36 +66,52 @@ impl Engine {
         let mut engine = Self::new(options);
         let metas: Vec<_> = store.streams().map(|(id, meta)| (id, meta.clone())).collect();
         for (id, meta) in metas {
-            let config: StreamConfig =
-                serde_json::from_slice(&meta.config).map_err(|reason| RecoverError::StreamConfig {
-                    stream: meta.name.to_string(),
-                    reason,
-                })?;
-            let (account, _) = engine.options.accounts.of_stored(&meta.name);
-            store.set_late(id, config.persists_late());
-            let mut stream = Stream::new(id, account, config, meta.created);
-            if stream.config.allow_atomic {
-                drop_unfinished(id, store);
+            if is_unfinished(&meta) {
+                tracing::warn!(stream = %meta.name, "a restore was interrupted: what it had stored is removed");
+                store.delete_stream(id)?;
+                continue;
             }
-            read_back(&mut stream, store, now);
-            engine.arm_recovered(now, &stream);
-            if let Some(next) = stream.expiries.next() {
-                engine.timers.insert((next, Timer::Expiry(id)));
-            }
-            engine.recover_consumers(&mut stream, store, now)?;
-            if stream.config.max_age > 0 {
-                engine.age_armed.insert(id);
-                engine
-                    .timers
-                    .insert((now.mono.after(AGE_CHECK_NS_MIN), Timer::Age(id)));
-            }
-            let js_account = engine.accounts.entry(account).or_default();
-            js_account.names.insert(stream.name.clone(), id);
-            engine.streams.insert(id, stream);
-            engine.enforce_recovered(id, store);
+            engine.take_in(now, id, &meta, store)?;
         }
         engine.index_copies();
         Ok(engine)
+    }
+
+    /// Takes in a stream with all that the store holds of it.
+    pub(super) fn take_in<F: Fs>(
+        &mut self,
+        now: Now,
+        id: StreamId,
+        meta: &StreamMeta,
+        store: &mut Store<F>,
+    ) -> Result<(), RecoverError> {
+        let config: StreamConfig =
+            serde_json::from_slice(&meta.config).map_err(|reason| RecoverError::StreamConfig {
+                stream: meta.name.to_string(),
+                reason,
+            })?;
+        let (account, _) = self.options.accounts.of_stored(&meta.name);
+        store.set_late(id, config.persists_late());
+        let mut stream = Stream::new(id, account, config, meta.created);
+        if stream.config.allow_atomic {
+            drop_unfinished(id, store);
+        }
+        read_back(&mut stream, store, now);
+        self.arm_recovered(now, &stream);
+        if let Some(next) = stream.expiries.next() {
+            self.timers.insert((next, Timer::Expiry(id)));
+        }
+        self.recover_consumers(&mut stream, store, now)?;
+        if stream.config.max_age > 0 {
+            self.age_armed.insert(id);
+            self.timers
+                .insert((now.mono.after(AGE_CHECK_NS_MIN), Timer::Age(id)));
+        }
+        let js_account = self.accounts.entry(account).or_default();
+        js_account.names.insert(stream.name.clone(), id);
+        self.streams.insert(id, stream);
+        self.enforce_recovered(id, store);
+        Ok(())
     }
 
     fn recover_consumers<F: Fs>(

@@ -6,6 +6,7 @@ mod features;
 mod pace;
 mod sourcing;
 mod starts;
+mod transfers;
 mod unreadable;
 mod world;
 

@@ -37,6 +37,8 @@ pub enum JsKind {
     Api,
     /// An acknowledgement to `$JS.ACK.>`, or an answer to flow control, `$JS.FC.>`.
     Ack,
+    /// A part of a backup: a chunk to be restored, or the acknowledgement of one that was sent, `$JS.SNAPSHOT.>`.
+    Transfer,
     /// A client asks who it is, `$SYS.REQ.USER.INFO`: its session answers.
     UserInfo,
 }

@@ -431,7 +431,7 @@ impl Engine {
 }
 
 /// Puts a configuration on disk, with `state` if the consumer is new: where it starts must not be worked out again later.
-pub(super) fn save<F: Fs>(
+pub(in crate::engine) fn save<F: Fs>(
     store: &mut Store<F>,
     stream: StreamId,
     created: UnixNanos,

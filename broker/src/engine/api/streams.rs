@@ -51,6 +51,9 @@ impl Engine {
         }
         let mut config = config.normalize()?;
         config.adopt_origins(|name| self.stream_by_name(name).map(|stream| Arc::clone(&stream.config)))?;
+        if self.is_restored(name) {
+            return Err(ApiError::STREAM_NAME_EXIST);
+        }
         if let Some(existing) = self.stream_by_name(name) {
             if *existing.config != config {
                 return Err(ApiError::STREAM_NAME_EXIST);
@@ -171,9 +174,14 @@ impl Engine {
     }
 
     /// Whether another stream captures what `config` wants to.
-    fn check_overlap(&self, config: &StreamConfig, own: Option<StreamId>) -> Result<(), ApiError> {
+    pub(in crate::engine) fn check_overlap(
+        &self,
+        config: &StreamConfig,
+        own: Option<StreamId>,
+    ) -> Result<(), ApiError> {
         let others = self.account_streams().filter(|stream| Some(stream.id) != own);
-        for captured in others.flat_map(|stream| &stream.config.subjects) {
+        let others = others.flat_map(|stream| &stream.config.subjects);
+        for captured in others.chain(self.restored_subjects()) {
             if config
                 .subjects
                 .iter()
@@ -495,14 +503,14 @@ fn nth_from_end<F: Fs>(id: StreamId, keep: u64, store: &Store<F>) -> StreamSeq {
 }
 
 /// Nothing, or an empty object.
-pub(super) fn is_empty_request(payload: &[u8]) -> bool {
+pub(in crate::engine) fn is_empty_request(payload: &[u8]) -> bool {
     let payload = payload.trim_ascii();
     let is_empty_object = |fields: serde_json::Map<String, serde_json::Value>| fields.is_empty();
     payload.is_empty() || serde_json::from_slice(payload).is_ok_and(is_empty_object)
 }
 
 /// A store error without paths: clients learn what, the log says where.
-pub(super) fn text_of(err: &StoreError) -> String {
+pub(in crate::engine) fn text_of(err: &StoreError) -> String {
     tracing::warn!(error = %err, "store refused a request");
     match err {
         StoreError::NoSpace { .. } => "insufficient storage resources available".to_owned(),

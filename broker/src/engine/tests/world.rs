@@ -62,6 +62,14 @@ impl Delivered {
         self.number(5)
     }
 
+    pub(super) fn reply(&self) -> &str {
+        &self.reply
+    }
+
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
     pub(super) fn text(&self) -> &str {
         std::str::from_utf8(&self.payload).unwrap()
     }
@@ -383,6 +391,32 @@ impl World {
             op(kind, subject, &publish),
         ]);
         (self.take_answer(&publish), self.take_answer(&ack))
+    }
+
+    /// Sends a part of a backup, and takes the answer that comes before long.
+    pub(super) fn transfer(&mut self, subject: &str, payload: &[u8]) -> Option<Delivered> {
+        let inbox = self.inbox();
+        let mut op = Self::op(
+            JsKind::Transfer,
+            subject,
+            ReplyTo::Subject(inbox.clone().into()),
+            "",
+            "",
+        );
+        op.payload = Bytes::copy_from_slice(payload);
+        self.round(vec![op]);
+        self.settle();
+        let index = self.clients.got.iter().position(|got| got.to == inbox)?;
+        Some(self.clients.got.remove(index))
+    }
+
+    /// What was sent to this subject since the last call.
+    pub(super) fn got(&mut self, to: &str) -> Vec<Delivered> {
+        let (got, rest) = std::mem::take(&mut self.clients.got)
+            .into_iter()
+            .partition(|got| got.to == to);
+        self.clients.got = rest;
+        got
     }
 
     /// What the server published itself since the last call, but for what it says about each request.
