@@ -350,7 +350,9 @@ impl<F: Fs> Stream<F> {
                 .map_err(|err| StoreError::io("sync", path, err))?;
         }
         let first = self.index.first;
-        if let Some(log) = self.log.as_mut().filter(|log| log.floor < first) {
+        // What could not be read when the stream was opened may be there the next time.
+        let is_known = self.lost.is_empty();
+        if let Some(log) = self.log.as_mut().filter(|log| is_known && log.floor < first) {
             log.floor = first;
             log.meta_dirty = true;
         }

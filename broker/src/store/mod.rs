@@ -41,6 +41,7 @@ mod state;
 mod stream;
 mod subjects;
 mod table;
+mod tail;
 mod tend;
 #[cfg(test)]
 mod tests;

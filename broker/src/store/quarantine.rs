@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::format::{DATA_START, SegmentHeader};
 use super::record::{self, Kind};
-use super::recover::Good;
 use super::scan::Gap;
 use super::state::SeqRange;
 use super::stream::Stream;
+use super::tail::Good;
 use crate::env::{Fs, FsFile};
 use crate::types::StreamSeq;
 

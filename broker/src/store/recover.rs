@@ -14,20 +14,21 @@ use super::marks::Marks;
 use super::meta::{Loaded, MetaKind, Pair, StreamBody};
 use super::prepare::remove_quietly;
 use super::ranges::Ranges;
-use super::record::{self, FLAG_BATCH_START, Kind, padded};
-use super::scan::{self, BLANK, Gap};
+use super::record::{self, Kind};
+use super::scan::{self, Gap};
 use super::seal::{self, Sealing, index_path};
 use super::segment::{self, Data, Segment};
 use super::state::{Backing, LostRange, RecoveryReport, SeqRange, StreamMeta};
 use super::stream::{Log, Shared, Stream, overhead};
 use super::subjects::Merge;
+use super::tail::{self, Good};
 use crate::env::{DirEntry, Fs, FsFile};
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
 /// A segment's file before its frames are read.
-struct Found {
-    header: SegmentHeader,
-    path: PathBuf,
+pub(super) struct Found {
+    pub(super) header: SegmentHeader,
+    pub(super) path: PathBuf,
     len: u64,
 }
 
@@ -37,15 +38,6 @@ struct Last<'a, F: Fs> {
     file: F::File,
     data: &'a [u8],
     good: Vec<Good>,
-}
-
-/// A good frame.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Good {
-    pub(super) offset: usize,
-    /// Where the next frame begins.
-    pub(super) end: usize,
-    batch_start: bool,
 }
 
 /// Opens the stream in `dir`. `None`: it was deleted, or never completely created, and is gone now.
@@ -161,7 +153,7 @@ fn open_segments<F: Fs>(
             .open(&path)
             .map_err(|err| StoreError::io("open", &path, err))?;
         let len = file.len().map_err(|err| StoreError::io("read", &path, err))?;
-        let head = read_all(&file, len.min(DATA_START));
+        let head = scan::read_all(&file, len.min(DATA_START)).bytes;
         match SegmentHeader::decode(&head, id, &path)? {
             Some((header, _)) if header.incarnation != body.incarnation => {
                 remove_quietly(&shared.fs, &path);
@@ -220,8 +212,12 @@ fn read_segments<F: Fs>(
         let file = fs
             .open(&last.path)
             .map_err(|err| StoreError::io("open", &last.path, err))?;
-        let data = read_all(&file, last.len);
-        let good = scan(&data, &last.header);
+        let data = scan::read_all(&file, last.len);
+        let good = tail::scan(&data.bytes, &last.header);
+        if let (true, Some((from, _))) = (good.is_empty(), data.refused.first()) {
+            // All its records may be there. Nothing may be taken for the end of the log because of that.
+            return Err(tail::unreadable(&last.path, *from));
+        }
         // The segment may grow, or be removed: an index of it, which it has if it was not the last before, is of no
         // use, and must not come back.
         let index = index_path(&last.path);
@@ -247,11 +243,11 @@ fn read_segments<F: Fs>(
     let Some((last, file, mut data, good)) = end else {
         return Ok(());
     };
-    let (good, tail) = cut_end(stream, fs, (&last, &file), &mut data, good, report)?;
+    let (good, tail) = tail::cut_end(stream, fs, (&last, &file), &mut data, good, report)?;
     let last = Last {
         found: last,
         file,
-        data: &data,
+        data: &data.bytes,
         good,
     };
     adopt_all(sealing, stream, &found, last, covered, report)?;
@@ -260,39 +256,6 @@ fn read_segments<F: Fs>(
         log.unsettled = true;
     }
     Ok(())
-}
-
-/// Cuts an unfinished write from the end of the log. Returns the frames that count, and where they end.
-fn cut_end<F: Fs>(
-    stream: &Stream<F>,
-    fs: &F,
-    (last, file): (&Found, &F::File),
-    data: &mut [u8],
-    mut good: Vec<Good>,
-    report: &mut RecoveryReport,
-) -> Result<(Vec<Good>, usize), StoreError> {
-    let cut = cut_at(&good);
-    let beyond = good.split_off(cut);
-    stream.keep_gaps_aside(fs, &last.header, data, &good, 0);
-    let tail = good.last().map_or(DATA_START as usize, |frame| frame.end);
-    if let Some(stale) = beyond.last() {
-        data[tail..stale.end].fill(0);
-        let written = file.write_at(&data[tail..stale.end], tail as u64);
-        written.map_err(|err| StoreError::io("cut", &last.path, err))?;
-        report.torn_bytes += (stale.end - tail) as u64;
-        tracing::warn!(stream = %stream.meta.name, segment = last.header.id, bytes = stale.end - tail,
-            "cut an unfinished write from the end of the log");
-    }
-    // After a failed sync the last write may look whole without being on disk.
-    let from = good
-        .iter()
-        .rfind(|frame| frame.batch_start)
-        .map_or(tail, |frame| frame.offset);
-    let written = file.write_at(&data[from..tail], from as u64);
-    written.map_err(|err| StoreError::io("write", &last.path, err))?;
-    file.sync_data()
-        .map_err(|err| StoreError::io("sync", &last.path, err))?;
-    Ok((good, tail))
 }
 
 /// Takes all segments into the stream: those before the last by their indexes, which are made anew where they are
@@ -411,47 +374,6 @@ fn adopt_full<F: Fs>(
     Ok(is_whole)
 }
 
-/// Number of frames of the last segment that count: up to the first damage after the last frame that says that
-/// everything before it was durable.
-fn cut_at(good: &[Good]) -> usize {
-    let known = good.iter().rposition(|frame| frame.batch_start);
-    let start = match known {
-        Some(at) => at + 1,
-        None => return 0,
-    };
-    (start..good.len())
-        .find(|&at| good[at].offset != good[at - 1].end)
-        .unwrap_or(good.len())
-}
-
-/// The good frames of a segment in rising order of positions.
-fn scan(data: &[u8], header: &SegmentHeader) -> Vec<Good> {
-    let mut good = Vec::new();
-    let mut last = header.base_seq.saturating_sub(1);
-    let mut at = DATA_START as usize;
-    while at + record::HEADER_BYTES <= data.len() {
-        let frame = if data[at..at + 4] == record::MARK {
-            record::decode(&data[at..], header.salt)
-        } else {
-            None
-        };
-        let Some(frame) = frame.filter(|frame| scan::rises(frame, last)) else {
-            let is_blank = data.get(at..at + BLANK.len()) == Some(&BLANK[..]);
-            at += if is_blank { BLANK.len() } else { record::ALIGN };
-            continue;
-        };
-        last = frame.head.seq;
-        let end = at + padded(frame.len());
-        good.push(Good {
-            offset: at,
-            end,
-            batch_start: frame.head.flags & FLAG_BATCH_START != 0,
-        });
-        at = end;
-    }
-    good
-}
-
 /// Takes the frames of the last segment into the index.
 fn adopt(
     index: &mut StreamIndex,
@@ -507,13 +429,6 @@ fn note_lost<F: Fs>(stream: &mut Stream<F>, covered: &Ranges, floor: u64, report
     }
 }
 
-/// The first `len` bytes of a file; zeros where it cannot be read.
-fn read_all(file: &impl FsFile, len: u64) -> Vec<u8> {
-    let mut data = vec![0; len as usize];
-    scan::fill(&mut data, file, 0);
-    data
-}
-
 /// Removes the directory of a stream that was deleted or never completed. Its metadata goes last: segments without it
 /// are taken for damage.
 pub(super) fn remove_stream<F: Fs>(fs: &F, dir: &Path) -> Result<(), StoreError> {
@@ -551,37 +466,4 @@ fn remove_tree<F: Fs>(fs: &F, dir: &Path) -> Result<(), StoreError> {
     }
     fs.remove_dir(dir)
         .map_err(|err| StoreError::io("remove", dir, err))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn good(frames: &[(usize, usize, bool)]) -> Vec<Good> {
-        frames
-            .iter()
-            .map(|&(offset, end, batch_start)| Good {
-                offset,
-                end,
-                batch_start,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn only_damage_that_nothing_vouches_for_is_cut() {
-        for (frames, expected) in [
-            (&[(1024, 1100, true), (1100, 1200, false)][..], 2),
-            // A hole in the last batch: a torn write.
-            (&[(1024, 1100, true), (1150, 1200, false)], 1),
-            // A hole before the start of a later batch: damage.
-            (&[(1024, 1100, true), (1150, 1200, false), (1200, 1240, true)], 3),
-            (&[(1024, 1100, true), (1150, 1200, true)], 2),
-            // The first frame is missing, and no batch start is left.
-            (&[(1100, 1200, false)], 0),
-            (&[(1100, 1200, true)], 1),
-        ] {
-            assert_eq!(cut_at(&good(frames)), expected, "{frames:?}");
-        }
-    }
 }

@@ -8,6 +8,10 @@ use crate::env::FsFile;
 const WINDOW_BYTES: usize = 1024 * 1024;
 /// Bytes read at once where a part of a file cannot be read.
 const SALVAGE_BYTES: usize = 4096;
+/// The same where a part of those cannot.
+const SECTOR_BYTES: usize = 512;
+/// How often a sector is asked for.
+const READ_TRIES: usize = 3;
 
 /// No frame begins in bytes like these; most of a new segment is.
 pub(super) const BLANK: [u8; 1024] = [0; 1024];
@@ -47,23 +51,59 @@ impl<R: FsFile> Window<'_, R> {
     }
 }
 
+/// The first bytes of a file.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// Zeros where the disk refused.
+    pub(super) bytes: Vec<u8>,
+    /// Where it refused: first byte and the one after the last, ascending.
+    pub(super) refused: Vec<(u64, u64)>,
+}
+
+impl Read {
+    /// Whether the disk refused any byte from `from` up to `to`.
+    pub(super) fn refuses(&self, from: usize, to: usize) -> bool {
+        self.refused
+            .iter()
+            .any(|&(first, end)| first < to as u64 && (from as u64) < end)
+    }
+}
+
+/// Reads the first `len` bytes of a file.
+pub(super) fn read_all(file: &impl FsFile, len: u64) -> Read {
+    let mut bytes = vec![0; len as usize];
+    let mut refused = Vec::new();
+    salvage(&mut bytes, file, 0, &mut refused);
+    Read { bytes, refused }
+}
+
 /// Fills `bytes` with those at `offset` of a file, and zeros where it cannot be read. Returns whether it all was.
 pub(super) fn fill(bytes: &mut [u8], file: &impl FsFile, offset: u64) -> bool {
-    if file
-        .read_at(bytes, offset)
-        .is_ok_and(|count| count == bytes.len())
-    {
-        return true;
+    let mut refused = Vec::new();
+    salvage(bytes, file, offset, &mut refused);
+    refused.is_empty()
+}
+
+/// The same, and notes where it cannot be read.
+fn salvage(bytes: &mut [u8], file: &impl FsFile, offset: u64, refused: &mut Vec<(u64, u64)>) {
+    let is_read = |part: &mut [u8], offset| file.read_at(part, offset).is_ok_and(|count| count == part.len());
+    if is_read(bytes, offset) {
+        return;
     }
     for (number, part) in bytes.chunks_mut(SALVAGE_BYTES).enumerate() {
         let offset = offset + (number * SALVAGE_BYTES) as u64;
-        part.fill(0);
-        if let Err(err) = file.read_at(part, offset) {
-            tracing::warn!(offset, error = %err, "a part of a segment cannot be read");
-            part.fill(0);
+        if is_read(part, offset) {
+            continue;
+        }
+        for (number, sector) in part.chunks_mut(SECTOR_BYTES).enumerate() {
+            let offset = offset + (number * SECTOR_BYTES) as u64;
+            if !(0..READ_TRIES).any(|_| is_read(sector, offset)) {
+                tracing::warn!(offset, "a part of a segment cannot be read");
+                sector.fill(0);
+                refused.push((offset, offset + sector.len() as u64));
+            }
         }
     }
-    false
 }
 
 /// Calls `visit` with the place of each good frame of a segment, in rising order of positions. What is no good frame is

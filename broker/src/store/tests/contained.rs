@@ -131,6 +131,47 @@ fn an_unreadable_sector_costs_only_what_lies_in_it_and_only_while_it_lasts() {
 }
 
 #[test]
+fn opening_destroys_nothing_that_the_disk_refuses_to_give_for_a_while() {
+    let fs = SimFs::new(1);
+    let (mut store, _) = open(&fs, 1);
+    let id = create(&mut store, "S");
+    fill(&mut store, id, 8);
+    // One commit of several sectors, whose middle nothing behind vouches for.
+    for seq in 9..=20 {
+        append(&mut store, id, "a", &payload_of(seq));
+    }
+    commit(&mut store);
+    store.settle();
+    drop(store);
+    fs.kill();
+    let (path, _) = place_of(&fs, 12);
+    let len = fs.contents(&path).unwrap().len() as u64;
+    for width in [512, 4096, len] {
+        for from in (1024..len).step_by(512) {
+            let fs = fs.fork();
+            fs.fail_reads(&path, from, width);
+            if let Ok((mut store, _)) = try_open(&fs, 2) {
+                commit(&mut store);
+                drop(store.close());
+            }
+            fs.kill();
+            let (store, report) = open(&fs, 3);
+            let id = id_of(&store, "S").unwrap();
+            assert_eq!(report.lost, [], "{width} bytes at {from}");
+            for seq in 1..=20 {
+                let record = store.read(id, StreamSeq(seq)).unwrap();
+                let payload = record.map(|record| record.payload);
+                assert_eq!(
+                    payload.as_deref(),
+                    Some(&payload_of(seq)[..]),
+                    "{seq}: {width} bytes at {from}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn damage_to_the_last_commit_is_told_from_a_torn_write_however_full_the_segment_is() {
     for last_len in 0..200 {
         let fs = SimFs::new(1);
