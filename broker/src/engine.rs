@@ -13,6 +13,7 @@ mod copied;
 mod dispatch;
 mod effect;
 mod events;
+mod fast;
 mod features;
 mod limits;
 mod observer;
@@ -143,6 +144,8 @@ pub(crate) struct Engine {
     age_armed: BTreeSet<StreamId>,
     /// Atomic batches that are not complete, of all streams.
     open_batches: usize,
+    /// Fast batches, of all streams.
+    open_fast: usize,
     /// The streams that copy a stream, by its account and name.
     copies: BTreeMap<(AccountId, Arc<str>), Vec<StreamId>>,
     /// Those that have something to copy.
@@ -181,6 +184,7 @@ impl Engine {
             schedules_back: Vec::new(),
             age_armed: BTreeSet::new(),
             open_batches: 0,
+            open_fast: 0,
             copies: BTreeMap::new(),
             to_copy: BTreeSet::new(),
             copied: Vec::new(),
@@ -336,6 +340,7 @@ impl Engine {
         for (id, err) in &report.failed {
             self.forget_copied(*id);
             self.restore_failed(*id, err);
+            self.end_fast(*id);
         }
         for id in std::mem::take(&mut self.appended) {
             self.mark_copies(id);

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod counter;
 mod cron;
 pub(crate) mod dedupe;
+pub(crate) mod fast;
 mod features;
 pub(crate) mod headers;
 pub(crate) mod notes;
@@ -25,6 +26,7 @@ use crate::types::{AccountId, StreamId, UnixNanos};
 use batch::Batches;
 use config::{Discard, StreamConfig};
 use dedupe::{DuplicateWindow, IdKind};
+use fast::FastBatches;
 use headers::PublishHeaders;
 use schedule::Schedules;
 pub(crate) use shape::Shaped;
@@ -48,6 +50,8 @@ pub(crate) struct Stream {
     pub(crate) schedules: Schedules,
     /// Batches that are not complete.
     pub(crate) batches: Batches,
+    /// Batches whose messages are stored as they come.
+    pub(crate) fast: FastBatches,
     /// What is done to the subjects that come in.
     pub(crate) transform: Option<SubjectTransform>,
     /// Under which subject what was stored is published once more.
@@ -118,6 +122,7 @@ impl Stream {
             expiries: Expiries::default(),
             schedules: Schedules::default(),
             batches: Batches::default(),
+            fast: FastBatches::default(),
             transform: shape::transform_of(&config),
             republish: shape::republish_of(&config),
             origins: Origins::new(&config),

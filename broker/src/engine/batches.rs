@@ -179,6 +179,12 @@ impl Engine {
             return;
         };
         let account = stream.account;
+        if stream.fast.len() > 0 {
+            self.expire_fast(now, id);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
         let expired = stream.batches.expire(now.mono);
         self.open_batches -= expired.len();
         if !expired.is_empty() {

@@ -13,6 +13,7 @@ use crate::store::{NewRecord, Record, Store, StoreError, StreamState, SubjectFil
 use crate::stream::batch::Staged;
 use crate::stream::config::Retention;
 use crate::stream::dedupe::IdKind;
+use crate::stream::fast::is_fast;
 use crate::stream::headers::{self, PublishHeaders, RESEND_ID};
 use crate::stream::{Incoming, Records, Rollup, Shaped, Stream, Verdict};
 use crate::subject;
@@ -60,9 +61,9 @@ pub(crate) fn store_error(err: &StoreError) -> ApiError {
 }
 
 /// A message stored, or found to be stored already.
-struct Stored {
-    seq: StreamSeq,
-    is_duplicate: bool,
+pub(super) struct Stored {
+    pub(super) seq: StreamSeq,
+    pub(super) is_duplicate: bool,
     extra: Option<Box<AckExtra>>,
 }
 
@@ -120,14 +121,26 @@ impl Engine {
             });
             return;
         };
-        if stream.config.no_ack && !matches!(reply, ReplyTo::Local { .. }) {
-            reply = ReplyTo::None;
-        }
         let parsed = if headers.is_empty() {
             PublishHeaders::default()
         } else {
             PublishHeaders::parse(&headers)
         };
+        if let ReplyTo::Subject(to) = &reply
+            && reply.subject_str().is_some_and(is_fast)
+        {
+            let parts = Parts {
+                subject: &subject,
+                headers: &headers,
+                payload: &payload,
+                parsed: &parsed,
+                resend: None,
+            };
+            return self.publish_fast(now, id, &parts, to, store, effects);
+        }
+        if stream.config.no_ack && !matches!(reply, ReplyTo::Local { .. }) {
+            reply = ReplyTo::None;
+        }
         if parsed.batch.id.is_some() {
             let staged = Staged {
                 subject,
@@ -167,7 +180,7 @@ impl Engine {
         }
     }
 
-    fn store_message<F: Fs>(
+    pub(super) fn store_message<F: Fs>(
         &mut self,
         now: Now,
         id: StreamId,
@@ -310,11 +323,11 @@ impl Engine {
 
 /// The parts of a publish.
 #[derive(Clone, Copy)]
-struct Parts<'a> {
+pub(super) struct Parts<'a> {
     subject: &'a [u8],
-    headers: &'a [u8],
-    payload: &'a [u8],
-    parsed: &'a PublishHeaders<'a>,
+    pub(super) headers: &'a [u8],
+    pub(super) payload: &'a [u8],
+    pub(super) parsed: &'a PublishHeaders<'a>,
     resend: Option<&'a Resend>,
 }
 

@@ -128,6 +128,9 @@ impl Engine {
         });
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.set_config(config);
+            if !stream.config.allow_batched {
+                self.end_fast(id);
+            }
         }
         self.changes += 1;
         self.index_copies();
@@ -226,6 +229,7 @@ impl Engine {
         }
         push_notices(notices, effects);
         self.open_batches -= stream.batches.len();
+        self.open_fast -= stream.fast.len();
         self.forget_copied(id);
         self.index_copies();
         self.tell_stream(now, name, "delete", effects);

@@ -245,3 +245,49 @@ fn markers_are_left_when_the_last_message_of_a_subject_expires() {
     world.wait(30 * SECOND + 5 * MS);
     assert_eq!(world.messages("S"), 1);
 }
+
+#[test]
+fn fast_batches_are_stored_as_they_come() {
+    let mut world = World::new(1);
+    stream(
+        &mut world,
+        r#"{"name":"S","subjects":["s.*"],"allow_batched":true}"#,
+    );
+    let mut send = |seq: u64, op: u8| {
+        let reply = format!("_INBOX.fast.ID.2.fail.{seq}.{op}.$FI");
+        world.publish_to(&reply, "s.a", "", &format!("{seq}"));
+        let got = world.got(&reply);
+        got.iter().map(|got| got.text().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(send(1, 0), [r#"{"msgs":2,"seq":0,"type":"ack"}"#]);
+    assert_eq!(send(2, 1), [r#"{"msgs":2,"seq":2,"type":"ack"}"#]);
+    assert!(send(3, 1).is_empty());
+    let gap = send(5, 1);
+    assert_eq!(gap[0], r#"{"last_seq":4,"seq":5,"type":"gap"}"#);
+    assert_eq!(gap[1], r#"{"stream":"S","seq":3,"batch":"ID","count":3}"#);
+    assert!(send(6, 1)[0].contains("10208"));
+    assert_eq!(send(1, 2), [r#"{"stream":"S","seq":4,"batch":"ID","count":1}"#]);
+    assert!(send(0, 2)[0].contains("10206"));
+    assert_eq!(world.messages("S"), 4);
+    stream(&mut world, r#"{"name":"T","subjects":["t"]}"#);
+    world.publish_to("_INBOX.fast.ID.2.fail.1.0.$FI", "t", "", "");
+    assert!(
+        world.got("_INBOX.fast.ID.2.fail.1.0.$FI")[0]
+            .text()
+            .contains("10205")
+    );
+}
+
+#[test]
+fn a_fast_batch_that_nobody_goes_on_with_ends() {
+    let mut world = World::new(2);
+    stream(
+        &mut world,
+        r#"{"name":"S","subjects":["s.*"],"allow_batched":true}"#,
+    );
+    world.publish_to("_INBOX.fast.ID.2.ok.1.0.$FI", "s.a", "", "");
+    world.wait(11 * SECOND);
+    let reply = "_INBOX.fast.ID.2.ok.2.1.$FI";
+    world.publish_to(reply, "s.a", "", "");
+    assert!(world.got(reply)[0].text().contains("10208"));
+}

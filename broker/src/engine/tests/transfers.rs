@@ -338,7 +338,7 @@ fn a_hostile_archive_leaves_nothing_behind() {
         ("no frames", b"not compressed".to_vec()),
         ("no archive", compressed(&[b'x'; 2000])),
         ("cut off", archive(&[head.clone(), entry("s.1", 1, b"", b"x")])),
-        ("only a head", archive(&[head.clone()])),
+        ("only a head", archive(std::slice::from_ref(&head))),
         ("nothing", Vec::new()),
         ("no state", archive(&[entry("s.1", 1, b"", b"x")])),
         ("bad state", archive(&[entry("state.json", 0, b"", b"{")])),

@@ -260,6 +260,13 @@ impl World {
         self.take_answer(&inbox).expect("publishes are answered")
     }
 
+    /// Publishes with a reply subject of its own; the answers are in [`Self::got`].
+    pub(super) fn publish_to(&mut self, reply: &str, subject: &str, headers: &str, payload: &str) {
+        let kind = JsKind::Publish(self.stream_of(subject));
+        let to = ReplyTo::Subject(reply.to_owned().into());
+        self.round(vec![Self::op(kind, subject, to, headers, payload)]);
+    }
+
     /// Appends, but the power may be cut before the commit.
     pub(super) fn publish_without_commit(&mut self, subject: &str, payload: &str) {
         let op = Self::op(

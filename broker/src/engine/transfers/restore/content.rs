@@ -206,10 +206,9 @@ impl Engine {
         let (config, state) = self.check_consumer(restore, name, archived, last_seq)?;
         restore.consumer_names.insert(config.name.clone());
         if restore.config.storage == Storage::File && !config.mem_storage && !config.direct {
-            save(store, id, now.wall, &config).map_err(RestoreError::Refused)?;
             let mut bytes = Vec::new();
             state.encode(&mut bytes);
-            store.put_consumer_state(id, &config.name, &bytes)?;
+            save(store, id, now.wall, &config, &bytes).map_err(RestoreError::Refused)?;
         } else {
             restore.consumers.push((config, state));
         }
@@ -295,9 +294,9 @@ impl Engine {
             headers,
             payload,
         };
-        store.append(id, &record)?;
+        let seq = store.append(id, &record)?;
         if self.streams.get(&id).is_some_and(Stream::has_limits) {
-            self.enforce_limits(id, Some(subject), store);
+            self.enforce_limits(id, Some((seq, subject)), store);
         }
         Ok(())
     }
