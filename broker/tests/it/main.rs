@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod auth;
+mod backup;
 mod consumers;
 mod core;
 mod features;
