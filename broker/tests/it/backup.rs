@@ -27,10 +27,16 @@ async fn backup(client: &Client, stream: &str) -> (Value, Vec<u8>) {
     let answer = ask(client, &format!("$JS.API.STREAM.SNAPSHOT.{stream}"), &request).await;
     let mut bytes = Vec::new();
     loop {
-        let chunk = tokio::time::timeout(PATIENCE, chunks.next()).await.unwrap().unwrap();
+        let chunk = tokio::time::timeout(PATIENCE, chunks.next())
+            .await
+            .unwrap()
+            .unwrap();
         if chunk.payload.is_empty() {
             assert!(chunk.status.is_none_or(|status| status.as_u16() == 204));
-            return (json!({"config": answer["config"], "state": answer["state"]}), bytes);
+            return (
+                json!({"config": answer["config"], "state": answer["state"]}),
+                bytes,
+            );
         }
         bytes.extend_from_slice(&chunk.payload);
         if let Some(reply) = chunk.reply {
@@ -53,7 +59,10 @@ async fn a_stream_goes_from_one_broker_to_another() {
     let mut acks = Vec::new();
     for at in 0..MESSAGES {
         let ack = js
-            .publish(format!("s.{}", at % 10), format!("{at} {:x}", at * at * at).into())
+            .publish(
+                format!("s.{}", at % 10),
+                format!("{at} {:x}", at * at * at).into(),
+            )
             .await;
         acks.push(ack.unwrap());
     }

@@ -198,7 +198,8 @@ impl Restore {
     }
 
     fn queued_bytes(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.payload.len()).sum()
+        let bytes = |chunk: &Chunk| chunk.payload.len() + chunk.reply.len() + size_of::<Chunk>();
+        self.chunks.iter().map(bytes).sum()
     }
 }
 
@@ -312,7 +313,8 @@ impl Engine {
                 }
                 restore.bytes += op.payload.len() as u64;
                 restore.chunks.push_back(Chunk {
-                    payload: op.payload,
+                    // A copy: a slice of the read buffer would hold all of it while the chunk waits.
+                    payload: Bytes::copy_from_slice(&op.payload),
                     reply: reply.into(),
                 });
             }
