@@ -80,3 +80,30 @@ fn large_messages_do_not_go_past_what_a_receiver_takes() {
     world.pull("S", "C", "24");
     assert_eq!(world.deliveries().len(), 5, "one more than fit, not a whole turn");
 }
+
+#[test]
+fn work_in_progress_is_not_handed_out_again() {
+    let mut world = World::new(23);
+    stream(&mut world, r#"{"name":"S"}"#);
+    consumer(
+        &mut world,
+        "S",
+        r#"{"durable_name":"C","ack_policy":"explicit","max_deliver":2}"#,
+    );
+    world.publish("S", "", "x");
+    world.pull("S", "C", "9");
+    let first = world.deliveries().remove(0);
+    for _ in 0..4 {
+        world.wait(20 * SECOND);
+        world.ack(&first, "+WPI");
+        assert!(world.deliveries().is_empty());
+    }
+    world.wait(29 * SECOND);
+    assert!(world.deliveries().is_empty());
+    world.wait(2 * SECOND);
+    assert_eq!(world.deliveries()[0].deliveries(), 2);
+    world.wait(31 * SECOND);
+    assert!(world.deliveries().is_empty(), "it was delivered as often as it may be");
+    let info = world.ask("$JS.API.CONSUMER.INFO.S.C", "");
+    assert!(info.contains(r#""num_ack_pending":0"#), "{info}");
+}
