@@ -161,12 +161,12 @@ impl Engine {
         }
     }
 
-    /// A message that is no longer waited for, because it was delivered as often as it may be, is done with as well once
-    /// it is acknowledged.
+    /// A message that is no longer waited for is done with as well once it is acknowledged: it was delivered as often as it
+    /// may be, or a limit had removed it and a crash brought it back.
     fn settled_late<F: Fs>(&self, id: ConsumerId, seq: u64, store: &Store<F>) -> Option<u64> {
         let observer = self.consumers.get(&id)?;
         let stream = self.streams.get(&observer.stream)?;
-        if stream.config.retention == Retention::Limits || observer.consumer.config.max_deliver <= 0 {
+        if stream.config.retention == Retention::Limits {
             return None;
         }
         let is_done = store.with_subject(observer.stream, StreamSeq(seq), |subject| {

@@ -372,6 +372,31 @@ fn a_late_acknowledgement_takes_the_message_out_of_a_work_queue() {
 }
 
 #[test]
+fn a_message_that_a_crash_brought_back_leaves_a_work_queue_once_it_is_acknowledged() {
+    let mut returned = 0;
+    for seed in 0..20 {
+        let mut world = World::new(seed);
+        stream(&mut world, r#"{"name":"S","retention":"workqueue","max_msgs":2}"#);
+        consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+        for text in ["first", "second"] {
+            world.publish("S", "", text);
+        }
+        world.pull("S", "C", "2");
+        let got = world.deliveries();
+        world.publish("S", "", "third");
+        assert_eq!(world.ack_and_wait(&got[1], "+ACK"), Some(String::new()));
+        world.crash(seed);
+        if world.message("S", 1).is_none() {
+            continue;
+        }
+        returned += 1;
+        world.ack(&got[0], "+ACK");
+        assert_eq!(world.messages("S"), 1, "seed {seed}");
+    }
+    assert!(returned > 0);
+}
+
+#[test]
 fn a_consumer_made_for_records_that_are_rolled_back_starts_at_those_that_stay() {
     let mut refused = 0;
     for nth in 1..8 {
