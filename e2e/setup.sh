@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings the clients and engines of the end-to-end runs into a cache folder: Python clients, the real Trino, the real nats-server.
-# Usage: e2e/setup.sh [python] [trino] [nats-server] [nats-cli] [nats-rs] [nats-py]   (default: python trino)
+# Usage: e2e/setup.sh [python] [trino] [nats-server] [nats-cli] [nats-rs] [nats-py] [nats-tools]   (default: python trino)
 # Cache: $TARN_E2E_CACHE, or target/e2e. Safe to run again: what is there is kept.
 # Sources come from GitHub at pinned commits; TARN_E2E_GIT names another place with the same repositories, for instance
 # TARN_E2E_GIT="/mirror/%s+%s/repo" for /mirror/nats-io+nats.rs/repo.
@@ -92,6 +92,18 @@ nats_py() {
     "$cache/venv-nats.py/bin/pip" install --quiet pytest==9.2.0 pytest-asyncio==1.5.0 pytest-timeout==2.4.0 aiohttp==3.14.5 nkeys==0.2.1
 }
 
+# What operators watch a server with.
+nats_tools() {
+    local tool
+    source_of prometheus-nats-exporter 2fdbfd7eb2cab72b377ff74b8eb2e32702a65eec
+    source_of nats-top 69634b112d82c5fbb21bb5a90cbdfa1504a317df
+    for tool in prometheus-nats-exporter nats-top; do
+        [ -x "$cache/$tool" ] && continue
+        echo "e2e: $tool into $cache (built with Go)"
+        (cd "$cache/src/$tool" && GOFLAGS=-mod=mod go build -o "$cache/$tool" .)
+    done
+}
+
 [ $# -gt 0 ] || set -- python trino
 for part in "$@"; do
     case "$part" in
@@ -101,6 +113,7 @@ for part in "$@"; do
     nats-cli) nats_cli ;;
     nats-rs) nats_rs ;;
     nats-py) nats_py ;;
-    *) echo "e2e/setup.sh: no such part: $part (python, trino, nats-server, nats-cli, nats-rs, nats-py)" >&2; exit 2 ;;
+    nats-tools) nats_tools ;;
+    *) echo "e2e/setup.sh: no such part: $part (python, trino, nats-server, nats-cli, nats-rs, nats-py, nats-tools)" >&2; exit 2 ;;
     esac
 done

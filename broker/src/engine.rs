@@ -370,6 +370,11 @@ impl Engine {
         !self.ready.is_empty() || self.transfers.may_send()
     }
 
+    /// JetStream's domain.
+    pub(crate) fn domain(&self) -> Option<&str> {
+        self.options.domain.as_deref()
+    }
+
     /// The beginning of a stream's acknowledgements, up to the sequence.
     pub(crate) fn ack_prefix(&self, id: StreamId) -> Option<&Arc<str>> {
         self.streams.get(&id).map(|stream| &stream.ack_prefix)

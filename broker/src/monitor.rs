@@ -27,12 +27,14 @@ use self::process::Process;
 use crate::api::time;
 use crate::engine::JsSnapshot;
 use crate::env::Clock;
+use crate::env::real::Machine;
 use crate::nats::info::VERSION;
 use crate::nats::listener::Shared;
 use crate::options::JetStreamOptions;
 use crate::server::{Health, health};
 use crate::shard::snapshots::Snapshots;
 use crate::shard::view::ShardView;
+use crate::system::feature_flags;
 use crate::types::UnixNanos;
 
 /// What is told about.
@@ -44,6 +46,8 @@ pub(crate) struct Monitor {
     pub(crate) settings: Settings,
     pub(crate) view: Arc<ShardView>,
     pub(crate) snapshots: Arc<Snapshots>,
+    /// At the start.
+    pub(crate) machine: Machine,
     requests: Requests,
 }
 
@@ -96,6 +100,7 @@ impl Monitor {
         Self {
             shared,
             start,
+            machine: Machine::of(&store_dir),
             store_dir,
             settings,
             view,
@@ -119,6 +124,7 @@ impl Monitor {
             .route("/accstatz", get(accstatz_endpoint))
             .route("/jsz", get(jsz_endpoint))
             .route("/healthz", get(healthz_endpoint))
+            .fallback(nothing_there)
             .with_state(self)
     }
 
@@ -174,9 +180,19 @@ impl Monitor {
         let unavailable = |status: u16, text: String| {
             (
                 status,
-                json!({"status": if status == 404 { "error" } else { "unavailable" }, "status_code": status, "error": text}),
+                json!({"status": if status == 404 { "error" } else { "unavailable" }, "error": text}),
             )
         };
+        let needs = |missing: &str, what: &str| {
+            let error = format!("{missing:?} must not be empty when checking {what} health");
+            Ok((400, json!({"status": "error", "error": error})))
+        };
+        if args.text("account").is_empty() && !args.text("stream").is_empty() {
+            return needs("account", "stream");
+        }
+        if args.text("stream").is_empty() && !args.text("consumer").is_empty() {
+            return needs("stream", "consumer");
+        }
         if only_enabled && !self.settings.jetstream.enabled {
             return Ok(unavailable(503, "JetStream not enabled".to_owned()));
         }
@@ -192,26 +208,26 @@ impl Monitor {
     /// What is asked after with `account`, `stream` and `consumer`, and is not there.
     async fn missing_asset(&self, args: &Args) -> Option<String> {
         let (stream, consumer) = (args.text("stream"), args.text("consumer"));
-        let account = match args.text("acc") {
-            "" => args.text("account"),
-            account => account,
-        };
+        let account = args.text("account");
         if account.is_empty() {
-            return (!stream.is_empty() || !consumer.is_empty())
-                .then(|| "account must not be empty when checking stream or consumer health".to_owned());
+            return None;
         }
         let snapshot = self.snapshot().await;
         let Some(known) = snapshot.accounts.iter().find(|known| *known.name == *account) else {
-            return Some(format!("JetStream account '{account}' not found"));
+            return Some(format!("JetStream account {account:?} not found"));
         };
         if stream.is_empty() {
             return None;
         }
         let Some(held) = known.streams.iter().find(|held| held.info.config.name == stream) else {
-            return Some(format!("JetStream stream '{account} > {stream}' not found"));
+            return Some(format!(
+                "JetStream stream {stream:?} not found on account {account:?}"
+            ));
         };
         let is_there = consumer.is_empty() || held.consumers.iter().any(|held| held.name == consumer);
-        (!is_there).then(|| format!("JetStream consumer '{account} > {stream} > {consumer}' not found"))
+        (!is_there).then(|| {
+            format!("JetStream consumer {consumer:?} not found for stream {stream:?} on account {account:?}")
+        })
     }
 
     fn count(&self, path: &str) {
@@ -232,6 +248,10 @@ async fn root(State(monitor): State<Arc<Monitor>>) -> Html<&'static str> {
         "<li><a href=\"./gatewayz\">Gateways</a></li><li><a href=\"./healthz\">Health Probe</a></li>",
         "</ul></body></html>",
     ))
+}
+
+async fn nothing_there() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
 async fn varz(State(monitor): State<Arc<Monitor>>) -> Json<Value> {
@@ -351,14 +371,16 @@ fn activity(monitor: &Monitor) -> Value {
         "slow_consumers": slow, "stale_connections": stale, "stalled_clients": 0,
         "slow_consumer_stats": {"clients": slow, "routes": 0, "gateways": 0, "leafs": 0},
         "stale_connection_stats": {"clients": stale, "routes": 0, "gateways": 0, "leafs": 0},
-        "http_req_stats": monitor.requests.figures(),
+        "disk_io_wait_stats": {"waiters": 0, "waits": 0, "wait_time": 0, "max_wait_time": 0},
+        "http_req_stats": monitor.requests.figures(), "feature_flags": feature_flags(),
     })
 }
 
 impl Requests {
     fn figures(&self) -> BTreeMap<&'static str, u64> {
         let counts = self.counts.iter().map(|count| count.load(Relaxed));
-        PATHS.into_iter().zip(counts).collect()
+        let asked = PATHS.into_iter().zip(counts).filter(|(_, count)| *count > 0);
+        asked.collect()
     }
 }
 

@@ -288,6 +288,9 @@ pub(crate) struct StreamInfo {
     /// Only the info of one stream has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cluster: Option<ClusterInfo>,
+    /// The same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) domain: Option<String>,
 }
 
 /// Who leads a stream: always this server.
@@ -302,6 +305,9 @@ pub(crate) struct SourceInfo {
     pub(crate) name: String,
     /// Messages that are still to be copied.
     pub(crate) lag: u64,
+    /// The last that was copied; a mirror has it as its own.
+    #[serde(skip_serializing_if = "is_zero_u64")]
+    pub(crate) seq: u64,
     /// Nanoseconds since the last was; -1: none was.
     pub(crate) active: i64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -131,6 +131,9 @@ pub(crate) struct ConsumerConfig {
     pub(crate) priority_policy: String,
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) priority_timeout: i64,
+    /// The server has made the name up: the configuration is shown without it.
+    #[serde(skip)]
+    pub(crate) is_name_made_up: bool,
 }
 
 fn is_no_policy(policy: &str) -> bool {

@@ -230,7 +230,7 @@ impl Consumer {
 
     /// Ends pull requests that are over and sends the heartbeats that are due.
     pub(crate) fn expire_requests(&mut self, now: Mono, notices: &mut Vec<Notice>) {
-        let at = self.delivered();
+        let (at, waiting_before) = (self.delivered(), self.waiting.len());
         self.expire_pin(now);
         self.waiting.retain_mut(|request| {
             if request.expires.is_some_and(|expires| expires <= now) {
@@ -255,6 +255,10 @@ impl Consumer {
             }
             true
         });
+        if self.waiting.len() < waiting_before {
+            // Whoever waited has used the consumer until now.
+            self.last_used = now;
+        }
         if self.config.is_push() {
             let prefix = || format!("$JS.FC.{}.{}", self.stream, self.name);
             let awaits_ack = self.config.ack_policy == AckPolicy::FlowControl && self.pending.len() > 0;

@@ -289,6 +289,14 @@ fn unused_ephemerals_are_abandoned_and_durables_are_not() {
     assert!(ephemeral.is_abandoned(Mono(1000)));
     pull(&mut ephemeral, 1000, r#"{"batch":1,"expires":5000}"#);
     assert!(!ephemeral.is_abandoned(Mono(3000)));
+    let mut notices = Vec::new();
+    ephemeral.expire_requests(Mono(6000), &mut notices);
+    assert_eq!(notices.len(), 1);
+    assert!(
+        !ephemeral.is_abandoned(Mono(6999)),
+        "who waited has used it until then"
+    );
+    assert!(ephemeral.is_abandoned(Mono(7000)));
 }
 
 #[derive(Clone, Debug)]

@@ -50,7 +50,7 @@ impl Outcome {
 }
 
 /// Requests that an account without JetStream gets an answer to: that it has none.
-const ANSWERED_WITHOUT: [&str; 24] = [
+const ANSWERED_WITHOUT: [&str; 21] = [
     "INFO",
     "STREAM.CREATE",
     "STREAM.UPDATE",
@@ -63,8 +63,6 @@ const ANSWERED_WITHOUT: [&str; 24] = [
     "STREAM.MSG.DELETE",
     "STREAM.SNAPSHOT",
     "STREAM.RESTORE",
-    "STREAM.PEER",
-    "STREAM.LEADER",
     "CONSUMER.CREATE",
     "CONSUMER.DURABLE.CREATE",
     "CONSUMER.INFO",
@@ -74,7 +72,6 @@ const ANSWERED_WITHOUT: [&str; 24] = [
     "CONSUMER.DELETE",
     "CONSUMER.NAMES",
     "CONSUMER.LIST",
-    "CONSUMER.LEADER",
 ];
 
 /// A request's name, for instance `STREAM.CREATE`, and the tokens behind it.
@@ -115,8 +112,8 @@ impl Engine {
             let kind = parts.as_ref().map_or_else(String::new, |(name, _)| kind_of(name));
             Some(Outcome::new::<()>(&kind, Err(ApiError::API_LEVEL)))
         } else if self.tier().is_none() {
-            let name = parts.as_ref().map_or("", |(name, _)| name.as_str());
-            self.refuse_account(name)
+            let (name, rest) = parts.unwrap_or_default();
+            self.refuse_account(&name, &rest)
         } else {
             match parts {
                 Some((name, rest)) => self.request(now, &name, &rest, op, store, effects),
@@ -154,7 +151,7 @@ impl Engine {
     }
 
     /// An account without JetStream is told so. In the system account, that is how every request is answered.
-    fn refuse_account(&self, name: &str) -> Option<Outcome> {
+    fn refuse_account(&self, name: &str, rest: &[&str]) -> Option<Outcome> {
         let kind = if name == "INFO" {
             "account_info".to_owned()
         } else if self.options.accounts.is_system(self.account) {
@@ -162,7 +159,7 @@ impl Engine {
         } else if ANSWERED_WITHOUT.contains(&name) {
             kind_of(name)
         } else {
-            return None;
+            return cluster_request(name, rest);
         };
         Some(Outcome::new::<()>(&kind, Err(ApiError::NOT_ENABLED_FOR_ACCOUNT)))
     }

@@ -114,6 +114,10 @@ impl Engine {
     /// Something that happens now.
     pub(super) fn event(&mut self, now: Now, kind: &'static str, subject: String, fields: Fields) -> Event {
         let id = u128::from(self.next_random()) << 64 | u128::from(self.next_random());
+        let mut fields = fields;
+        if let Some(domain) = &self.options.domain {
+            fields.push(field("domain", domain));
+        }
         Event {
             subject,
             kind,

@@ -65,7 +65,8 @@ impl Engine {
             let Some(stream) = self.streams.get(&id) else {
                 continue;
             };
-            let info = self.stream_info(now, stream, false, store);
+            let mut info = self.stream_info(now, stream, false, store);
+            info.config.metadata.clone_from(&stream.config.metadata);
             let listed = self.listed_consumers(stream);
             let infos = listed
                 .into_iter()

@@ -61,6 +61,8 @@ pub(crate) struct Origin {
     transforms: Vec<(String, Option<SubjectTransform>)>,
     /// The next position to look at; 0: not known yet.
     next_seq: u64,
+    /// The last that was copied; 0: none, or not known since the restart.
+    copied_seq: u64,
     /// Which stream it was; another one of the same name starts anew.
     pub(super) id: Option<StreamId>,
     /// Tells that stream from others of its name, also over restarts.
@@ -107,6 +109,7 @@ impl Origin {
             consumer: source.consumer.as_ref().map(|consumer| consumer.name.clone()),
             transforms: transforms.collect(),
             next_seq: 0,
+            copied_seq: 0,
             id: None,
             identity: String::new(),
             lag: 0,
@@ -307,7 +310,10 @@ impl Engine {
             let copied = match store.read(origin_id, seq) {
                 Ok(Some(record)) => self
                     .copy_record(now, id, origin, &record, is_mirror, store, effects)
-                    .map(|()| done.push(seq.0)),
+                    .map(|()| {
+                        done.push(seq.0);
+                        origin.copied_seq = seq.0;
+                    }),
                 // What the disk refuses may be there a moment later.
                 Err(err @ StoreError::Io { .. }) if origin.count_unreadable(seq) < UNREADABLE_TRIES => {
                     Err(store_error(&err))
@@ -536,6 +542,11 @@ impl Engine {
             .map(|(source, origin)| SourceInfo {
                 name: source.name.clone(),
                 lag: origin.lag,
+                seq: if stream.origins.is_mirror {
+                    0
+                } else {
+                    origin.copied_seq
+                },
                 active: origin
                     .last_active
                     .map_or(-1, |at| i64::try_from(now.mono.since(at)).unwrap_or(i64::MAX)),

@@ -11,6 +11,32 @@ use rustix::fs::{FallocateFlags, FlockOperation};
 use super::{Clock, DirEntry, Fs, FsFile, Rng};
 use crate::types::{MonoNanos, UnixNanos};
 
+/// What the machine has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// Bytes of memory; 0: unknown.
+    pub memory_bytes: u64,
+    /// Bytes that are free on the disk of a folder; 0: unknown.
+    pub free_disk_bytes: u64,
+}
+
+impl Machine {
+    /// What there is now, for files in `dir`.
+    #[must_use]
+    pub fn of(dir: &Path) -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total_kib: Option<u64> = meminfo.lines().find_map(|line| {
+            let (number, _unit) = line.strip_prefix("MemTotal:")?.trim().split_once(' ')?;
+            number.parse().ok()
+        });
+        let disk = rustix::fs::statvfs(dir);
+        Self {
+            memory_bytes: total_kib.unwrap_or(0).saturating_mul(1024),
+            free_disk_bytes: disk.map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        }
+    }
+}
+
 /// The system's clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct RealClock {

@@ -44,6 +44,7 @@ pub(crate) fn account_info(monitor: &Monitor, name: &str) -> Result<Value, Strin
         "client_connections": account.connection_count(),
         "subscriptions": subsz::client_subscriptions(monitor, name).len(),
     });
+    info["sublist_stats"] = subsz::figures(&[account]);
     if is_system {
         info["is_system"] = true.into();
     }
@@ -63,6 +64,12 @@ pub(crate) fn accstatz(monitor: &Monitor, args: &Args, names: &[&str]) -> Result
     Ok(json!({"server_id": monitor.server_id(), "now": time::format(monitor.now()), "account_statz": stats}))
 }
 
+/// Messages and bytes, and how many of them went to or came from other servers: none.
+fn parts(msgs: u64, bytes: u64) -> Value {
+    let none = json!({"msgs": 0, "bytes": 0});
+    json!({"msgs": msgs, "bytes": bytes, "gateways": none, "routes": none, "leafs": none})
+}
+
 /// What goes through an account.
 pub(crate) fn account_stat(monitor: &Monitor, account: &Account) -> Value {
     let traffic = monitor.shared.traffic_of(account);
@@ -70,8 +77,8 @@ pub(crate) fn account_stat(monitor: &Monitor, account: &Account) -> Value {
         "acc": &*account.name, "name": &*account.name, "conns": account.connection_count(), "leafnodes": 0,
         "total_conns": account.connection_count(),
         "num_subscriptions": subsz::client_subscriptions(monitor, &account.name).len(),
-        "sent": {"msgs": traffic.out_msgs, "bytes": traffic.out_bytes},
-        "received": {"msgs": traffic.in_msgs, "bytes": traffic.in_bytes},
+        "sent": parts(traffic.out_msgs, traffic.out_bytes),
+        "received": parts(traffic.in_msgs, traffic.in_bytes),
         "slow_consumers": traffic.slow_consumers,
     })
 }

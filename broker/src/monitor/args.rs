@@ -11,9 +11,9 @@ pub(crate) struct Args(BTreeMap<String, String>);
 /// An argument that is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ArgError {
-    #[error("error decoding {name}: {value:?} is not a boolean")]
+    #[error("Error decoding boolean for '{name}': strconv.ParseBool: parsing {value:?}: invalid syntax")]
     NotABoolean { name: &'static str, value: String },
-    #[error("error decoding {name}: {value:?} is not a number")]
+    #[error("Error decoding int for '{name}': strconv.Atoi: parsing {value:?}: invalid syntax")]
     NotANumber { name: &'static str, value: String },
     #[error("invalid sorting option: {sort}")]
     Sort { sort: String },

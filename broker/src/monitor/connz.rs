@@ -56,6 +56,8 @@ pub(crate) struct ConnInfo {
     authorized_user: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     account: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    name_tag: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     subscriptions_list: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,6 +145,7 @@ impl ConnInfo {
         user.clone_into(&mut self.authorized_user);
         if account != GLOBAL_ACCOUNT {
             account.clone_into(&mut self.account);
+            account.clone_into(&mut self.name_tag);
         }
     }
 }
@@ -268,7 +271,7 @@ fn open_connections(monitor: &Monitor, question: &Question<'_>, now: UnixNanos) 
         let mut info = ConnInfo::new(&connection, now);
         match question.subs {
             Subs::Detail if !own.is_empty() => {
-                let details = own.iter().map(|(account, held)| subsz::detail(account, held));
+                let details = own.iter().map(|(_, held)| subsz::detail(held));
                 info.subscriptions_list_detail = Some(details.collect());
             }
             Subs::List if !own.is_empty() => {

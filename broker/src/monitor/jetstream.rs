@@ -32,7 +32,8 @@ pub(crate) async fn jsz(monitor: &Monitor, args: &Args) -> Result<Option<Value>,
     let snapshot = monitor.snapshot().await;
     let accounts = enabled(monitor, &snapshot);
     let wanted = args.text("acc");
-    if !wanted.is_empty() && !accounts.iter().any(|account| *account.name == *wanted) {
+    let is_known = |wanted: &str| accounts.iter().any(|account| *account.name == *wanted);
+    if parts.streams && !wanted.is_empty() && !is_known(wanted) {
         return Ok(None);
     }
     let mut jsz = stats(&snapshot.total, accounts.len());
@@ -40,6 +41,7 @@ pub(crate) async fn jsz(monitor: &Monitor, args: &Args) -> Result<Option<Value>,
         ("server_id", json!(monitor.server_id())),
         ("now", json!(time::format(monitor.now()))),
         ("config", config(monitor)),
+        ("limits", limits(monitor)),
         ("streams", json!(snapshot.total.streams)),
         ("consumers", json!(snapshot.total.consumers)),
         ("messages", json!(snapshot.messages)),
@@ -48,13 +50,18 @@ pub(crate) async fn jsz(monitor: &Monitor, args: &Args) -> Result<Option<Value>,
     ] {
         jsz[name] = value;
     }
-    if !wanted.is_empty() || parts.streams || args.flag("accounts")? {
+    if args.flag("raft")? {
+        jsz["streams_leader"] = snapshot.total.streams.into();
+        jsz["consumers_leader"] = snapshot.total.consumers.into();
+    }
+    let with_account = !wanted.is_empty() && is_known(wanted);
+    if with_account || parts.streams || args.flag("accounts")? {
         jsz["account_details"] = accounts
             .into_iter()
             .filter(|account| wanted.is_empty() || *account.name == *wanted)
             .skip(if wanted.is_empty() { offset } else { 0 })
             .take(limit)
-            .map(|account| account_detail(account, parts))
+            .map(|account| account_detail(monitor, account, parts))
             .collect();
     }
     Ok(Some(jsz))
@@ -74,7 +81,7 @@ pub(crate) async fn jsz_account(
     let snapshot = monitor.snapshot().await;
     let accounts = enabled(monitor, &snapshot);
     let found = accounts.into_iter().find(|account| *account.name == *name);
-    Ok(found.map(|account| account_detail(account, parts)))
+    Ok(found.map(|account| account_detail(monitor, account, parts)))
 }
 
 /// The accounts that may use JetStream.
@@ -84,22 +91,38 @@ fn enabled<'a>(monitor: &Monitor, snapshot: &'a JsSnapshot) -> Vec<&'a AccountSn
     snapshot.accounts.iter().filter(may).collect()
 }
 
-fn account_detail(snapshot: &AccountSnapshot, parts: Parts) -> Value {
+fn account_detail(monitor: &Monitor, snapshot: &AccountSnapshot, parts: Parts) -> Value {
     let mut account = stats(&snapshot.info, 1);
+    // What is reserved for an account is what it may use; nats-server writes -1, no limit, as an unsigned number.
+    if let Some(tier) = monitor.shared.accounts.names().jetstream(snapshot.id) {
+        account["reserved_memory"] = tier.max_memory_bytes.unwrap_or(u64::MAX).into();
+        account["reserved_storage"] = tier.max_file_bytes.unwrap_or(u64::MAX).into();
+    }
     account["name"] = (*snapshot.name).into();
     account["id"] = (*snapshot.name).into();
     if parts.streams {
         let streams = snapshot.streams.iter();
-        account["stream_detail"] = streams.map(|stream| stream_detail(stream, parts)).collect();
+        account["stream_detail"] = streams
+            .map(|stream| stream_detail(monitor, stream, parts))
+            .collect();
     }
     account
 }
 
-fn stream_detail(stream: &StreamSnapshot, parts: Parts) -> Value {
+fn stream_detail(monitor: &Monitor, stream: &StreamSnapshot, parts: Parts) -> Value {
     let info = &stream.info;
-    let mut detail = json!({"name": info.config.name, "created": info.created, "state": info.state});
+    let mut detail = json!({
+        "name": info.config.name, "created": info.created, "state": info.state,
+        "cluster": {"leader": monitor.shared.info.server_name},
+    });
     if parts.config {
         detail["config"] = value(&info.config);
+    }
+    if let Some(mirror) = &info.mirror {
+        detail["mirror"] = value(mirror);
+    }
+    if !info.sources.is_empty() {
+        detail["sources"] = value(&info.sources);
     }
     if parts.consumers {
         let consumers = stream.consumers.iter().map(|consumer| {
@@ -114,13 +137,16 @@ fn stream_detail(stream: &StreamSnapshot, parts: Parts) -> Value {
     detail
 }
 
-/// What JetStream is set to; -1: there is no limit but the machine's.
+/// What JetStream is set to. Where no limit is set there is none but the machine's: as nats-server does, three quarters of
+/// the memory, and of what was free on the disk at the start, are shown.
 pub(super) fn config(monitor: &Monitor) -> Value {
-    let bytes = |limit: Option<u64>| limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    let machine = monitor.machine;
+    let bytes = |limit: Option<u64>, machine: u64| limit.unwrap_or(machine / 4 * 3);
     let jetstream = &monitor.settings.jetstream;
     let mut config = json!({
-        "max_memory": bytes(jetstream.max_memory_bytes), "max_storage": bytes(jetstream.max_file_bytes),
-        "store_dir": monitor.store_dir, "sync_always": true, "strict": true,
+        "max_memory": bytes(jetstream.max_memory_bytes, machine.memory_bytes),
+        "max_storage": bytes(jetstream.max_file_bytes, machine.free_disk_bytes),
+        "store_dir": monitor.store_dir, "sync_always": true, "strict": !jetstream.lenient,
     });
     if let Some(domain) = &jetstream.domain {
         config["domain"] = domain.as_str().into();
@@ -135,7 +161,23 @@ pub(super) async fn varz(monitor: &Monitor) -> Value {
     }
     let snapshot = monitor.snapshot().await;
     let accounts = enabled(monitor, &snapshot).len();
-    json!({"config": config(monitor), "stats": stats(&snapshot.total, accounts), "limits": {}})
+    json!({"config": config(monitor), "stats": stats(&snapshot.total, accounts), "limits": limits(monitor)})
+}
+
+/// What streams and consumers are given where they ask for nothing.
+fn limits(monitor: &Monitor) -> Value {
+    let set = monitor.settings.jetstream.limits;
+    let mut limits = json!({"default_max_consumers": 1000});
+    if let Some(max) = set.max_ack_pending {
+        limits["max_ack_pending"] = max.into();
+    }
+    if let Some(max) = set.max_request_batch {
+        limits["max_request_batch"] = max.into();
+    }
+    if let Some(window) = set.duplicate_window {
+        limits["duplicates"] = u64::try_from(window.as_nanos()).unwrap_or(u64::MAX).into();
+    }
+    limits
 }
 
 /// What JetStream uses.

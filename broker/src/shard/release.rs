@@ -240,6 +240,10 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
                 self.text.clear();
                 self.text.push_str(prefix);
                 push_number(self.text, seq.0);
+                if let Some(domain) = self.engine.domain() {
+                    self.text.push_str(",\"domain\":");
+                    self.text.push_str(&serde_json::Value::from(domain).to_string());
+                }
                 if let Some(extra) = extra {
                     push_extra(self.text, extra);
                 }

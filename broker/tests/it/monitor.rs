@@ -93,16 +93,8 @@ async fn jsz_shows_what_keda_reads() {
     }
     let mut batch = consumer.fetch().max_messages(2).messages().await.unwrap();
     while futures::StreamExt::next(&mut batch).await.is_some() {}
-    let mut detail = Value::Null;
-    // The picture is at most half a second old.
-    for _ in 0..100 {
-        let jsz = json(&server, "/jsz?acc=$G&consumers=true&config=true").await;
-        detail = jsz["account_details"][0]["stream_detail"][0].clone();
-        if detail["consumer_detail"][0]["num_ack_pending"] == 2 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
+    let jsz = json(&server, "/jsz?acc=$G&consumers=true&config=true").await;
+    let detail = &jsz["account_details"][0]["stream_detail"][0];
     assert_eq!(
         (detail["name"].as_str(), &detail["state"]["messages"]),
         (Some("S"), &5.into())
@@ -125,6 +117,26 @@ async fn jsz_shows_what_keda_reads() {
         varz["mem"].as_u64() > Some(1 << 20) && varz["jetstream"]["stats"]["storage"].as_u64() > Some(0),
         "{varz}"
     );
-    assert_eq!(json(&server, "/jsz").await["messages"], 5);
-    assert_eq!(get(&server, "/jsz?acc=other").await.0, 404);
+    // What is true when it is asked for: each message counts at once.
+    for messages in 6..30_u64 {
+        js.publish("s.a", "x".into()).await.unwrap().await.unwrap();
+        let jsz = json(&server, "/jsz?acc=$G&consumers=true").await;
+        let stream = &jsz["account_details"][0]["stream_detail"][0];
+        assert_eq!(
+            (&jsz["messages"], &stream["consumer_detail"][0]["num_pending"]),
+            (&messages.into(), &(messages - 2).into())
+        );
+    }
+    let unknown = json(&server, "/jsz?acc=other").await;
+    assert_eq!(
+        (&unknown["streams"], &unknown["account_details"]),
+        (&1.into(), &Value::Null)
+    );
+    for (path, status) in [
+        ("/healthz?account=$G&stream=S&consumer=c", 200),
+        ("/healthz?account=$G&stream=T", 404),
+        ("/healthz?stream=S", 400),
+    ] {
+        assert_eq!(get(&server, path).await.0, status, "{path}");
+    }
 }

@@ -112,19 +112,21 @@ async fn only_the_account_with_jetstream_may_use_it() {
     let plain = client_of(&server, "plain").await;
     let refused = ask(&plain, "$JS.API.INFO", "").await;
     assert_eq!(refused["error"]["err_code"], 10039, "{refused}");
+    let sys = client_of(&server, "sys").await;
     for (client, subject) in [
         (&plain, "$JS.API.STREAM.NAMES"),
-        (&client_of(&server, "sys").await, "$JS.API.INFO"),
+        (&plain, "$JS.API.CONSUMER.INFO.S.C"),
+        (&sys, "$JS.API.INFO"),
+        (&sys, "$JS.API.STREAM.NAMES"),
     ] {
-        let err = client.request(subject, "".into()).await.unwrap_err();
-        assert_eq!(
-            err.kind(),
-            async_nats::RequestErrorKind::NoResponders,
-            "{subject}"
-        );
+        let refused = ask(client, subject, "").await;
+        assert_eq!(refused["error"]["err_code"], 10039, "{subject}: {refused}");
     }
+    let next = plain.request("$JS.API.CONSUMER.MSG.NEXT.S.C", "".into()).await;
+    let refused = next.unwrap_err().kind();
+    assert_eq!(refused, async_nats::RequestErrorKind::NoResponders);
     let mut consumer = Value::Null;
-    // What is shown is at most half a second old.
+    // Two messages are on their way to the consumer.
     let shown = async {
         while consumer["num_ack_pending"] != 2 {
             let jsz = json(&server, "/jsz?acc=NOETL&consumers=true&config=true").await;

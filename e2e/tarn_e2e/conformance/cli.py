@@ -44,8 +44,11 @@ MASKS = [
     (re.compile(r'("(?:start|now|time|created|ts|first_ts|last_ts|mod_time|last_active|config_load_time|uptime|mem|cores|cpu|pid|gomaxprocs|gomemlimit|rtt|cid|port|max_connections|auth_timeout)": )[^,\n]+'), r"\1<figure>"),
     (re.compile(r"\b[A-Za-z0-9]{22}\b"), "<nuid>"),
     (re.compile(r"[─━═]{3,}"), "<line>"),
+    (re.compile(r"Client ID: \d+"), "Client ID: <figure>"),
     (re.compile(r'"accounts":\[[^\]]*\]'), '"accounts":[…]'),
     (re.compile("[ \u00a0]{2,}|\u00a0"), " "),
+    # The last field of an object has none.
+    (re.compile(r",$", re.MULTILINE), ""),
 ]
 
 
@@ -118,6 +121,15 @@ def difference(real, ours) -> str:
     return "\n".join(lines)
 
 
+def reason_of(step: str, difference: str) -> str | None:
+    """The reason that explains every line of the difference."""
+    lines = difference.splitlines()
+    for command, line_pattern, reason in CLI_REASONS:
+        if re.search(command, step) and all(re.search(line_pattern, line) for line in lines):
+            return reason
+    return None
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="commands that contain this")
@@ -136,7 +148,7 @@ def main() -> int:
         if not text:
             same += 1
             continue
-        reason = next((reason for pattern, reason in CLI_REASONS if re.search(pattern, str(step)) ), None)
+        reason = reason_of(str(step), text)
         (explained if reason else open_ones).append((step, text, reason))
     for step, text, reason in [*(explained if arguments.verbose else []), *open_ones]:
         print(f"\n$ nats {step if isinstance(step, str) else ' & nats '.join(step)}{f'  ({reason})' if reason else ''}\n{text}")

@@ -4,6 +4,7 @@ Usage: python -m tarn_e2e.conformance.diff [--write PATH] [--group NAME] [--verb
 """
 
 import argparse
+import base64
 import collections
 import itertools
 import json
@@ -14,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..server import BINARY, CACHE
+from .endpoints import PATHS, answers
 from .frames import FRAMES
 from .peers import Server, Wire, commands, converse
 from .reasons import REASONS
-from .requests import GROUPS
+from .requests import GROUPS, SETUPS
 
 ANSWER_SECONDS = 1.2
 # Lines for one step in the report.
@@ -35,29 +37,34 @@ def masked(value, key=""):
     if isinstance(value, list):
         items = [masked(inner, key) for inner in value]
         # Lists are sorted by name, and generated names are anywhere.
-        return sorted(items, key=is_generated) if key == "consumers" else items
+        return sorted(items, key=place) if key == "consumers" else items
     if key in MASKED_FIELDS:
         return f"<{key}>"
     if key in ("last_active", "created", "ts") and isinstance(value, str):
         return "<time>"
     if key in ("first_ts", "last_ts", "time") and value not in GIVEN_TIMES:
         return "<time>"
+    if key == "hdrs" and isinstance(value, str):
+        return text_of(base64.b64decode(value))
     if isinstance(value, str):
         if key in ("name", "consumers") and re.fullmatch(r"[0-9A-Za-z]{8}", value):
             return "<generated>"
         return TIME.sub(lambda found: found[0] if found[0] in GIVEN_TIMES else "<time>", value)
-    if key == "pause_remaining":
+    if key == "pause_remaining" or (key == "active" and value > 0):
         return "<duration>"
     return value
 
 
-def is_generated(item) -> bool:
-    return (item.get("name") if isinstance(item, dict) else item) == "<generated>"
+def place(item) -> tuple[bool, str]:
+    """Where an item of a list is compared: by name, generated ones at the end, by what they are."""
+    name = item.get("name", "") if isinstance(item, dict) else item
+    return (name == "<generated>", json.dumps(item, sort_keys=True) if name == "<generated>" else name)
 
 
 def text_of(data: bytes) -> str:
     text = data.decode(errors="replace")
     text = TIME.sub(lambda found: found[0] if found[0] in GIVEN_TIMES else "<time>", text)
+    text = re.sub(r"(Nats-Stream-Source: .*) \w{8}\r\n", r"\1 <identity>\r\n", text)
     return re.sub(r"(\$JS\.ACK(?:\.[^.\s]+){5}\.)\d+", r"\1<time>", text)
 
 
@@ -91,10 +98,10 @@ class Side:
     def __init__(self, command):
         self.command = command
 
-    def run(self, steps):
+    def run(self, steps, config, connect):
         answers = []
-        with Server(self.command) as server:
-            wire = Wire(server.port)
+        with Server(self.command, config=config) as server:
+            wire = Wire(server.port, connect)
             acks: dict[str, list[str]] = collections.defaultdict(list)
             for kind, subject, payload, headers in steps:
                 answers.append([answer_of(message) for message in self.step(wire, acks, kind, subject, payload, headers)])
@@ -184,7 +191,7 @@ def requests(groups, sides):
     for name, group in groups.items():
         steps = list(group())
         with ThreadPoolExecutor(2) as pool:
-            real, ours = pool.map(lambda side: side.run(steps), sides)
+            real, ours = pool.map(lambda side: side.run(steps, *SETUPS.get(name, ("", {}))), sides)
         answers = zip(labels(steps), real, ours)
         found = [difference for index, (where, left, right) in enumerate(answers) for difference in compare(index, where, left, right)]
         yield name, len(steps), found
@@ -203,6 +210,16 @@ def frames(sides):
         left, right = (frame_text(said[name]) for said in (real, ours))
         found += compare(index, f"frames: {name}", left, right)
     return "core protocol", len(FRAMES), found
+
+
+def endpoints(sides):
+    """The monitoring endpoints: status and fields."""
+    with ThreadPoolExecutor(2) as pool:
+        real, ours = pool.map(lambda side: answers(side.command), sides)
+    found = []
+    for index, path in enumerate(PATHS):
+        found += compare(index, f"GET {path}", real[path], ours[path])
+    return "monitoring", len(PATHS), found
 
 
 def frame_text(said: bytes):
@@ -283,6 +300,8 @@ def main() -> int:
     results = list(requests(groups, sides))
     if arguments.group in (None, "core protocol"):
         results.append(frames(sides))
+    if arguments.group in (None, "monitoring"):
+        results.append(endpoints(sides))
     if arguments.write:
         write(arguments.write, results)
     return 1 if report(results, arguments.verbose) else 0

@@ -114,6 +114,9 @@ def stream_configs():
     ]
     for config in [*good, *bad]:
         yield create("S", **config)
+        if "mirror" in config or "sources" in config:
+            # Copying begins behind the answer.
+            yield wait(0.4)
         yield api("STREAM.INFO.S")
         yield api("STREAM.DELETE.S")
     for config in ({"max_msgs": -5}, {"max_bytes": -7}, {"max_age": SECOND}, {"subject_delete_marker_ttl": SECOND}, {"allow_msg_schedules": True}, {"republish": {"dest": "R.>"}}):
@@ -298,9 +301,6 @@ def consumer_configs():
     yield consumer("M", "two")
     yield consumer("M", "one", description="x")
     yield ephemeral("S", name="named")
-    yield ephemeral("S")
-    yield ephemeral("S", durable_name="d")
-    yield ephemeral("S", deliver_subject="out", direct=True, ack_policy="none")
     yield api("CONSUMER.CREATE.S.C", {"stream_name": "T", "config": {}})
     yield api("CONSUMER.CREATE.S.C.s.1", {"stream_name": "S", "config": {"name": "C", "filter_subject": "s.1"}})
     yield api("CONSUMER.CREATE.S.E.s.1", {"stream_name": "S", "config": {"name": "E", "filter_subject": "s.2"}})
@@ -309,7 +309,6 @@ def consumer_configs():
     yield api("CONSUMER.CREATE.S.E", {"stream_name": "S", "config": {"filter_subject": "s.2"}})
     yield api("CONSUMER.CREATE.S.E", {"stream_name": "S", "config": {"name": "F"}})
     yield api("CONSUMER.CREATE.S.E", {"stream_name": "S"})
-    yield api("CONSUMER.CREATE.S", {"stream_name": "S"})
     yield api("CONSUMER.CREATE.S.E", {"config": {}})
     yield api("CONSUMER.DURABLE.CREATE.S.G", {"stream_name": "S", "config": {"durable_name": "G"}})
     yield api("CONSUMER.DURABLE.CREATE.S.G", {"stream_name": "S", "config": {"durable_name": "H"}})
@@ -324,6 +323,13 @@ def consumer_configs():
     yield api("CONSUMER.LIST.S")
     yield api("CONSUMER.LIST.S", {"offset": 3})
     yield api("CONSUMER.LIST.W")
+    # Behind the lists' pages: a generated name is anywhere in them.
+    yield ephemeral("S")
+    yield ephemeral("S", durable_name="d")
+    yield ephemeral("S", deliver_subject="out", direct=True, ack_policy="none")
+    yield api("CONSUMER.CREATE.S", {"stream_name": "S"})
+    yield api("CONSUMER.NAMES.S")
+    yield api("CONSUMER.LIST.S")
 
 
 def consumer_updates():
@@ -401,6 +407,93 @@ def deliveries():
     yield api("STREAM.DELETE.S")
 
 
+def features():
+    yield create("C", subjects=["c.>"], allow_msg_counter=True, allow_direct=True)
+    for value in ("+1", "5", "-2", "x", "", "0", "1.5", "99999999999999999999999999"):
+        yield pub("c.1", "", {"Nats-Incr": value})
+    yield pub("c.1", "no increment")
+    yield pub("c.1", "with a payload", {"Nats-Incr": "1"})
+    yield api("STREAM.MSG.GET.C", {"last_by_subj": "c.1"})
+    yield create("B", subjects=["b.>"], allow_atomic=True)
+    for sequence, commit in ((1, None), (2, None), (3, "1")):
+        yield pub("b.1", f"message {sequence}", {"Nats-Batch-Id": "one", "Nats-Batch-Sequence": str(sequence), **({"Nats-Batch-Commit": commit} if commit else {})})
+    batches = [
+        {"Nats-Batch-Id": "two", "Nats-Batch-Sequence": "2"}, {"Nats-Batch-Id": "x" * 65, "Nats-Batch-Sequence": "1"}, {"Nats-Batch-Id": "", "Nats-Batch-Sequence": "1"},
+        {"Nats-Batch-Id": "three"}, {"Nats-Batch-Id": "four", "Nats-Batch-Sequence": "x"}, {"Nats-Batch-Id": "five", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1"},
+        {"Nats-Batch-Id": "six", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "nope"}, {"Nats-Batch-Id": "seven", "Nats-Batch-Sequence": "1", "Nats-Expected-Last-Msg-Id": "a"},
+        {"Nats-Batch-Id": "eight", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1", "Nats-Msg-Id": "dup"}, {"Nats-Batch-Id": "nine", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1", "Nats-Msg-Id": "dup"},
+        {"Nats-Batch-Id": "ten", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1", "Nats-Expected-Last-Sequence": "1"},
+        {"Nats-Batch-Id": "eleven", "Nats-Batch-Sequence": "1", "Nats-Batch-Commit": "1", "Nats-Expected-Last-Subject-Sequence": "0"},
+    ]
+    for headers in batches:
+        yield pub("b.2", "x", headers)
+    yield api("STREAM.INFO.B")
+    yield create("D", subjects=["d.>"], allow_msg_schedules=True, allow_msg_ttl=True)
+    schedules = [
+        {"Nats-Schedule": "@at 2090-01-01T00:00:00Z", "Nats-Schedule-Target": "d.out"}, {"Nats-Schedule": "@at nope", "Nats-Schedule-Target": "d.out"},
+        {"Nats-Schedule": "@at 2090-01-01T00:00:00Z"}, {"Nats-Schedule": "@at 2090-01-01T00:00:00Z", "Nats-Schedule-Target": "other"},
+        {"Nats-Schedule": "@at 2090-01-01T00:00:00Z", "Nats-Schedule-Target": "d.*"}, {"Nats-Schedule": "@every 1h", "Nats-Schedule-Target": "d.out"},
+        {"Nats-Schedule": "@every 1ms", "Nats-Schedule-Target": "d.out"}, {"Nats-Schedule": "0 0 0 1 1 *", "Nats-Schedule-Target": "d.out"}, {"Nats-Schedule": "x", "Nats-Schedule-Target": "d.out"},
+        {"Nats-Schedule": "@at 2090-01-01T00:00:00Z", "Nats-Schedule-Target": "d.out", "Nats-Schedule-TTL": "x"}, {"Nats-Schedule": "@at 2090-01-01T00:00:00Z", "Nats-Schedule-Target": "d.1"},
+        {"Nats-Schedule": "@at 2090-01-01T00:00:00Z", "Nats-Schedule-Target": "d.out", "Nats-Schedule-Source": "d.*"}, {"Nats-Schedule-Target": "d.out"},
+    ]
+    for number, headers in enumerate(schedules):
+        yield pub(f"d.{number + 1}", "later", headers)
+    yield api("STREAM.INFO.D", {"subjects_filter": ">"})
+    yield create("O", subjects=["o.>"])
+    for number in range(4):
+        yield pub(f"o.{number % 2}", f"message {number}")
+    yield create("M", mirror={"name": "O", "filter_subject": "o.1"})
+    yield create("N", sources=[{"name": "O", "subject_transforms": [{"src": "o.*", "dest": "n.{{wildcard(1)}}"}]}])
+    yield wait(1.0)
+    for stream in ("M", "N"):
+        yield api(f"STREAM.INFO.{stream}", {"subjects_filter": ">"})
+        for sequence in range(1, 5):
+            yield api(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
+    yield pub("n.1", "not captured")
+    yield update("M", mirror={"name": "other"})
+    yield update("M", mirror=None, subjects=["m"])
+    yield create("F", sources=[{"name": "O", "consumer": {"name": "F", "deliver_subject": "f.out"}}])
+    yield create("G", sources=[{"name": "O", "opt_start_seq": 2, "consumer": {"name": "F", "deliver_subject": "f.out"}}])
+    yield create("H", mirror={"name": "O", "consumer": {"name": "a.b", "deliver_subject": "f.out"}})
+    yield create("K", sources=[{"name": "O", "consumer": {"name": "F", "deliver_subject": "f.out"}}, {"name": "O", "subject_transforms": [{"src": "o.1", "dest": "x"}], "consumer": {"name": "F", "deliver_subject": "f.out"}}])
+
+
+def every_request():
+    """Each request once, without and with words in it."""
+    for subject in (
+        "INFO", "STREAM.CREATE.S", "STREAM.UPDATE.S", "STREAM.INFO.S", "STREAM.DELETE.S", "STREAM.PURGE.S", "STREAM.NAMES", "STREAM.LIST", "STREAM.MSG.GET.S",
+        "STREAM.MSG.DELETE.S", "STREAM.LEADER.STEPDOWN.S", "CONSUMER.CREATE.S.C", "CONSUMER.INFO.S.C", "CONSUMER.DELETE.S.C", "CONSUMER.NAMES.S", "CONSUMER.LIST.S",
+        "CONSUMER.PAUSE.S.C", "CONSUMER.MSG.NEXT.S.C", "DIRECT.GET.S", "DIRECT.GET.S.a", "NOPE",
+    ):
+        yield api(subject)
+
+
+def in_a_domain():
+    for subject in ("INFO", "STREAM.NAMES", "STREAM.INFO.S", "CONSUMER.MSG.NEXT.S.C", "DIRECT.GET.S.a", "NOPE"):
+        for domain in ("hub", "other"):
+            yield ("api", f"$JS.{domain}.API.{subject}", b"", None)
+    yield ("api", "$JS.hub.API.STREAM.CREATE.S", encode({"name": "S", "subjects": ["s"]}), None)
+    yield pub("s", "x")
+    yield ("api", "$JS.hub.API.STREAM.INFO.S", b"", None)
+    yield ("api", "$JS.hub.API.STREAM.MSG.GET.S", encode({"seq": 1}), None)
+
+
+ACCOUNTS = """
+accounts {
+  $SYS { users: [{user: sys, password: sys}] }
+  APP { jetstream: enabled, users: [{user: app, password: app}] }
+  NONE { users: [{user: none, password: none}] }
+}
+"""
+
+# Groups that need a server of their own: its configuration, and what the client says in CONNECT.
+SETUPS = {
+    "with a domain": ("jetstream { domain: hub }", {}),
+    "account without JetStream": (ACCOUNTS, {"user": "none", "pass": "none"}),
+    "system account": (ACCOUNTS, {"user": "sys", "pass": "sys"}),
+}
+
 GROUPS = {
     "nothing there": nothing_there,
     "stream configurations": stream_configs,
@@ -409,4 +502,8 @@ GROUPS = {
     "consumer configurations": consumer_configs,
     "consumer updates": consumer_updates,
     "deliveries": deliveries,
+    "features": features,
+    "with a domain": in_a_domain,
+    "account without JetStream": every_request,
+    "system account": every_request,
 }

@@ -93,6 +93,15 @@ def nats_py(path: str, folder: Path, only: str) -> dict[str, str]:
     return results
 
 
+def keep_logs(folder: Path, kept: Path) -> None:
+    """What the suite said; the servers' folders go."""
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir()
+    for file in folder.glob("*log"):
+        if file.is_file() and not file.name.startswith("nats-server-"):
+            shutil.copy(file, kept / file.name)
+
+
 SUITES = {"async-nats": async_nats, "nats.py": nats_py}
 
 
@@ -109,10 +118,8 @@ def main() -> int:
             real = suite(path_with(CACHE / "path-nats-server", [str(CACHE / "nats-server")]), Path(folder), "")
             known.write_text(json.dumps(real, indent=1))
         real = json.loads(known.read_text())
-        kept = CACHE / f"{arguments.suite}-logs"
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.mkdir()
-        ours = suite(path_with(CACHE / "path-tarn", [str(BINARY), "broker"]), kept, arguments.only)
+        ours = suite(path_with(CACHE / "path-tarn", [str(BINARY), "broker"]), Path(folder), arguments.only)
+        keep_logs(Path(folder), CACHE / f"{arguments.suite}-logs")
     return report(arguments.suite, real, ours)
 
 

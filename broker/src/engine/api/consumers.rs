@@ -121,6 +121,7 @@ impl Engine {
             config.name = if config.is_durable() {
                 config.durable_name.clone()
             } else {
+                config.is_name_made_up = true;
                 self.random_name()
             };
         }
@@ -385,6 +386,9 @@ impl Engine {
         let consumer = &observer.consumer;
         let mut config = ConsumerConfig::clone(&consumer.config);
         set_dynamic_metadata(&mut config.metadata, version);
+        if config.is_name_made_up {
+            config.name.clear();
+        }
         let until = consumer.config.pause_until.map_or(UnixNanos(0), |until| until.0);
         let pause_remaining = until.since(now.wall).max(0);
         let pin = consumer.pin();

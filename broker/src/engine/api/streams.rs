@@ -345,6 +345,7 @@ impl Engine {
         let request: StreamInfoRequest = parse_optional(payload)?;
         let stream = self.stream_by_name(name).ok_or(ApiError::STREAM_NOT_FOUND)?;
         let mut info = self.stream_info(now, stream, request.deleted_details, store);
+        info.domain.clone_from(&self.options.domain);
         info.cluster = Some(ClusterInfo {
             leader: self.options.server_name.clone(),
         });
@@ -390,6 +391,7 @@ impl Engine {
             ts: JsonTime(now.wall),
             did_create: false,
             cluster: None,
+            domain: None,
             mirror,
             sources,
         }
