@@ -159,11 +159,6 @@ impl ConsumerModel {
             || story.is_given_up
     }
 
-    /// Whether it has delivered the message, as far as was seen.
-    pub(super) fn has_delivered(&self, seq: u64) -> bool {
-        self.stories.get(&seq).is_some_and(|story| story.deliveries > 0)
-    }
-
     /// Whether it must still deliver the message if it is asked to, whatever has happened.
     pub(super) fn must_deliver(&self, seq: u64, subject: &str) -> bool {
         self.config.wants(subject) && self.covers(seq) && !self.may_be_done(seq)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::config::SECOND;
+use super::streams::StreamModel;
 use super::world::op;
 use super::{Faults, Run};
 use crate::env::Rng;
@@ -122,7 +123,14 @@ impl Run {
         if mark != stream.config.mark {
             let found = doubts.into_iter().find(|config| config.mark == mark);
             let config = found.unwrap_or_else(|| panic!("{name} has a configuration it never had"));
-            stream.updated(config, world.now.mono.0);
+            if stream.config.in_memory {
+                // That one is gone; this is what was on disk behind it.
+                let damage = stream.damage;
+                *stream = StreamModel::new(config);
+                stream.damage = damage;
+            } else {
+                stream.updated(config, world.now, has_jumped);
+            }
         }
         let is_clean = stream.was_closed;
         for consumer in stream.consumers.values_mut() {
@@ -175,14 +183,13 @@ impl Run {
         let now = self.world.now.mono.0;
         let stream = self.streams.get_mut(name).expect("a known stream");
         let mut known = std::mem::take(&mut stream.consumers);
-        let mut doubts = std::mem::take(&mut stream.consumers_in_doubt);
+        let doubts = std::mem::take(&mut stream.consumers_in_doubt);
         for info in &infos {
             let (consumer, mark) = (&info["name"], &info["config"]["description"]);
             let consumer = consumer.as_str().unwrap_or_default();
             let mark = mark.as_str().unwrap_or_default();
-            let mut found = [known.remove(consumer), doubts.remove(consumer)]
-                .into_iter()
-                .flatten();
+            let doubts = doubts.iter().filter(|model| model.config.name == consumer);
+            let mut found = known.remove(consumer).into_iter().chain(doubts.cloned());
             let mut model = found
                 .find(|model| model.config.mark == mark)
                 .unwrap_or_else(|| panic!("consumer {consumer} of {name} came from nowhere, or changed"));

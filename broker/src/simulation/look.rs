@@ -19,8 +19,11 @@ impl StreamModel {
             Retention::WorkQueue => self.consumers.values().any(|one| one.may_be_done(seq)),
             Retention::Interest => self.consumers.values().all(|one| {
                 let is_abandoned = one.was_abandoned(now);
-                let is_passed = message.is_back && !one.has_delivered(seq);
-                is_abandoned || is_passed || !one.config.wants(&message.sent.subject) || one.may_be_done(seq)
+                // What a limit had taken every consumer may have forgotten.
+                is_abandoned
+                    || message.is_back
+                    || !one.config.wants(&message.sent.subject)
+                    || one.may_be_done(seq)
             }),
         };
         let is_expired = message.ttl.is_some_and(|ttl| has_jumped || age >= ttl as i64);
@@ -85,6 +88,7 @@ impl StreamModel {
             self.check_record(world, seq, after_restart);
         }
         self.last = last;
+        self.is_unsettled = false;
     }
 
     /// A record is exactly what was sent as this position, or a publish that had no answer.

@@ -6,6 +6,7 @@ use super::config::{Retention, StreamConfig};
 use super::consumers::ConsumerModel;
 use super::verdict::{Asked, Seen};
 use super::world::{Got, World};
+use crate::engine::time::Now;
 use crate::types::UnixNanos;
 
 /// What became of a message.
@@ -68,7 +69,7 @@ pub(super) struct StreamModel {
     pub(super) resends: BTreeMap<String, Seen>,
     pub(super) consumers: BTreeMap<&'static str, ConsumerModel>,
     /// Consumers that a restart may find.
-    pub(super) consumers_in_doubt: BTreeMap<&'static str, ConsumerModel>,
+    pub(super) consumers_in_doubt: Vec<ConsumerModel>,
     /// Bits flipped and writes misdirected in its files: as many records may be lost.
     pub(super) damage: u64,
     /// Something of the stream could not be written in this life.
@@ -77,6 +78,8 @@ pub(super) struct StreamModel {
     pub(super) was_closed: bool,
     /// What expired in this round.
     expired: Vec<u64>,
+    /// Messages may have left before this round's update: a look decides.
+    pub(super) is_unsettled: bool,
 }
 
 /// Bytes of a message as nats-server counts them.
@@ -115,11 +118,12 @@ impl StreamModel {
             ids: BTreeMap::new(),
             resends: BTreeMap::new(),
             consumers: BTreeMap::new(),
-            consumers_in_doubt: BTreeMap::new(),
+            consumers_in_doubt: Vec::new(),
             damage: 0,
             is_sick: false,
             was_closed: false,
             expired: Vec::new(),
+            is_unsettled: false,
         }
     }
 
@@ -240,7 +244,16 @@ impl StreamModel {
     }
 
     /// An update was made: all limits count anew.
-    pub(super) fn updated(&mut self, config: StreamConfig, now: u64) {
+    pub(super) fn updated(&mut self, config: StreamConfig, now: Now, has_jumped: bool) {
+        let (now, wall) = (now.mono.0, now.wall);
+        // What was too old before may have gone before.
+        let old = self
+            .live()
+            .filter(|(_, message)| self.is_old(message, wall, has_jumped));
+        for seq in old.map(|(seq, _)| seq).collect::<Vec<_>>() {
+            self.is_unsettled = true;
+            self.set(seq, Fate::Unknown);
+        }
         // What has left the window that was may be forgotten, however long the new one is.
         let window = self.config.duplicate_window as u64;
         for seen in self.ids.values_mut().chain(self.resends.values_mut()) {
@@ -259,7 +272,10 @@ impl StreamModel {
 
     /// Whether messages may leave without a request that says so.
     pub(super) fn is_loose(&self) -> bool {
-        self.is_sick || self.config.max_age > 0 || self.config.retention != Retention::Limits
+        self.is_sick
+            || self.is_unsettled
+            || self.config.max_age > 0
+            || self.config.retention != Retention::Limits
     }
 
     /// A publish had no definite answer: it may be there, and have pushed others out.

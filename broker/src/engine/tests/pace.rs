@@ -103,7 +103,10 @@ fn work_in_progress_is_not_handed_out_again() {
     world.wait(2 * SECOND);
     assert_eq!(world.deliveries()[0].deliveries(), 2);
     world.wait(31 * SECOND);
-    assert!(world.deliveries().is_empty(), "it was delivered as often as it may be");
+    assert!(
+        world.deliveries().is_empty(),
+        "it was delivered as often as it may be"
+    );
     let info = world.ask("$JS.API.CONSUMER.INFO.S.C", "");
     assert!(info.contains(r#""num_ack_pending":0"#), "{info}");
 }
