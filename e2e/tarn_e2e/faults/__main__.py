@@ -21,7 +21,7 @@ FAULTS = {
     "readonly": "ext4 turns read-only",
 }
 # What a server may take while its disk cannot keep up, in MiB.
-PEAK_MIB_MAX = 384
+PEAK_MIB_MAX = 512
 
 
 def numbers(text):
