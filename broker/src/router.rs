@@ -321,6 +321,15 @@ impl Router {
         self.read().subscriptions.has_match(subject)
     }
 
+    /// Whether anyone is subscribed to `subject` as it stands, without wildcards.
+    pub(crate) fn is_subscribed(&self, subject: &str) -> bool {
+        let mut found = false;
+        self.read()
+            .subscriptions
+            .visit(subject, |held| found |= held.subject() == subject);
+        found
+    }
+
     /// The backlog of the slowest subscriber to `subject`; 0 without any.
     pub fn backlog_bytes(&self, subject: &str) -> usize {
         let mut slowest = 0;

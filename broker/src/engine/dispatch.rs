@@ -34,6 +34,10 @@ pub(crate) trait Outlet {
     fn enter(&mut self, account: AccountId);
     /// How the listener of a subject stands.
     fn receiver(&self, subject: &str) -> Receiver;
+    /// Whether anybody is subscribed to the very subject, not to a wildcard that covers it.
+    fn is_awaited(&self, subject: &str) -> bool {
+        self.receiver(subject) != Receiver::Gone
+    }
     /// Sends `message` to the listeners of `to`, as what was published to its own subject.
     fn send(&mut self, to: &str, message: &Message<'_>);
     /// Publishes the answer to a request.

@@ -94,6 +94,10 @@ impl Outlet for Routers {
         }
     }
 
+    fn is_awaited(&self, subject: &str) -> bool {
+        self.router().is_subscribed(subject)
+    }
+
     fn send(&mut self, to: &str, message: &Message<'_>) {
         let Way { router, out } = &mut self.ways[self.current];
         router.route_to(to, message, out);

@@ -480,3 +480,33 @@ fn tar_files_that_no_server_wrote_are_refused() {
     let answer = restore(&mut world, "S", &request, &compressed(&[meta, end].concat()));
     assert_eq!(answer["state"]["messages"], 0, "{answer}");
 }
+
+#[test]
+fn a_backup_waits_for_its_own_subscription() {
+    let mut world = filled(10);
+    // The client's other requests have a wildcard that covers the subject.
+    world.set_covered(TO, true);
+    world.ask(
+        "$JS.API.STREAM.SNAPSHOT.S",
+        &json!({"deliver_subject": TO}).to_string(),
+    );
+    world.wait(SECOND);
+    assert!(world.got(TO).is_empty());
+    world.set_covered(TO, false);
+    world.wait(SECOND / 10);
+    assert!(world.got(TO).len() > 1);
+    world.ask(
+        "$JS.API.STREAM.SNAPSHOT.S",
+        &json!({"deliver_subject": TO, "chunk_size": 1024, "window_size": 1024}).to_string(),
+    );
+    world.set_covered(TO, true);
+    world.wait(SECOND);
+    assert!(
+        world
+            .got(TO)
+            .last()
+            .unwrap()
+            .headers()
+            .contains("408 No Interest")
+    );
+}

@@ -79,6 +79,8 @@ impl Delivered {
 #[derive(Debug, Default)]
 struct Clients {
     listening: BTreeSet<String>,
+    /// Those that only a wildcard covers.
+    covered: BTreeSet<String>,
     /// A client with more bytes than these gets no more for now.
     busy_above: Option<usize>,
     /// What the server published itself.
@@ -102,6 +104,10 @@ impl Outlet for Clients {
         } else {
             Receiver::Gone
         }
+    }
+
+    fn is_awaited(&self, subject: &str) -> bool {
+        self.receiver(subject) == Receiver::Ready && !self.covered.contains(subject)
     }
 
     fn answer(&mut self, message: &Message<'_>) {
@@ -468,6 +474,15 @@ impl World {
 
     pub(super) fn listen(&mut self, subject: &str) {
         self.clients.listening.insert(subject.to_owned());
+    }
+
+    /// Whether only a wildcard covers the subject of a listener.
+    pub(super) fn set_covered(&mut self, subject: &str, is_covered: bool) {
+        if is_covered {
+            self.clients.covered.insert(subject.to_owned());
+        } else {
+            self.clients.covered.remove(subject);
+        }
     }
 
     pub(super) fn unlisten(&mut self, subject: &str) {

@@ -30,9 +30,9 @@ const CHUNK_BYTES_DEFAULT: i64 = 128 << 10;
 const CHUNK_BYTES: std::ops::RangeInclusive<i64> = 1 << 10..=1 << 20;
 const WINDOW_BYTES_DEFAULT: i64 = 8 << 20;
 const WINDOW_BYTES: std::ops::RangeInclusive<i64> = 1 << 10..=32 << 20;
-/// A client that does not listen to the subject that it named may begin to within this time.
+/// A client that has not subscribed to the very subject that it named may do so within this time.
 const INTEREST_NS: u64 = 2_000_000_000;
-/// When a client with a big backlog is asked again.
+/// When a client that has not subscribed yet, or has a big backlog, is looked at again.
 const BUSY_RETRY_NS: i64 = 2_000_000;
 /// Uncompressed bytes made in one step at most, a record more or less.
 const STEP_BYTES: usize = 512 << 10;
@@ -105,6 +105,8 @@ pub(super) struct Snapshot {
     window: usize,
     in_flight: usize,
     chunks: u64,
+    /// Whether a subscription to the very subject has been there.
+    was_awaited: bool,
     part: Part,
     last_seq: u64,
     is_strict: bool,
@@ -227,6 +229,7 @@ impl Engine {
             window: (window_bytes / chunk_bytes).max(1),
             in_flight: 0,
             chunks: 0,
+            was_awaited: false,
             last_seq: state.last_seq,
             is_strict: request.jsck,
             out: FrameWriter::new(),
@@ -321,8 +324,16 @@ impl Engine {
         outlet: &mut impl Outlet,
     ) -> Result<Step, Broken> {
         let silent_ns = now.mono.since(snapshot.active);
+        let is_awaited = outlet.is_awaited(&snapshot.deliver);
+        if !is_awaited && snapshot.was_awaited {
+            return Err(Broken::NoInterest);
+        }
+        snapshot.was_awaited |= is_awaited;
+        // Clients subscribe when they have the answer. The wildcard of their other requests takes nothing for a backup.
+        if !is_awaited && snapshot.chunks == 0 && silent_ns < INTEREST_NS {
+            return Ok(Step::Busy);
+        }
         match outlet.receiver(&snapshot.deliver) {
-            Receiver::Gone if snapshot.chunks == 0 && silent_ns < INTEREST_NS => return Ok(Step::Waits),
             Receiver::Gone => return Err(Broken::NoInterest),
             Receiver::Busy if silent_ns < SILENCE_NS => return Ok(Step::Busy),
             Receiver::Busy => return Err(Broken::NoFlowResponse),
