@@ -35,7 +35,7 @@ REASONS = [
 CLI_REASONS: list[tuple[str, str, str]] = [
     (
         r"^server (info|list --json)$",
-        r"Go Version|Configuration Digest|Always sync|Write sync|sync_interval|sync_always|Maximum (Memory|File) Storage",
+        r"Go Version|Configuration Digest|Always sync|Write sync|sync_interval|sync_always|store_dir|Maximum (Memory|File) Storage",
         "Tarn is not built with Go, syncs before each acknowledgement, and a digest is the server's own",
     ),
     (
