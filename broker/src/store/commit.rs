@@ -397,6 +397,7 @@ impl<F: Fs> Log<F> {
             dropped: Vec::new(),
             unsettled: false,
             unsynced: false,
+            late_failed: std::sync::Arc::default(),
             again: super::again::Again::default(),
         }
     }

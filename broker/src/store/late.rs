@@ -2,7 +2,10 @@
 //! of its own where the file system allows that. Whatever refers to their records (metadata, states of consumers,
 //! marks, later segments) is written after they are synced.
 
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -24,6 +27,8 @@ struct Job {
     tail: u64,
     /// Highest position up to there.
     last_seq: u64,
+    /// Set if it fails.
+    failed: Arc<AtomicBool>,
 }
 
 /// What came of it.
@@ -49,6 +54,13 @@ struct Worker {
 
 fn sync<F: Fs>(fs: &F, job: Job) -> Done {
     let synced = fs.open(&job.path).and_then(|file| file.sync_data());
+    // A segment that is gone by now was synced when the next one was begun.
+    if synced
+        .as_ref()
+        .is_err_and(|err| err.kind() != ErrorKind::NotFound)
+    {
+        job.failed.store(true, Ordering::Release);
+    }
     let outcome = synced.map_err(|err| StoreError::io("sync", &job.path, err));
     Done { job, outcome }
 }
@@ -198,7 +210,12 @@ impl<F: Fs> Stream<F> {
         let Some(Data::File { file, path }) = self.segments.back().map(|segment| &segment.data) else {
             return Ok(());
         };
-        if let Err(err) = file.sync_data() {
+        let mut synced = file.sync_data();
+        if synced.is_ok() && log.late_failed.load(Ordering::Acquire) {
+            // A sync that succeeds after one that failed proves nothing.
+            synced = Err(io::Error::other("a sync before has failed"));
+        }
+        if let Err(err) = synced {
             let err = StoreError::io("sync", path, err);
             return Err(self.fail(err));
         }
@@ -221,6 +238,7 @@ impl<F: Fs> Stream<F> {
             path: segment.path()?.to_owned(),
             tail: log.tail,
             last_seq: self.durable,
+            failed: Arc::clone(&log.late_failed),
         })
     }
 

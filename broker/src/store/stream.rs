@@ -105,6 +105,8 @@ pub(super) struct Log<F: Fs> {
     pub(super) unsettled: bool,
     /// Whether the last segment has frames before `tail` that are written, but not synced.
     pub(super) unsynced: bool,
+    /// Whether a late sync of it has failed.
+    pub(super) late_failed: Arc<std::sync::atomic::AtomicBool>,
     /// Removals to be logged once more, at a distance.
     pub(super) again: super::again::Again,
 }

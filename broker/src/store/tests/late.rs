@@ -71,3 +71,22 @@ fn after_a_late_sync_that_fails_nothing_is_taken() {
     assert!(try_append(&mut store, id, "a", b"more").is_err());
     assert_eq!(store.health().read_only.len(), 1);
 }
+
+#[test]
+fn a_sync_that_succeeds_after_a_late_one_that_failed_proves_nothing() {
+    let fs = SimFs::new(5);
+    let (mut store, id) = begin(&fs);
+    store.put_consumer(id, "c", b"").unwrap();
+    append(&mut store, id, "a", b"second");
+    commit(&mut store);
+    fs.fail_nth_sync(1);
+    // Nobody has asked yet what came of it.
+    store.tend(UnixNanos(0), MonoNanos(1_000_000_000));
+    store.put_consumer_state(id, "c", b"2").unwrap();
+    assert_eq!(
+        store.commit().failed.len(),
+        1,
+        "the state of a consumer is not ahead"
+    );
+    assert!(try_append(&mut store, id, "a", b"more").is_err());
+}
