@@ -1,8 +1,8 @@
 //! Fills a store with small messages over many subjects, opens it again, and says what that took: times, memory, disk.
+//! A store that has fewer messages is filled up to the number asked for.
 //!
 //! `cargo run --release -p tarn-broker --example scale -- MESSAGES SUBJECTS DIRECTORY`
 
-use std::io::{Error, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,10 +23,30 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (messages, subjects) = (messages.parse()?, subjects.parse()?);
     let dir = Path::new(dir);
     let clock = RealClock::new();
-    if dir.join("store").read_dir().is_err() {
-        fill(&dir.join("store"), messages, subjects, &clock)?;
+    let dir = dir.join("store");
+    let start = clock.monotonic();
+    let (mut store, report) = Store::open(RealFs, &dir, StoreOptions::new(clock.now().0.unsigned_abs()))?;
+    println!(
+        "opened in {:.3} s: {report:?}",
+        since(&clock, start).as_secs_f64()
+    );
+    println!("memory after opening: {}", memory()?);
+    let found = store.streams().next().map(|(id, _)| id);
+    let id = match found {
+        Some(id) => id,
+        None => store.create_stream("SCALE", b"", Backing::File, StreamSeq(1), UnixNanos(0))?,
+    };
+    if store.state(id).messages < messages {
+        fill(&mut store, id, messages, subjects, &clock)?;
+        let start = clock.monotonic();
+        drop(store);
+        println!(
+            "dropped without closing in {:.1} s",
+            since(&clock, start).as_secs_f64()
+        );
+        println!("disk: {}", disk(&dir)?);
     } else {
-        reopen(&dir.join("store"), messages, subjects, &clock)?;
+        reopen(&mut store, id, messages, subjects, &clock)?;
     }
     Ok(())
 }
@@ -38,15 +58,15 @@ fn subject_of(seq: u64, subjects: u64) -> String {
 }
 
 fn fill(
-    dir: &Path,
+    store: &mut Store<RealFs>,
+    id: StreamId,
     messages: u64,
     subjects: u64,
     clock: &RealClock,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let start = clock.monotonic();
-    let (mut store, _) = Store::open(RealFs, dir, StoreOptions::new(1))?;
-    let id = store.create_stream("SCALE", b"", Backing::File, StreamSeq(1), UnixNanos(0))?;
-    for seq in 1..=messages {
+    let first = store.state(id).last_seq.0 + 1;
+    for seq in first..=messages {
         let record = NewRecord {
             time: UnixNanos(1_700_000_000_000_000_000 + seq as i64 * 1_000),
             subject: &subject_of(seq, subjects),
@@ -60,40 +80,30 @@ fn fill(
                 return Err(err.into());
             }
             store.settle();
+            store.tend(clock.now(), clock.monotonic());
         }
     }
     let took = since(clock, start);
     println!(
-        "filled: {messages} messages over {subjects} subjects in {:.1} s",
+        "filled up from {first} to {messages} messages over {subjects} subjects in {:.1} s",
         took.as_secs_f64()
     );
     println!("memory after filling: {}", memory()?);
-    let start = clock.monotonic();
-    drop(store);
-    println!(
-        "dropped without closing in {:.1} s",
-        since(clock, start).as_secs_f64()
-    );
-    println!("disk: {}", disk(dir)?);
     Ok(())
 }
 
 fn reopen(
-    dir: &Path,
+    store: &mut Store<RealFs>,
+    id: StreamId,
     messages: u64,
     subjects: u64,
     clock: &RealClock,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let start = clock.monotonic();
-    let (mut store, report) = Store::open(RealFs, dir, StoreOptions::new(2))?;
-    println!("opened in {:.3} s: {report:?}", since(clock, start).as_secs_f64());
-    println!("memory after opening: {}", memory()?);
-    let (id, _) = store.streams().next().ok_or(Error::from(ErrorKind::NotFound))?;
     let state = store.state(id);
     if state.messages != messages {
         return Err(format!("{state:?}, not {messages} messages").into());
     }
-    questions(&store, id, messages, subjects, clock)?;
+    questions(store, id, messages, subjects, clock)?;
     println!("memory after the questions: {}", memory()?);
     let start = clock.monotonic();
     store.remove_below(id, StreamSeq(messages / 2))?;

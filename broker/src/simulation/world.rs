@@ -159,6 +159,7 @@ impl World {
             segment_bytes_max: 16384,
             reserve_bytes: 0,
             notes: crate::stream::notes::NOTES,
+            census_subjects_min: 16,
             ..StoreOptions::new(salt)
         };
         let (mut store, report) = Store::open(self.fs.clone(), Path::new(DIR), options)?;

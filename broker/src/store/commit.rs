@@ -279,7 +279,7 @@ impl<F: Fs> Stream<F> {
         log.meta_dirty = false;
         for segment in log.dropped.drain(..) {
             if let Some(path) = segment.path().map(Path::to_owned) {
-                if segment.is_handed_over {
+                if segment.is_handed_over && !self.census.names(segment.id) {
                     remove_quietly(&shared.fs, &index_path(&path));
                 }
                 let is_regular = compact::is_regular(segment.end, &shared.options);
@@ -302,13 +302,18 @@ impl<F: Fs> Stream<F> {
             log.meta_dirty = false;
             log.unsettled = false;
         }
+        self.give_up_states();
+        err
+    }
+
+    /// Forgets the states of consumers that are not durable.
+    pub(super) fn give_up_states(&mut self) {
         self.states_due = false;
         for name in self.changed_consumers.drain(..) {
             if let Some(consumer) = self.consumers.get_mut(&name) {
                 consumer.pending = None;
             }
         }
-        err
     }
 
     /// Marks the end of the last commit, without a sync: the next one brings it to disk, and it serves a restart

@@ -15,6 +15,8 @@ pub(super) const SEGMENT_MAGIC: [u8; 8] = *b"TARNSEG\n";
 pub(super) const META_MAGIC: [u8; 8] = *b"TARNMET\n";
 /// Magic of indexes of segments.
 pub(super) const INDEX_MAGIC: [u8; 8] = *b"TARNIDX\n";
+/// Magic of lists of subjects.
+pub(super) const SUBJECTS_MAGIC: [u8; 8] = *b"TARNSUB\n";
 /// Where a segment's first frame begins.
 pub(super) const DATA_START: u64 = 1024;
 /// Where the second copy of a segment's header begins.

@@ -7,7 +7,7 @@ use super::ranges::Ranges;
 use super::record::HEADER_BYTES;
 use super::sealed::{Bits, SealedIndex};
 use super::subjects::{Merge, SubjectLists, Subjects};
-use super::table::{Entry, HAS_HEADERS, MemoryTable, REMOVED, SealedTable, SegmentIndex, Table};
+use super::table::{Entry, HAS_HEADERS, MemoryTable, SealedTable, SegmentIndex, Table};
 
 /// Where a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,20 +135,23 @@ impl StreamIndex {
         self.last_time = new.time;
     }
 
-    /// Adds a sealed segment whose records are all there and above all others.
-    pub(super) fn add_sealed(&mut self, index: SealedIndex, merge: &mut Merge) {
+    /// Adds a sealed segment whose records are all there and above all others. Without `merge` its subjects are counted
+    /// already.
+    pub(super) fn add_sealed(&mut self, index: SealedIndex, merge: Option<&mut Merge>) {
         let header = index.header;
         let base = header.segment.base_seq;
         let count = u64::from(header.entries);
         let bytes = header.data_bytes
             + count * self.overhead.record
             + u64::from(header.with_headers) * self.overhead.headers;
-        let subjects = &mut self.subjects;
-        index.for_subjects("", |_, name, subject| {
-            let (first, last) = (base + u64::from(subject.first), base + u64::from(subject.last));
-            merge.add(subjects, name, u64::from(subject.count), first, last);
-        });
-        merge.end_segment(subjects);
+        if let Some(merge) = merge {
+            let subjects = &mut self.subjects;
+            index.for_subjects("", |_, name, subject| {
+                let (first, last) = (base + u64::from(subject.first), base + u64::from(subject.last));
+                merge.add(subjects, name, u64::from(subject.count), first, last);
+            });
+            merge.end_segment(subjects);
+        }
         let table = SealedTable {
             index,
             removed: Bits::default(),
@@ -182,7 +185,6 @@ impl StreamIndex {
             return true;
         };
         let mut removed = Bits::default();
-        let mut expected = memory.entries.iter().peekable();
         let mut live = 0;
         let base = segment.base;
         let is_same = memory.entries.len() == index.len()
@@ -191,16 +193,13 @@ impl StreamIndex {
         if is_same {
             live = segment.live;
             if !segment.is_whole() {
-                let gone = memory
-                    .entries
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, entry)| !entry.is_live());
+                let gone = memory.entries.from(0).filter(|(_, entry)| !entry.is_live());
                 gone.for_each(|(place, _)| {
                     removed.insert(place, index.len());
                 });
             }
         } else {
+            let mut expected = memory.entries.from(0).map(|(_, entry)| entry).peekable();
             index.for_entries(0, index.len(), |place, entry| {
                 while expected.next_if(|other| other.delta < entry.delta).is_some() {}
                 match expected.next_if(|other| other.delta == entry.delta) {
@@ -269,7 +268,7 @@ impl StreamIndex {
         let segment = &mut self.segments[at];
         let slot = match &mut segment.table {
             Table::Memory(table) => {
-                table.entries[place].subject = REMOVED;
+                table.entries.remove(place);
                 entry.subject
             }
             Table::Sealed(table) => {
@@ -333,9 +332,11 @@ impl StreamIndex {
         while let Some((from, to)) = run {
             match &mut segment.table {
                 Table::Memory(table) => {
-                    for entry in table.entries[from..to].iter_mut().filter(|entry| entry.is_live()) {
-                        take(entry.subject, entry);
-                        entry.subject = REMOVED;
+                    for place in from..to {
+                        if let Some(entry) = table.entries.get(place).filter(Entry::is_live) {
+                            take(entry.subject, &entry);
+                            table.entries.remove(place);
+                        }
                     }
                 }
                 Table::Sealed(table) => {
@@ -494,9 +495,10 @@ impl StreamIndex {
             let Table::Memory(table) = &mut segment.table else {
                 break;
             };
-            let cut = table.entries.split_off(keep);
+            let cut: Vec<Entry> = table.entries.from(keep).map(|(_, entry)| entry).collect();
+            table.entries.truncate(keep);
             let mut lists = SubjectLists::default();
-            let kept = table.entries.iter().enumerate();
+            let kept = table.entries.from(0);
             for (place, entry) in kept.filter(|(_, entry)| entry.is_live()) {
                 lists.push(entry.subject, place as u32);
             }

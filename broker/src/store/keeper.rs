@@ -1,12 +1,14 @@
-//! A thread that does what must not hold up the storage thread: it writes the marks and reads for damage. On a simulated
+//! A thread that does what must not hold up the storage thread: it writes the marks, reads for damage, and adds up
+//! subjects. On a simulated
 //! disk the same work is done at once, in the caller.
 
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::StoreError;
+use super::census::{self, Taken, Task};
 use super::meta::Pair;
 use super::scrub::{Scrubbed, Target, scrub};
 use crate::env::Fs;
@@ -22,6 +24,8 @@ pub(super) enum Job {
     Mark(Vec<u8>),
     /// Read these segments.
     Scrub(Vec<Target>),
+    /// Add up the subjects of a stream's segments.
+    Census(Task),
 }
 
 /// What came of a job.
@@ -31,6 +35,8 @@ pub(super) enum Done {
     Scrubbed(Scrubbed),
     /// All segments of a job were read.
     ScrubbedAll,
+    /// Subjects were added up, or not.
+    Counted(Taken),
 }
 
 /// Does jobs, in a thread of its own where the file system allows it.
@@ -91,17 +97,20 @@ impl<F: Fs> Keeper<F> {
         })
     }
 
-    /// Hands a job over. `false`: not now, there is too much to do.
-    pub(super) fn submit(&mut self, job: Job) -> bool {
+    /// Hands a job over, or gives it back: not now, there is too much to do.
+    pub(super) fn submit(&mut self, job: Job) -> Result<(), Job> {
         match &mut self.place {
             Place::Here { work, done } => {
                 work.one(job, &mut |result| {
                     done.push(result);
                     true
                 });
-                true
+                Ok(())
             }
-            Place::There { jobs, .. } => jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok()),
+            Place::There { jobs: Some(jobs), .. } => jobs.try_send(job).map_err(|err| match err {
+                TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
+            }),
+            Place::There { jobs: None, .. } => Err(job),
         }
     }
 
@@ -139,6 +148,11 @@ impl<F: Fs> Work<F> {
                 }
                 Job::Scrub(targets) => {
                     if self.scrub_paced(&targets, inbox, outbox).is_none() {
+                        return;
+                    }
+                }
+                Job::Census(task) => {
+                    if outbox.send(self.count(task)).is_err() {
                         return;
                     }
                 }
@@ -184,6 +198,7 @@ impl<F: Fs> Work<F> {
         };
         match job {
             Ok(Job::Mark(body)) => outbox.send(self.mark(&body)).ok(),
+            Ok(Job::Census(task)) => outbox.send(self.count(task)).ok(),
             // Only one is asked for at a time.
             Ok(Job::Scrub(_)) | Err(false) => Some(()),
             Err(true) => None,
@@ -205,7 +220,15 @@ impl<F: Fs> Work<F> {
                 }
                 outbox(Done::ScrubbedAll);
             }
+            Job::Census(task) => {
+                let done = self.count(task);
+                outbox(done);
+            }
         }
+    }
+
+    fn count(&self, task: Task) -> Done {
+        Done::Counted(census::take(&self.fs, task))
     }
 
     fn mark(&mut self, body: &[u8]) -> Done {

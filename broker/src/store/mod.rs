@@ -10,6 +10,7 @@
 
 mod again;
 mod cache;
+mod census;
 mod commit;
 mod compact;
 mod consumers;
@@ -365,6 +366,12 @@ impl<F: Fs> Store<F> {
     /// Commits, notes the clean end of each stream, and releases the directory.
     pub fn close(mut self) -> CommitReport {
         let mut report = self.commit();
+        for (id, _) in &report.failed {
+            // They may be about records that were refused; nobody is there any more to say otherwise.
+            if let Some(stream) = self.streams.get_mut(id) {
+                stream.give_up_states();
+            }
+        }
         for (&id, stream) in &mut self.streams {
             if let Err(err) = stream.sync_written() {
                 stream.unreported = false;

@@ -35,9 +35,9 @@ impl<F: Fs> Store<F> {
                     continue;
                 }
             };
-            let entries = table.entries.iter();
+            let entries = table.entries.from(0).map(|(_, entry)| entry);
             for entry in entries.filter(|entry| entry.is_live() && entry.has_headers()) {
-                let seq = StreamSeq(segment.seq(entry));
+                let seq = StreamSeq(segment.seq(&entry));
                 let Ok(Some(record)) = self.read(id, seq) else {
                     continue;
                 };

@@ -86,14 +86,14 @@ impl Query<'_> {
         from: u64,
     ) -> Option<u64> {
         let start = segment.below(from);
-        let wanted = |entry: &&Entry| entry.is_live() && self.wants(filter, entry.subject);
+        let wanted = |(_, entry): &(usize, Entry)| entry.is_live() && self.wants(filter, entry.subject);
         // As many as asking each subject would cost.
         let end = (start + SCAN_MAX.max(table.lists.len())).min(table.entries.len());
-        if let Some(entry) = table.entries[start..end].iter().find(wanted) {
-            return Some(segment.seq(entry));
+        if let Some((_, entry)) = table.entries.range(start, end).find(wanted) {
+            return Some(segment.seq(&entry));
         }
         if table.lists.len() < table.entries.len() - end {
-            let from = table.entries.get(end).map(|entry| segment.seq(entry))?;
+            let from = table.entries.get(end).map(|entry| segment.seq(&entry))?;
             let slots = table
                 .lists
                 .slots()
@@ -102,10 +102,8 @@ impl Query<'_> {
                 .filter_map(|slot| segment.next_of(slot, self.index.subjects.name(slot), from))
                 .min();
         }
-        table.entries[end..]
-            .iter()
-            .find(wanted)
-            .map(|entry| segment.seq(entry))
+        let mut entries = table.entries.from(end);
+        entries.find(wanted).map(|(_, entry)| segment.seq(&entry))
     }
 
     /// The last record that `filter` wants.
@@ -123,10 +121,11 @@ impl Query<'_> {
             match &segment.table {
                 Table::Memory(table) => {
                     let count = if filter.is_all() { usize::MAX } else { near };
-                    let mut entries = table.entries.iter().rev().take(count);
-                    let wanted = |entry: &&Entry| entry.is_live() && self.wants(filter, entry.subject);
-                    if let Some(entry) = entries.find(wanted) {
-                        return Some(segment.seq(entry));
+                    let mut entries = table.entries.from(0).rev().take(count);
+                    let wanted =
+                        |(_, entry): &(usize, Entry)| entry.is_live() && self.wants(filter, entry.subject);
+                    if let Some((_, entry)) = entries.find(wanted) {
+                        return Some(segment.seq(&entry));
                     }
                     near = near.saturating_sub(table.entries.len());
                 }
@@ -228,9 +227,9 @@ impl Query<'_> {
                 wanted.map(|slot| table.lists.get(slot).len() as u64).sum()
             }
             Table::Memory(table) => {
-                let wanted = table.entries[start..end].iter();
+                let wanted = table.entries.range(start, end);
                 wanted
-                    .filter(|entry| entry.is_live() && self.wants(filter, entry.subject))
+                    .filter(|(_, entry)| entry.is_live() && self.wants(filter, entry.subject))
                     .count() as u64
             }
             Table::Sealed(table) => {
@@ -248,16 +247,16 @@ impl Query<'_> {
             .filter(|segment| segment.live > 0 && segment.time_max >= time);
         let mut found = segments.filter_map(|segment| match &segment.table {
             Table::Memory(table) => {
-                let is_it = |entry: &&Entry| entry.is_live() && entry.time >= time;
+                let is_it = |(_, entry): &(usize, Entry)| entry.is_live() && entry.time >= time;
                 let start = if table.is_in_time_order {
-                    table.entries.partition_point(|entry| entry.time < time)
+                    table
+                        .entries
+                        .partition_point(usize::MAX, |entry| entry.time < time)
                 } else {
                     0
                 };
-                table.entries[start..]
-                    .iter()
-                    .find(is_it)
-                    .map(|entry| segment.seq(entry))
+                let mut entries = table.entries.from(start);
+                entries.find(is_it).map(|(_, entry)| segment.seq(&entry))
             }
             Table::Sealed(table) => {
                 let mut found = None;
@@ -299,8 +298,8 @@ impl Query<'_> {
         for segment in &self.index.segments {
             match &segment.table {
                 Table::Memory(table) => {
-                    let gone = table.entries.iter().filter(|entry| !entry.is_live());
-                    gone.map(|entry| segment.seq(entry))
+                    let gone = table.entries.from(0).filter(|(_, entry)| !entry.is_live());
+                    gone.map(|(_, entry)| segment.seq(&entry))
                         .for_each(|seq| out.insert(seq, seq));
                 }
                 Table::Sealed(table) => {

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
+use super::census;
 use super::consumers;
 use super::format::{DATA_START, SegmentHeader};
 use super::index::{NewEntry, StreamIndex};
@@ -108,14 +109,16 @@ pub(super) fn open_stream<F: Fs>(
     log.next_segment = ids.last().map_or(1, |last| last + 1);
     let mut stream = Stream::new(id, meta, body.floor, Some(log));
     stream.index.last_time = body.last_time;
-    let found = open_segments(shared, dir, &ids, &body, report)?;
+    let census = census::Found::open(&shared.fs, dir, body.incarnation)?;
+    let found = open_segments(shared, dir, &ids, (&body, census.as_ref()), report)?;
     if let Some(log) = &mut stream.log {
         // A number that an earlier segment stands for is never used again: its segment would count as replaced.
         let through = found.iter().map(|found| found.header.through).max();
         log.next_segment = log.next_segment.max(through.unwrap_or(0) + 1);
     }
     let mut covered = Ranges::default();
-    remove_strays(&shared.fs, dir, &entries, &ids);
+    remove_strays(&shared.fs, dir, &entries, &ids, census.as_ref());
+    let found = (found, census);
     read_segments(&shared.sealer.sealing, &mut stream, found, &mut covered, report)?;
     stream
         .index
@@ -135,7 +138,7 @@ fn open_segments<F: Fs>(
     shared: &Shared<F>,
     dir: &Path,
     ids: &[u64],
-    body: &StreamBody,
+    (body, census): (&StreamBody, Option<&census::Found<F>>),
     report: &mut RecoveryReport,
 ) -> Result<Vec<Found>, StoreError> {
     let mut found: Vec<Found> = Vec::with_capacity(ids.len());
@@ -167,7 +170,9 @@ fn open_segments<F: Fs>(
                 through = header.through;
                 while let Some(before) = found.pop_if(|_| header.base_seq <= body.floor) {
                     remove_quietly(&shared.fs, &before.path);
-                    remove_quietly(&shared.fs, &index_path(&before.path));
+                    if census.is_none_or(|census| !census.names(before.header.id)) {
+                        remove_quietly(&shared.fs, &index_path(&before.path));
+                    }
                 }
                 found.push(Found { header, path, len });
             }
@@ -185,12 +190,20 @@ fn open_segments<F: Fs>(
     Ok(found)
 }
 
-/// Removes indexes that were not completed, and those whose segment is gone.
-fn remove_strays<F: Fs>(fs: &F, dir: &Path, names: &[DirEntry], ids: &[u64]) {
+/// Removes indexes that were not completed, and those whose segment is gone and that the census does not need.
+fn remove_strays<F: Fs>(
+    fs: &F,
+    dir: &Path,
+    names: &[DirEntry],
+    ids: &[u64],
+    census: Option<&census::Found<F>>,
+) {
     for entry in names {
         let of = entry.name.strip_suffix(seal::SUFFIX);
         let of = of.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        let is_stray = of.is_some_and(|id| ids.binary_search(&id).is_err());
+        let is_needed =
+            |id: &u64| ids.binary_search(id).is_ok() || census.is_some_and(|census| census.names(*id));
+        let is_stray = of.is_some_and(|id| !is_needed(&id));
         if is_stray || entry.name.ends_with(seal::NEW_SUFFIX) {
             remove_quietly(fs, &dir.join(&entry.name));
         }
@@ -201,7 +214,7 @@ fn remove_strays<F: Fs>(fs: &F, dir: &Path, names: &[DirEntry], ids: &[u64]) {
 fn read_segments<F: Fs>(
     sealing: &Sealing<F>,
     stream: &mut Stream<F>,
-    mut found: Vec<Found>,
+    (mut found, census): (Vec<Found>, Option<census::Found<F>>),
     covered: &mut Ranges,
     report: &mut RecoveryReport,
 ) -> Result<(), StoreError> {
@@ -250,7 +263,7 @@ fn read_segments<F: Fs>(
         data: &data.bytes,
         good,
     };
-    adopt_all(sealing, stream, &found, last, covered, report)?;
+    adopt_all(sealing, stream, (&found, census), last, covered, report)?;
     if let Some(log) = &mut stream.log {
         log.tail = tail as u64;
         log.unsettled = true;
@@ -259,28 +272,44 @@ fn read_segments<F: Fs>(
 }
 
 /// Takes all segments into the stream: those before the last by their indexes, which are made anew where they are
-/// missing or damaged.
+/// missing or damaged, and their subjects by the census, as far as it can be used.
 fn adopt_all<F: Fs>(
     sealing: &Sealing<F>,
     stream: &mut Stream<F>,
-    found: &[Found],
+    (found, mut census): (&[Found], Option<census::Found<F>>),
     last: Last<'_, F>,
     covered: &mut Ranges,
     report: &mut RecoveryReport,
 ) -> Result<(), StoreError> {
     let floor = stream.log.as_ref().map_or(0, |log| log.floor);
     let last_time = stream.index.last_time;
-    for use_indexes in [true, false] {
+    let attempts = [(true, true), (false, true), (false, false)];
+    for (use_census, use_indexes) in attempts {
+        let mut merge = Merge::default();
         stream.index = StreamIndex::new(floor, overhead(Backing::File));
         stream.index.last_time = last_time;
         stream.segments.clear();
         covered.clear();
+        let mut counted = census.take().filter(|_| use_census);
+        if use_census {
+            let subjects = &mut stream.index.subjects;
+            if !counted
+                .as_mut()
+                .is_some_and(|census| census.load(subjects, &mut merge))
+            {
+                continue;
+            }
+        }
         let mut is_whole = true;
-        let mut merge = Merge::default();
         for (number, full) in found.iter().enumerate() {
             let next_base = found.get(number + 1).unwrap_or(&last.found).header.base_seq;
-            let gathered = (&mut *covered, &mut merge);
+            let gathered = (&mut *covered, &mut merge, counted.as_mut());
             is_whole &= adopt_full(sealing, stream, (full, next_base), use_indexes, gathered, report)?;
+        }
+        if let Some(census) = &counted
+            && !census.take_off_gone(&mut stream.index)
+        {
+            continue;
         }
         stream.index.remove_below(floor);
         adopt(
@@ -293,9 +322,11 @@ fn adopt_all<F: Fs>(
         );
         stream.index.remove_ranges(covered);
         if is_whole && !stream.index.is_broken() {
+            stream.census = counted.map(census::Found::into_census).unwrap_or_default();
             break;
         }
     }
+    stream.census.is_stirred = true;
     stream.sealed = stream.segments.len();
     report.records += stream
         .index
@@ -326,7 +357,7 @@ fn adopt_full<F: Fs>(
     stream: &mut Stream<F>,
     (full, next_base): (&Found, u64),
     use_index: bool,
-    (covered, merge): (&mut Ranges, &mut Merge),
+    (covered, merge, census): (&mut Ranges, &mut Merge, Option<&mut census::Found<F>>),
     report: &mut RecoveryReport,
 ) -> Result<bool, StoreError> {
     let opened = sealing.open(full.header, &full.path, full.len, use_index)?;
@@ -361,7 +392,8 @@ fn adopt_full<F: Fs>(
     for (first, last) in removals.unwrap_or_default() {
         covered.insert(first, last);
     }
-    stream.index.add_sealed(index, merge);
+    let is_counted = census.is_some_and(|census| census.counts(&index.header));
+    stream.index.add_sealed(index, (!is_counted).then_some(merge));
     stream.segments.push_back(Segment {
         id: full.header.id,
         seed: full.header.salt,

@@ -369,6 +369,7 @@ impl<F: Fs> Stream<F> {
             return;
         }
         self.segments[at].data = Data::Sealed(handles.lazy(job.path));
+        self.census.is_stirred = true;
         let is_sealed = |segment: &Segment<F>| matches!(segment.data, Data::Sealed(_));
         while self.segments.get(self.sealed).is_some_and(is_sealed) {
             self.sealed += 1;

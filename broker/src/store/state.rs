@@ -26,6 +26,9 @@ pub struct StoreOptions {
     pub compact_bytes_per_second: u64,
     /// Memory for what was read lately of the indexes of sealed segments, in bytes.
     pub index_cache_bytes: usize,
+    /// Subjects in the lists of sealed segments, all lists together, from which on they are added up in a file of their
+    /// own, so that a start need not go through each list.
+    pub census_subjects_min: u64,
     /// What to note of records, for [`Store::for_notes`](super::Store::for_notes).
     pub notes: Notes,
 }
@@ -65,6 +68,7 @@ impl StoreOptions {
             scrub_interval_ns: 24 * 3600 * 1_000_000_000,
             compact_bytes_per_second: 16 * 1024 * 1024,
             index_cache_bytes: 32 * 1024 * 1024,
+            census_subjects_min: 200_000,
             notes: Notes::none(),
         }
     }

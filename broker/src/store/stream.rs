@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::cache::ReadCache;
+use super::census::Census;
 use super::consumers::Consumer;
 use super::format::{DATA_START, SegmentHeader};
 use super::index::{NewEntry, Overhead, StreamIndex};
@@ -68,6 +69,7 @@ pub(super) struct Stream<F: Fs> {
     /// Records found damaged when read, to be taken out with the next commit.
     pub(super) damaged: RefCell<BTreeSet<u64>>,
     pub(super) quarantine: RefCell<Quarantine>,
+    pub(super) census: Census,
     /// Why nothing is written any more.
     pub(super) failed: Option<String>,
     /// Whether the failure still has to be told with a commit, because something pending was given up with it.
@@ -169,6 +171,7 @@ impl<F: Fs> Stream<F> {
             lost: Ranges::default(),
             damaged: RefCell::default(),
             quarantine: RefCell::default(),
+            census: Census::default(),
             failed: None,
             unreported: false,
             refused: false,
@@ -459,6 +462,7 @@ impl<F: Fs> Stream<F> {
                 return;
             };
             self.sealed = self.sealed.saturating_sub(1);
+            self.census.is_stirred = true;
             if let Some(log) = &mut self.log {
                 log.floor = log.floor.max(self.index.first);
                 log.meta_dirty = true;

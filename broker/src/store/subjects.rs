@@ -1,6 +1,7 @@
 //! Subjects of one stream as small numbers, and where their records are.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 
 use hashbrown::HashTable;
@@ -53,8 +54,7 @@ impl Subjects {
         self.add_many(name, 1, seq, seq)
     }
 
-    /// The slot of `name`, a new one if it has none, with `count` more records from `first` to `last`, which are above
-    /// all that it has.
+    /// The slot of `name`, a new one if it has none, with `count` more records from `first` to `last`.
     pub(super) fn add_many(&mut self, name: &str, count: u64, first: u64, last: u64) -> u32 {
         let index = match self.slots.get(self.recent as usize) {
             Some(slot) if slot.count > 0 && slot.name(&self.names) == name => self.recent,
@@ -84,7 +84,7 @@ impl Subjects {
     fn count_in(&mut self, index: u32, count: u64, last: u64) {
         let slot = &mut self.slots[index as usize];
         slot.count += count;
-        slot.last = last;
+        slot.last = slot.last.max(last);
     }
 
     fn insert(&mut self, name: &str, seq: u64) -> u32 {
@@ -152,6 +152,35 @@ impl Subjects {
         false
     }
 
+    /// Takes `count` records off a subject whose records are at `first` or above then. `false`: it has not as many.
+    pub(super) fn take_off(&mut self, name: &str, count: u64, first: u64) -> bool {
+        let Some(index) = self.index_of(name) else {
+            return false;
+        };
+        if self.slot(index).count < count {
+            return false;
+        }
+        if self.take(index, count) {
+            let slot = self.slot_mut(index);
+            slot.first_from = slot.first_from.max(first);
+        }
+        true
+    }
+
+    /// Makes room for `count` more subjects.
+    pub(super) fn reserve(&mut self, count: usize) {
+        let Self {
+            by_name,
+            hasher,
+            slots,
+            names,
+            ..
+        } = self;
+        slots.reserve_exact(count);
+        let hash_of = |index: &u32| hasher.hash_one(slots[*index as usize].name(names));
+        by_name.reserve(count, hash_of);
+    }
+
     pub(super) fn index_of(&self, name: &str) -> Option<u32> {
         let is_it = |index: &u32| self.name(*index) == name;
         self.by_name.find(self.hasher.hash_one(name), is_it).copied()
@@ -215,6 +244,9 @@ impl Merge {
             }
         };
         subjects.count_in(slot, count, last);
+        // A segment may come after later ones, which are counted already.
+        let slot = subjects.slot_mut(slot);
+        slot.first_from = slot.first_from.min(first);
     }
 
     /// Ends a segment.
@@ -242,13 +274,72 @@ impl Merge {
 #[derive(Debug)]
 pub(super) enum SubjectLists {
     /// Of the segment that is written to.
-    Open(HashMap<u32, Vec<u32>, BuildHasherDefault<SlotHasher>>),
+    Open(HashMap<u32, OpenList, BuildHasherDefault<SlotHasher>>),
     /// Of a full segment: slots in order, where each one's entries begin, and the entries of all one after the other.
     Sealed {
         slots: Box<[u32]>,
         starts: Box<[u32]>,
         entries: Box<[u32]>,
     },
+}
+
+/// Entries of one subject, ascending.
+#[derive(Debug)]
+pub(super) enum OpenList {
+    /// One after the other: most streams with one subject, or few at a time.
+    Run {
+        first: u32,
+        len: u32,
+    },
+    Many(Vec<u32>),
+}
+
+impl OpenList {
+    fn push(&mut self, entry: u32) {
+        match self {
+            Self::Run { first, len } if *first + *len == entry => *len += 1,
+            Self::Run { first, len } => {
+                let mut many: Vec<u32> = (*first..*first + *len).collect();
+                many.push(entry);
+                *self = Self::Many(many);
+            }
+            Self::Many(entries) => entries.push(entry),
+        }
+    }
+
+    fn list(&self) -> List<'_> {
+        match self {
+            Self::Run { first, len } => List::Run {
+                first: *first,
+                len: *len,
+            },
+            Self::Many(entries) => List::Many(entries),
+        }
+    }
+}
+
+/// Entries of one subject, ascending.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum List<'a> {
+    Run { first: u32, len: u32 },
+    Many(&'a [u32]),
+}
+
+impl List<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Run { len, .. } => *len as usize,
+            Self::Many(entries) => entries.len(),
+        }
+    }
+
+    /// The entry with this number, counted from 0.
+    pub(super) fn at(&self, number: usize) -> Option<u32> {
+        match self {
+            Self::Run { first, len } => (number < *len as usize).then(|| first + number as u32),
+            Self::Many(entries) => entries.get(number).copied(),
+        }
+    }
 }
 
 impl Default for SubjectLists {
@@ -261,7 +352,12 @@ impl SubjectLists {
     /// Notes that `entry`, higher than all before, is of the subject in `slot`.
     pub(super) fn push(&mut self, slot: u32, entry: u32) {
         match self {
-            Self::Open(lists) => lists.entry(slot).or_default().push(entry),
+            Self::Open(lists) => match lists.entry(slot) {
+                Entry::Occupied(mut list) => list.get_mut().push(entry),
+                Entry::Vacant(list) => {
+                    list.insert(OpenList::Run { first: entry, len: 1 });
+                }
+            },
             Self::Sealed { .. } => unreachable!("records are appended to the open segment only"),
         }
     }
@@ -272,10 +368,12 @@ impl SubjectLists {
         let mut slots: Vec<u32> = lists.keys().copied().collect();
         slots.sort_unstable();
         let mut starts = Vec::with_capacity(slots.len() + 1);
-        let mut entries = Vec::with_capacity(lists.values().map(Vec::len).sum());
+        let mut entries = Vec::with_capacity(lists.values().map(|list| list.list().len()).sum());
         for slot in &slots {
             starts.push(entries.len() as u32);
-            entries.extend_from_slice(lists.get(slot).map_or(&[], Vec::as_slice));
+            if let Some(list) = lists.get(slot).map(OpenList::list) {
+                entries.extend((0..list.len()).filter_map(|number| list.at(number)));
+            }
         }
         starts.push(entries.len() as u32);
         *self = Self::Sealed {
@@ -286,16 +384,16 @@ impl SubjectLists {
     }
 
     /// Entries of the subject in `slot`, ascending.
-    pub(super) fn get(&self, slot: u32) -> &[u32] {
+    pub(super) fn get(&self, slot: u32) -> List<'_> {
         match self {
-            Self::Open(lists) => lists.get(&slot).map_or(&[], Vec::as_slice),
+            Self::Open(lists) => lists.get(&slot).map_or(List::Many(&[]), OpenList::list),
             Self::Sealed {
                 slots,
                 starts,
                 entries,
             } => match slots.binary_search(&slot) {
-                Ok(at) => &entries[starts[at] as usize..starts[at + 1] as usize],
-                Err(_) => &[],
+                Ok(at) => List::Many(&entries[starts[at] as usize..starts[at + 1] as usize]),
+                Err(_) => List::Many(&[]),
             },
         }
     }

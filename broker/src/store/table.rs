@@ -1,5 +1,9 @@
-//! The records of one segment: in memory while the segment is written to (24 bytes a record and 4 for its subject), on
-//! disk once it is sealed.
+//! The records of one segment: in memory while the segment is written to (16 bytes a record, and 4 if its subject takes
+//! turns with others), on disk once it is sealed.
+
+mod entries;
+
+pub(super) use entries::Entries;
 
 use super::sealed::{Bits, SealedIndex};
 use super::subjects::SubjectLists;
@@ -43,7 +47,7 @@ pub(super) enum Table {
 /// Entries in memory, in the order of their positions.
 #[derive(Debug)]
 pub(super) struct MemoryTable {
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Entries,
     pub(super) lists: SubjectLists,
     /// Whether no entry is older than one before it.
     pub(super) is_in_time_order: bool,
@@ -52,7 +56,7 @@ pub(super) struct MemoryTable {
 impl Default for MemoryTable {
     fn default() -> Self {
         Self {
-            entries: Vec::new(),
+            entries: Entries::default(),
             lists: SubjectLists::default(),
             is_in_time_order: true,
         }
@@ -114,7 +118,7 @@ impl SegmentIndex {
     /// Position of the last entry.
     pub(super) fn last_seq(&self) -> Option<u64> {
         match &self.table {
-            Table::Memory(table) => table.entries.last().map(|entry| self.seq(entry)),
+            Table::Memory(table) => table.entries.last().map(|entry| self.seq(&entry)),
             Table::Sealed(table) => (table.index.len() > 0).then_some(table.index.header.last),
         }
     }
@@ -134,14 +138,16 @@ impl SegmentIndex {
             .min(table.entries.len());
         match table.entries.get(guess) {
             Some(entry) if u64::from(entry.delta) == delta => guess,
-            _ => table.entries[..guess].partition_point(|entry| u64::from(entry.delta) < delta),
+            _ => table
+                .entries
+                .partition_point(guess, |entry| u64::from(entry.delta) < delta),
         }
     }
 
     /// The entry at `place`, if its record is there. The subject is what the table's kind says.
     pub(super) fn entry(&self, place: usize) -> Option<Entry> {
         match &self.table {
-            Table::Memory(table) => table.entries.get(place).copied().filter(Entry::is_live),
+            Table::Memory(table) => table.entries.get(place).filter(Entry::is_live),
             Table::Sealed(table) if table.removed.contains(place) => None,
             Table::Sealed(table) => table.index.entry(place),
         }
@@ -155,8 +161,9 @@ impl SegmentIndex {
         let start = self.below(from);
         match &self.table {
             Table::Memory(table) => {
-                let entry = table.entries[start..].iter().find(|entry| entry.is_live())?;
-                Some(self.seq(entry))
+                let mut entries = table.entries.from(start);
+                let (_, entry) = entries.find(|(_, entry)| entry.is_live())?;
+                Some(self.seq(&entry))
             }
             Table::Sealed(table) => table.index.seq(table.next_place(start)?),
         }
@@ -209,8 +216,8 @@ impl SegmentIndex {
         match &self.table {
             Table::Memory(table) => {
                 let mut at = from;
-                for entry in &table.entries[self.below(from)..] {
-                    let seq = self.seq(entry);
+                for (_, entry) in table.entries.from(self.below(from)) {
+                    let seq = self.seq(&entry);
                     if seq > at {
                         skip_to(at, seq - 1, seq + 1);
                     }
@@ -254,11 +261,20 @@ impl MemoryTable {
         from: u64,
     ) -> impl DoubleEndedIterator<Item = u64> + '_ {
         let list = self.lists.get(slot);
+        let entry = move |number: usize| self.entries.get(list.at(number)? as usize);
         let seq = move |entry: &Entry| base + u64::from(entry.delta);
-        let start = list.partition_point(|&at| seq(&self.entries[at as usize]) < from);
-        list[start..].iter().filter_map(move |&at| {
-            let entry = &self.entries[at as usize];
-            (entry.subject == slot).then(|| seq(entry))
+        let (mut start, mut end) = (0, list.len());
+        while start < end {
+            let middle = usize::midpoint(start, end);
+            if entry(middle).is_some_and(|entry| seq(&entry) < from) {
+                start = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        (start..list.len()).filter_map(move |number| {
+            let entry = entry(number)?;
+            (entry.subject == slot).then(|| seq(&entry))
         })
     }
 }

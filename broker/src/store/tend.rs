@@ -44,6 +44,7 @@ pub(super) struct Tending<F: Fs> {
     resting: Vec<StreamId>,
     is_marking: bool,
     marks_refused: bool,
+    is_counting: bool,
     scrub: Pass,
     figures: StoreFigures,
 }
@@ -75,6 +76,7 @@ impl<F: Fs> Tending<F> {
             resting: Vec::new(),
             is_marking: false,
             marks_refused: false,
+            is_counting: false,
             scrub: Pass::default(),
             figures: StoreFigures::default(),
         })
@@ -122,6 +124,7 @@ impl<F: Fs> Store<F> {
         self.tending.resting.sort_unstable();
         self.tending.resting.dedup();
         self.mark();
+        self.count_subjects();
         self.scrub_on(now);
         self.take_out_damaged();
         self.compact();
@@ -135,6 +138,7 @@ impl<F: Fs> Store<F> {
         let is_active = !tending.stirred.is_empty()
             || !tending.resting.is_empty()
             || tending.is_marking
+            || tending.is_counting
             || tending.syncer.is_busy()
             || tending.scrub.is_reading
             || self.shared.sealer.is_busy()
@@ -180,6 +184,10 @@ impl<F: Fs> Store<F> {
                     tracing::warn!(error = %err, "the marks of the streams cannot be written");
                 }
             }
+            Done::Counted(taken) => {
+                self.tending.is_counting = false;
+                self.census_taken(&taken);
+            }
             Done::Scrubbed(scrubbed) => self.scrubbed(&scrubbed),
             Done::ScrubbedAll => {
                 self.tending.scrub.is_reading = false;
@@ -203,10 +211,23 @@ impl<F: Fs> Store<F> {
             return;
         }
         if let Some(body) = self.tending.marks.take_changed() {
-            self.tending.is_marking = self.tending.keeper.submit(Job::Mark(body));
+            self.tending.is_marking = self.tending.keeper.submit(Job::Mark(body)).is_ok();
             if !self.tending.is_marking {
                 self.tending.marks.set_changed();
             }
+        }
+    }
+
+    /// Hands over a stream whose subjects are to be added up, if one is due.
+    fn count_subjects(&mut self) {
+        if self.tending.is_counting {
+            return;
+        }
+        let Some(task) = self.next_census() else { return };
+        match self.tending.keeper.submit(Job::Census(task)) {
+            Ok(()) => self.tending.is_counting = true,
+            Err(Job::Census(task)) => self.census_refused(&task),
+            Err(_) => {}
         }
     }
 
@@ -239,7 +260,7 @@ impl<F: Fs> Store<F> {
             return;
         };
         let cursor = (last.stream, last.segment);
-        if self.tending.keeper.submit(Job::Scrub(targets)) {
+        if self.tending.keeper.submit(Job::Scrub(targets)).is_ok() {
             self.tending.scrub.cursor = Some(cursor);
             self.tending.scrub.is_reading = true;
         }

@@ -30,6 +30,7 @@ fn small(salt_seed: u64) -> StoreOptions {
         salt_seed,
         // Few blocks, so that they come and go.
         index_cache_bytes: 8 * 1024,
+        census_subjects_min: 4,
         notes: NOTES,
         ..StoreOptions::new(salt_seed)
     }

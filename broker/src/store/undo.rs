@@ -8,7 +8,7 @@ use super::ranges::Ranges;
 use super::sealed::Bits;
 use super::stream::Stream;
 use super::subjects::SubjectLists;
-use super::table::{Entry, MemoryTable, REMOVED, Table};
+use super::table::{Entries, Entry, MemoryTable, REMOVED, Table};
 use crate::env::Fs;
 
 /// A buffer for names that grew beyond this is given back after the commit.
@@ -61,7 +61,7 @@ struct Saved {
 #[derive(Debug)]
 enum Kept {
     /// Of a segment in memory: the entries, and the subjects of the records that were there.
-    Memory(Vec<Entry>, BTreeMap<u32, Box<str>>),
+    Memory(Entries, BTreeMap<u32, Box<str>>),
     /// Of a sealed one: what was removed before.
     Sealed(Bits),
 }
@@ -134,8 +134,9 @@ impl StreamIndex {
         let saved = self.segments.iter().filter(is_touched).map(|segment| {
             let kept = match &segment.table {
                 Table::Memory(table) => {
-                    let live = table.entries.iter().filter(|entry| entry.is_live());
-                    let names = live.map(|entry| (entry.subject, self.subjects.name(entry.subject).into()));
+                    let live = table.entries.from(0).filter(|(_, entry)| entry.is_live());
+                    let names =
+                        live.map(|(_, entry)| (entry.subject, self.subjects.name(entry.subject).into()));
                     Kept::Memory(table.entries.clone(), names.collect())
                 }
                 Table::Sealed(table) => Kept::Sealed(table.removed.clone()),
@@ -196,25 +197,24 @@ impl StreamIndex {
         let mut back: Vec<(u64, Box<str>)> = Vec::new();
         match (&mut segment.table, &saved.kept) {
             (table, Kept::Memory(entries, names)) => {
-                let entries = entries
-                    .iter()
-                    .take_while(|entry| base + u64::from(entry.delta) <= durable);
-                let live = entries.clone().filter_map(|entry| {
+                let count =
+                    entries.partition_point(usize::MAX, |entry| base + u64::from(entry.delta) <= durable);
+                let entries = || entries.range(0, count).map(|(_, entry)| entry);
+                let live = entries().filter_map(|entry| {
                     let name = names.get(&entry.subject)?;
                     Some((base + u64::from(entry.delta), name.clone()))
                 });
                 back.extend(live);
                 if let Table::Memory(table) = table
-                    && table.entries.len() < entries.clone().count()
+                    && table.entries.len() < count
                 {
-                    let removed = entries.map(|entry| Entry {
+                    let removed = entries().map(|entry| Entry {
                         subject: REMOVED,
-                        ..*entry
+                        ..entry
                     });
-                    let entries: Vec<Entry> = removed.collect();
                     *table = MemoryTable {
-                        is_in_time_order: entries.is_sorted_by_key(|entry| entry.time),
-                        entries,
+                        is_in_time_order: entries().is_sorted_by_key(|entry| entry.time),
+                        entries: removed.collect(),
                         ..MemoryTable::default()
                     };
                 }
@@ -261,12 +261,13 @@ impl StreamIndex {
         let base = segment.base;
         let len = match &mut segment.table {
             Table::Memory(table) => {
-                let found = table.entries.get_mut(place);
-                let is_it = |entry: &&mut Entry| base + u64::from(entry.delta) == seq && !entry.is_live();
-                let Some(entry) = found.filter(is_it) else {
+                let is_it = |entry: &Entry| base + u64::from(entry.delta) == seq && !entry.is_live();
+                let Some(entry) = table.entries.get(place).filter(is_it) else {
                     return false;
                 };
-                entry.subject = self.subjects.put_back(name, seq);
+                table
+                    .entries
+                    .set_subject(place, self.subjects.put_back(name, seq));
                 entry.len
             }
             Table::Sealed(table) => {
@@ -297,7 +298,7 @@ impl StreamIndex {
                 continue;
             };
             let mut lists = SubjectLists::default();
-            let live = table.entries.iter().enumerate();
+            let live = table.entries.from(0);
             for (place, entry) in live.filter(|(_, entry)| entry.is_live()) {
                 lists.push(entry.subject, place as u32);
             }

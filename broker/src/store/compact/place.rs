@@ -153,6 +153,7 @@ impl<F: Fs> Stream<F> {
         tracing::info!(stream = %self.meta.name, segment = job.new.id, segments = count,
             from = job.sources.iter().map(|source| source.bytes).sum::<u64>(), to = copied.bytes,
             "compacted segments");
+        self.census.is_stirred = true;
         Ok(true)
     }
 }

@@ -49,7 +49,7 @@ pub(in super::super) struct SubjectEntry {
 }
 
 /// Subjects in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct SubjectBlock {
     /// The names one after the other.
     names: String,

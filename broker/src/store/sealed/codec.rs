@@ -1,10 +1,10 @@
 //! Numbers and checked blocks as they lie in an index file. Layout: `FORMAT.md`.
 
 /// Bytes of a block's checksum.
-pub(super) const CRC_BYTES: usize = 4;
+pub(in super::super) const CRC_BYTES: usize = 4;
 
 /// Appends `value` in groups of seven bits, lowest first; the eighth bit says that another follows.
-pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
+pub(in super::super) fn put(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -23,12 +23,12 @@ pub(super) fn unzigzag(value: u64) -> i64 {
 }
 
 /// Goes through bytes.
-pub(super) struct Cursor<'a> {
+pub(in super::super) struct Cursor<'a> {
     bytes: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(in super::super) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
@@ -36,8 +36,13 @@ impl<'a> Cursor<'a> {
         self.bytes.is_empty()
     }
 
+    /// Bytes that were not taken yet.
+    pub(in super::super) fn left(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The next number; `None` if there is no whole one.
-    pub(super) fn number(&mut self) -> Option<u64> {
+    pub(in super::super) fn number(&mut self) -> Option<u64> {
         let mut value = 0u64;
         for (at, byte) in self.bytes.iter().enumerate().take(10) {
             value |= u64::from(byte & 0x7f) << (7 * at);
@@ -50,11 +55,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next number, which must fit into 32 bits.
-    pub(super) fn small(&mut self) -> Option<u32> {
+    pub(in super::super) fn small(&mut self) -> Option<u32> {
         u32::try_from(self.number()?).ok()
     }
 
-    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+    pub(in super::super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(len)?;
         self.bytes = rest;
         Some(taken)
@@ -62,13 +67,13 @@ impl<'a> Cursor<'a> {
 }
 
 /// Ends the block that began at `start` with its checksum, which is of its place as well.
-pub(super) fn close_block(out: &mut Vec<u8>, start: usize, salt: u32) {
+pub(in super::super) fn close_block(out: &mut Vec<u8>, start: usize, salt: u32) {
     let crc = checksum(&out[start..], start as u64, salt);
     out.extend_from_slice(&crc.to_le_bytes());
 }
 
 /// A block's content, if its checksum is right.
-pub(super) fn open_block(bytes: &[u8], offset: u64, salt: u32) -> Option<&[u8]> {
+pub(in super::super) fn open_block(bytes: &[u8], offset: u64, salt: u32) -> Option<&[u8]> {
     let (content, crc) = bytes.split_last_chunk::<CRC_BYTES>()?;
     (checksum(content, offset, salt) == u32::from_le_bytes(*crc)).then_some(content)
 }

@@ -68,6 +68,17 @@ impl IndexHeader {
         self.entries > 0 && self.last - self.first == u64::from(self.entries) - 1
     }
 
+    /// A number that is another one if another segment, or the same with other records, is indexed.
+    pub(in super::super) fn fingerprint(&self) -> u32 {
+        let of_the_records = Self {
+            notes_version: 0,
+            lasting_notes: 0,
+            parts: Default::default(),
+            ..*self
+        };
+        crc32fast::hash(&of_the_records.encode()[..CRC_AT])
+    }
+
     pub(super) fn encode(&self) -> [u8; INDEX_HEADER_BYTES] {
         let mut out = [0; INDEX_HEADER_BYTES];
         out[..PREFIX_BYTES].copy_from_slice(&prefix(INDEX_MAGIC, VERSION));

@@ -8,6 +8,7 @@ mod blocks;
 mod build;
 mod cache;
 mod codec;
+mod cursor;
 mod header;
 mod read;
 #[cfg(test)]
@@ -17,4 +18,7 @@ pub(super) use bits::Bits;
 pub(super) use blocks::SubjectEntry;
 pub(super) use build::Builder;
 pub(super) use cache::BlockCache;
+pub(super) use codec::{CRC_BYTES, Cursor, close_block, open_block, put};
+pub(super) use cursor::SubjectCursor;
+pub(super) use header::IndexHeader;
 pub(super) use read::{SealedIndex, Source};

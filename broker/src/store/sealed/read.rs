@@ -24,6 +24,10 @@ pub(in super::super) trait Source: Send + Sync {
     fn replace(&self, bytes: &[u8]) -> bool;
     /// Removes the file: the next start makes the index from what the segment holds then.
     fn discard(&self);
+    /// Whether nothing is to be made anew.
+    fn is_for_reading(&self) -> bool {
+        false
+    }
 }
 
 /// The index of one sealed segment.
@@ -141,6 +145,10 @@ impl SealedIndex {
     /// The whole index from the segment. It replaces the file, or stays in memory from now on.
     fn rebuild(&self) -> Option<Arc<[u8]>> {
         if self.is_broken() {
+            return None;
+        }
+        if self.source.is_for_reading() {
+            self.is_broken.store(true, Ordering::Relaxed);
             return None;
         }
         let rebuilt = self
@@ -328,7 +336,11 @@ impl SealedIndex {
         }
     }
 
-    fn with_subject_block<T>(&self, number: usize, f: impl FnOnce(&SubjectBlock) -> Option<T>) -> Option<T> {
+    pub(super) fn with_subject_block<T>(
+        &self,
+        number: usize,
+        f: impl FnOnce(&SubjectBlock) -> Option<T>,
+    ) -> Option<T> {
         let place = |number| self.with_subject_places(|directory| directory.place(number));
         let range = || {
             let end = place(number + 1).map_or(self.whole_part(Part::Subjects).1, |next| next.offset);

@@ -178,6 +178,37 @@ fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
 }
 
 #[test]
+fn a_close_that_finds_no_room_leaves_no_consumer_ahead_of_its_stream() {
+    for nth in 1..8 {
+        let fs = SimFs::new(nth);
+        let (mut store, _) = open(&fs, 1);
+        let id = store
+            .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+            .unwrap();
+        store.put_consumer(id, "c", b"config").unwrap();
+        append(&mut store, id, "a", b"kept");
+        commit(&mut store);
+        append(&mut store, id, "a", b"refused");
+        store.put_consumer_state(id, "c", &[2]).unwrap();
+        fs.fill_at_nth_write(nth);
+        drop(store.close());
+        fs.crash(nth);
+        let (store, _) = open(&fs, 2);
+        let last = store.state(id_of(&store, "S").unwrap()).last_seq.0;
+        let state = store
+            .consumers(id_of(&store, "S").unwrap())
+            .next()
+            .unwrap()
+            .2
+            .to_vec();
+        assert!(
+            state.first().is_none_or(|at| u64::from(*at) <= last),
+            "{state:?}, {last}"
+        );
+    }
+}
+
+#[test]
 fn a_commit_that_runs_out_of_room_in_the_next_segment_keeps_what_is_durable_and_heals() {
     for seed in 0..50 {
         let fs = SimFs::new(seed);
