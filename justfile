@@ -34,7 +34,7 @@ network n="5":
 faults *arguments:
     TARN_E2E_FAULTS="{{ arguments }}" e2e/run.sh faults
 
-# What nats-server's own clients see of the broker, beside the real nats-server: async-nats | nats.py | cli | diff | tools
+# What nats-server's own clients see of the broker, beside the real nats-server: async-nats | nats.py | cli | diff | tools | backups
 conformance suite *arguments:
     e2e/conformance.sh {{ suite }} {{ arguments }}
 

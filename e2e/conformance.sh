@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # Runs one of the yardsticks against the real nats-server and the release binary, prints what passed, failed and is excluded,
-# and fails on what nobody has explained. Usage: e2e/conformance.sh async-nats|nats.py|cli|diff|tools [arguments]
+# and fails on what nobody has explained. Usage: e2e/conformance.sh async-nats|nats.py|cli|diff|tools|backups [arguments]
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 export TARN_E2E_CACHE=${TARN_E2E_CACHE:-$root/target/e2e}
-suite=${1:?async-nats, nats.py, cli, diff or tools}
+suite=${1:?async-nats, nats.py, cli, diff, tools or backups}
 shift
 case "$suite" in
 async-nats) needs=nats-rs module=suites ;;
 nats.py) needs=nats-py module=suites ;;
 cli) needs=nats-cli module=cli ;;
+backups) needs=nats-cli module=backups ;;
 diff) needs='' module=diff ;;
 tools) needs=nats-tools module=tools ;;
-*) echo "e2e/conformance.sh: no such suite: $suite (async-nats, nats.py, cli, diff, tools)" >&2; exit 2 ;;
+*) echo "e2e/conformance.sh: no such suite: $suite (async-nats, nats.py, cli, diff, tools, backups)" >&2; exit 2 ;;
 esac
 e2e/setup.sh nats-server ${needs:+"$needs"}
 [ -n "${TARN_BIN:-}" ] || cargo build --release --locked --bin tarn
