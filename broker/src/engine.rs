@@ -139,6 +139,8 @@ pub(crate) struct Engine {
     appended: Vec<StreamId>,
     /// Messages removed since the last commit in favour of newer ones: stream, sequence, and that of the newer one.
     displaced: Vec<(StreamId, StreamSeq, StreamSeq)>,
+    /// Schedules that had ended before the start and are still there, and what ended them.
+    schedules_ended: Vec<(StreamId, String, StreamSeq)>,
     /// Schedules that are back because what replaced them was not stored.
     schedules_back: Vec<(StreamId, StreamSeq)>,
     age_armed: BTreeSet<StreamId>,
@@ -181,6 +183,7 @@ impl Engine {
             is_persist_armed: false,
             appended: Vec::new(),
             displaced: Vec::new(),
+            schedules_ended: Vec::new(),
             schedules_back: Vec::new(),
             age_armed: BTreeSet::new(),
             open_batches: 0,
@@ -222,6 +225,7 @@ impl Engine {
     /// Does what is due at `now`.
     pub(crate) fn tick<F: Fs>(&mut self, now: Now, store: &mut Store<F>, effects: &mut Vec<Effect>) {
         self.ticked = now.mono;
+        self.remove_ended_schedules(store);
         self.restore_schedules(now, store);
         while let Some(&(due, timer)) = self.timers.first() {
             if due > now.mono {
@@ -361,7 +365,8 @@ impl Engine {
     /// Whether consumer states wait to be written and committed.
     pub(crate) fn has_urgent(&self) -> bool {
         let to_write = !self.urgent.is_empty() || !self.due.is_empty();
-        let to_store = !self.to_copy.is_empty() || !self.schedules_back.is_empty();
+        let to_store =
+            !self.to_copy.is_empty() || !self.schedules_back.is_empty() || !self.schedules_ended.is_empty();
         to_write || to_store || self.transfers.is_working()
     }
 

@@ -301,10 +301,10 @@ fn last_of_its_subject<F: Fs>(id: StreamId, seq: StreamSeq, store: &Store<F>) ->
 }
 
 /// Reads a record of a stream with schedules back, in the order of sequences: sets what it schedules, and what it says
-/// about the schedule that made it.
-pub(super) fn recover_schedule(stream: &mut Stream, record: &Record, now: Now) {
+/// about the schedule that made it. Returns the subject of one that it has ended.
+pub(super) fn recover_schedule(stream: &mut Stream, record: &Record, now: Now) -> Option<String> {
     if !stream.config.allow_msg_schedules {
-        return;
+        return None;
     }
     let parsed = PublishHeaders::parse(&record.headers).schedule;
     if let Some(pattern) = parsed.pattern {
@@ -319,10 +319,15 @@ pub(super) fn recover_schedule(stream: &mut Stream, record: &Record, now: Now) {
         }
     }
     let of = |name| headers::field(&record.headers, name);
-    if let (Some(scheduler), Some(next)) = (of(SCHEDULER), of(SCHEDULE_NEXT)) {
-        match crate::api::time::parse(next) {
-            Some(at) => stream.schedules.defer(scheduler, at),
-            None => stream.schedules.remove(scheduler),
+    let (scheduler, next) = (of(SCHEDULER)?, of(SCHEDULE_NEXT)?);
+    match crate::api::time::parse(next) {
+        Some(at) => {
+            stream.schedules.defer(scheduler, at);
+            None
+        }
+        None => {
+            stream.schedules.remove(scheduler);
+            Some(scheduler.to_owned())
         }
     }
 }
@@ -341,6 +346,17 @@ fn resume_schedule(stream: &mut Stream, record: &Record, now: Now) {
 }
 
 impl Engine {
+    /// Removes the schedules that had ended before the last start, and whose removal a full disk or a crash prevented.
+    pub(super) fn remove_ended_schedules<F: Fs>(&mut self, store: &mut Store<F>) {
+        for (id, subject, by) in std::mem::take(&mut self.schedules_ended) {
+            while let Some(summary) = store.subject(id, &subject).filter(|summary| summary.first < by) {
+                if !self.remove_message(id, summary.first, store) {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Sets the timer of a stream's schedules after a start.
     pub(super) fn arm_recovered(&mut self, now: Now, stream: &Stream) {
         if let Some(next) = stream.schedules.next() {

@@ -96,7 +96,9 @@ impl Engine {
         if stream.config.allow_atomic {
             drop_unfinished(id, store);
         }
-        read_back(&mut stream, store, now);
+        let ended = read_back(&mut stream, store, now);
+        self.schedules_ended
+            .extend(ended.into_iter().map(|(subject, by)| (id, subject, by)));
         self.arm_recovered(now, &stream);
         if let Some(next) = stream.expiries.next() {
             self.timers.insert((next, Timer::Expiry(id)));
@@ -272,7 +274,10 @@ pub(in crate::engine) fn starting_state<F: Fs>(
 
 /// Remembers the ids of the messages that are younger than the duplicate window, and, where messages
 /// may have a time to live, when each of the stream's ends.
-fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
+///
+/// Returns the subjects of schedules that have ended and are there, and what ended them.
+fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) -> Vec<(String, StreamSeq)> {
+    let mut ended = Vec::new();
     let window_start = now.wall.saturating_add(-stream.config.duplicate_window);
     store.for_notes(stream.id, window_start, |seq, time, note| {
         let Note {
@@ -286,7 +291,12 @@ fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
             && stream.config.allow_msg_schedules
             && let Ok(Some(record)) = store.read_patiently(stream.id, seq)
         {
-            recover_schedule(stream, &record, now);
+            let scheduler = recover_schedule(stream, &record, now);
+            let is_there = |subject: &String| {
+                let found = store.subject(stream.id, subject);
+                found.is_some_and(|summary| summary.first < seq)
+            };
+            ended.extend(scheduler.filter(is_there).map(|subject| (subject, seq)));
         }
         if time < window_start {
             return;
@@ -308,4 +318,5 @@ fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) {
             .unwrap_or_default()
             .clone_into(&mut stream.last_msg_id);
     }
+    ended
 }

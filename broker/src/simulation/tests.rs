@@ -48,7 +48,10 @@ fn the_broker_keeps_its_word_whatever_fails() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap());
     match number("TARN_SEED") {
         Some(seed) => seeds(seed, 1),
-        None => seeds(0, number("TARN_SEEDS").unwrap_or(SEEDS)),
+        None => seeds(
+            number("TARN_FIRST_SEED").unwrap_or(0),
+            number("TARN_SEEDS").unwrap_or(SEEDS),
+        ),
     }
 }
 
