@@ -1,7 +1,9 @@
 //! Accounts: what keeps clients, subjects and streams of different tenants apart. Source: NATS, "Multi-tenancy using accounts".
 
+mod links;
 pub(crate) mod names;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
@@ -16,6 +18,8 @@ use crate::types::AccountId;
 pub(crate) struct Account {
     pub(crate) name: Arc<str>,
     pub(crate) router: Arc<Router>,
+    /// What an operator calls it, if that is something else.
+    tag: RwLock<Option<Arc<str>>>,
     /// Connections now.
     connections: AtomicU64,
     limits: RwLock<AccountLimits>,
@@ -80,6 +84,18 @@ impl Account {
         past.slow_consumers += u64::from(was_slow);
     }
 
+    /// What people call it.
+    pub(crate) fn tag(&self) -> Arc<str> {
+        let tag = self.tag.read().unwrap_or_else(PoisonError::into_inner);
+        tag.clone().unwrap_or_else(|| Arc::clone(&self.name))
+    }
+
+    /// Sets what people call it.
+    pub(crate) fn set_tag(&self, tag: &str) {
+        let tag = (!tag.is_empty()).then(|| tag.into());
+        *self.tag.write().unwrap_or_else(PoisonError::into_inner) = tag;
+    }
+
     /// What the account is limited to.
     pub(crate) fn limits(&self) -> AccountLimits {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
@@ -88,6 +104,15 @@ impl Account {
     fn set_limits(&self, limits: AccountLimits) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
+}
+
+/// The domains of JetStream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Domains {
+    /// The server's own.
+    pub(crate) own: Option<String>,
+    /// By account: where requests go that name none.
+    pub(crate) default: BTreeMap<String, String>,
 }
 
 /// All accounts of a broker. None is ever taken out.
@@ -154,7 +179,7 @@ impl Accounts {
 
     /// Sets the accounts up as the options say. `has_jetstream`: the server has it at all.
     /// Source: nats-server, `configAllJetStreamAccounts`.
-    pub(crate) fn configure(&self, options: &AuthOptions, has_jetstream: bool) {
+    pub(crate) fn configure(&self, options: &AuthOptions, has_jetstream: bool, domains: &Domains) {
         let system = system_name(options);
         if let Some(name) = system {
             self.named(name);
@@ -182,6 +207,7 @@ impl Accounts {
         }
         self.names.set_system(system.map(|name| self.names.intern(name)));
         *self.system.write().unwrap_or_else(PoisonError::into_inner) = system.map(|name| self.named(name));
+        self.link(options, domains);
     }
 
     /// The system account, if there is one.
@@ -238,6 +264,7 @@ fn account(
         router: Arc::new(Router::of(id, Arc::clone(counters), domain.map(Arc::clone))),
         connections: AtomicU64::new(0),
         limits: RwLock::default(),
+        tag: RwLock::default(),
         past: Mutex::default(),
     })
 }

@@ -1,11 +1,14 @@
 //! Who may connect, as whom, and what each may do.
 
 pub(crate) mod gate;
+pub(crate) mod jwt;
 pub(crate) mod nkey;
+pub(crate) mod operator;
 pub(crate) mod passwords;
 pub(crate) mod permissions;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
 use self::nkey::{KeyKind, PublicKey};
+use self::operator::{Operator, Shown};
 use self::passwords::Verifiers;
 use self::permissions::Permissions;
 use crate::accounts::{Account, Accounts};
@@ -30,13 +34,18 @@ pub(crate) struct Login {
     pub(crate) token: Secret,
     pub(crate) nkey: String,
     pub(crate) signature: String,
+    pub(crate) jwt: Secret,
     /// An account that it asks for, which is not allowed.
     pub(crate) account: String,
 }
 
 impl Login {
     fn is_empty(&self) -> bool {
-        self.user.is_empty() && self.password.0.is_empty() && self.token.0.is_empty() && self.nkey.is_empty()
+        self.user.is_empty()
+            && self.password.0.is_empty()
+            && self.token.0.is_empty()
+            && self.nkey.is_empty()
+            && self.jwt.0.is_empty()
     }
 }
 
@@ -46,6 +55,8 @@ pub(crate) struct Facts {
     /// What the client was given to sign.
     pub(crate) nonce: String,
     pub(crate) connection_type: Option<ConnectionType>,
+    /// Where it comes from.
+    pub(crate) peer: Option<IpAddr>,
     /// Names in the client's certificate, best first.
     pub(crate) certificate_names: Vec<String>,
 }
@@ -59,6 +70,16 @@ pub(crate) struct Identity {
     pub(crate) permissions: Option<Arc<Permissions>>,
     /// When it has to go.
     pub(crate) expires: Option<UnixNanos>,
+    pub(crate) caps: Caps,
+    /// The token that it came in with.
+    pub(crate) shown: Option<Arc<Shown>>,
+}
+
+/// What one client is limited to besides its account's limits; none: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Caps {
+    pub(crate) max_subscriptions: Option<u64>,
+    pub(crate) max_payload_bytes: Option<u64>,
 }
 
 /// Why a client is not let in.
@@ -90,15 +111,20 @@ pub(crate) struct Directory {
     no_auth_user: Option<String>,
     /// Users are named by certificates.
     maps_certificates: bool,
-    /// Clients are to be let in by JWTs, which nobody can be here.
-    is_operated: bool,
+    /// Whom an operator lets in: then nobody else.
+    operator: Option<Operator>,
     global: Arc<Account>,
     timeout: Duration,
 }
 
 impl Directory {
     /// The users of the options. Each account that is named becomes known to `accounts`.
-    pub(crate) fn new(options: &AuthOptions, maps_certificates: bool, accounts: &Accounts) -> Self {
+    pub(crate) fn new(
+        options: &AuthOptions,
+        maps_certificates: bool,
+        operator: Option<Operator>,
+        accounts: &Accounts,
+    ) -> Self {
         let (mut users, mut nkeys) = (HashMap::new(), HashMap::new());
         for user in &options.users {
             let (name, password, held) = match &user.credential {
@@ -124,7 +150,7 @@ impl Directory {
             token: options.token.clone(),
             no_auth_user: options.no_auth_user.clone(),
             maps_certificates,
-            is_operated: options.operator.is_some(),
+            operator,
             global: Arc::clone(accounts.global()),
             timeout: options.timeout.unwrap_or(TIMEOUT),
         }
@@ -132,7 +158,7 @@ impl Directory {
 
     /// Whether clients have to say who they are.
     pub(crate) fn is_required(&self) -> bool {
-        self.is_operated
+        self.operator.is_some()
             || !self.users.is_empty()
             || !self.nkeys.is_empty()
             || self.single_user.is_some()
@@ -141,7 +167,7 @@ impl Directory {
 
     /// Whether clients are given something to sign.
     pub(crate) fn needs_nonce(&self) -> bool {
-        !self.nkeys.is_empty()
+        self.operator.is_some() || !self.nkeys.is_empty()
     }
 
     /// How long clients have to authenticate.
@@ -156,11 +182,17 @@ impl Directory {
             account: Arc::clone(&self.global),
             permissions: None,
             expires: None,
+            caps: Caps::default(),
+            shown: None,
         }
     }
 
     /// Whether `identity` would still be let in, with the same rights.
-    pub(crate) fn still_knows(&self, identity: &Identity) -> bool {
+    pub(crate) fn still_knows(&self, identity: &Identity, now: UnixNanos) -> bool {
+        if let Some(operator) = &self.operator {
+            let shown = identity.shown.as_ref();
+            return shown.is_some_and(|shown| operator.still_knows(identity, shown, now));
+        }
         if identity.user.is_empty() {
             return !self.is_required();
         }
@@ -190,7 +222,11 @@ impl Directory {
         login: &Login,
         facts: &Facts,
         verifiers: &Verifiers,
+        now: UnixNanos,
     ) -> Result<Identity, AuthError> {
+        if let Some(operator) = &self.operator {
+            return operator.identify(login, facts, now).ok_or(AuthError::Violation);
+        }
         if !login.account.is_empty() {
             return Err(AuthError::Violation);
         }
@@ -284,6 +320,8 @@ impl User {
             account: Arc::clone(&self.account),
             permissions: self.permissions.clone(),
             expires: None,
+            caps: Caps::default(),
+            shown: None,
         }
     }
 

@@ -1,6 +1,8 @@
 //! What a sender has for others, gathered for each receiver and handed over once.
 
-use std::collections::HashMap;
+mod abroad;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +12,12 @@ use crate::auth::permissions::Permissions;
 use crate::local::{LocalDelivery, SubId};
 use crate::nats::codec;
 use crate::outbound::{ClientId, STALL_BACKLOG_BYTES};
-use crate::router::{Message, Receivers, Routed, Router, Subscription, Target, Turn};
+use crate::router::{Abroad, Found, Message, Receivers, Routed, Router, Subscription, Target, Turn};
+use crate::shard::inbox::JsOp;
 use crate::subject;
+use crate::types::AccountId;
+
+use self::abroad::Trail;
 
 /// No router is ever at this generation.
 const NO_GENERATION: u64 = u64::MAX;
@@ -42,6 +48,16 @@ pub struct OutBatch {
     stalled: Vec<Target>,
     random: u64,
     permissions: Option<Arc<Permissions>>,
+    /// What the sender has for clients of other accounts.
+    abroad: BTreeMap<AccountId, Box<OutBatch>>,
+    /// For the storage thread, besides what the sender itself asks of it.
+    crossed: Vec<JsOp>,
+    /// How messages came here from other accounts.
+    trail: Trail,
+    /// What the sender is known by to services that are told.
+    details: Option<Arc<str>>,
+    /// How far away the sender is; 0: not known.
+    rtt_nanos: u64,
 }
 
 #[derive(Debug)]
@@ -77,6 +93,7 @@ struct Route {
     plain: Vec<Receiver>,
     queues: Vec<Vec<Receiver>>,
     bound: Option<crate::shard::inbox::JsKind>,
+    abroad: Option<Arc<Abroad>>,
     /// The sender may not publish there.
     is_denied: bool,
 }
@@ -91,6 +108,8 @@ enum Key {
 struct Receiver {
     subscription: Arc<Subscription>,
     slot: usize,
+    /// What the subject is called in the receiver's account, if that is another one.
+    renamed: Option<Arc<str>>,
 }
 
 impl OutBatch {
@@ -108,6 +127,11 @@ impl OutBatch {
             stalled: Vec::new(),
             random: origin.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             permissions: None,
+            abroad: BTreeMap::new(),
+            crossed: Vec::new(),
+            trail: Trail::default(),
+            details: None,
+            rtt_nanos: 0,
         }
     }
 
@@ -150,6 +174,10 @@ impl OutBatch {
 
     /// Hands everything over: to the sender itself last, so that it hears nothing before others have what it sent.
     pub fn flush(&mut self) {
+        for other in self.abroad.values_mut() {
+            other.flush();
+            self.stalled.append(&mut other.stalled);
+        }
         let mut own = None;
         for index in std::mem::take(&mut self.dirty) {
             if self.slots[index].target.id() == self.origin {
@@ -176,8 +204,9 @@ impl OutBatch {
 
     /// Gives back memory that is only kept to be used again.
     pub fn shrink(&mut self) {
-        if self.dirty.is_empty() {
+        if self.dirty.is_empty() && self.abroad.values().all(|other| other.dirty.is_empty()) {
             self.forget();
+            self.abroad.clear();
         }
     }
 
@@ -187,6 +216,7 @@ impl OutBatch {
 
     /// Gives the message to the receivers of `to`, whatever its own subject is.
     pub(crate) fn deliver_to(&mut self, router: &Router, to: &str, msg: &Message<'_>) -> Delivery {
+        let answer = router.answer_to(to);
         self.follow(router);
         let index = self.route(router, to);
         // The route is taken out while it is walked, so that the slots can be filled meanwhile.
@@ -195,15 +225,21 @@ impl OutBatch {
         let mut shared = None;
         let mut receivers = 0;
         for receiver in &route {
-            receivers += usize::from(self.give(receiver, msg, &mut shared, &mut used_up));
+            receivers += usize::from(self.give(receiver, to, msg, &mut shared, &mut used_up));
         }
         self.routes.entries[index].plain = route;
         for group in 0..self.routes.entries[index].queues.len() {
             let members = std::mem::take(&mut self.routes.entries[index].queues[group]);
-            receivers += usize::from(self.give_one(&members, msg, &mut shared, &mut used_up));
+            receivers += usize::from(self.give_one(&members, to, msg, &mut shared, &mut used_up));
             self.routes.entries[index].queues[group] = members;
         }
         let bound = self.routes.entries[index].bound;
+        if let Some(abroad) = self.routes.entries[index].abroad.clone() {
+            receivers += self.send_abroad(&abroad, to, msg);
+        }
+        if let Some(answer) = answer {
+            receivers += self.pass_answer(router, to, &answer, msg);
+        }
         if self.pending_bytes > PENDING_BYTES_MAX {
             self.flush();
         }
@@ -217,6 +253,7 @@ impl OutBatch {
     fn give_one(
         &mut self,
         members: &[Receiver],
+        to: &str,
         msg: &Message<'_>,
         shared: &mut Option<Shared>,
         used_up: &mut Vec<Arc<Subscription>>,
@@ -226,10 +263,29 @@ impl OutBatch {
         after
             .iter()
             .chain(before)
-            .any(|receiver| self.give(receiver, msg, shared, used_up))
+            .any(|receiver| self.give(receiver, to, msg, shared, used_up))
     }
 
     fn give(
+        &mut self,
+        receiver: &Receiver,
+        to: &str,
+        msg: &Message<'_>,
+        shared: &mut Option<Shared>,
+        used_up: &mut Vec<Arc<Subscription>>,
+    ) -> bool {
+        let Some(renamed) = &receiver.renamed else {
+            return self.give_as(receiver, msg, shared, used_up);
+        };
+        // What came by a service is not passed on as a stream, and what JetStream delivers keeps its subject.
+        if self.trail.is_abroad() {
+            return false;
+        }
+        let subject = if msg.subject == to { renamed } else { msg.subject };
+        self.give_as(receiver, &Message { subject, ..*msg }, &mut None, used_up)
+    }
+
+    fn give_as(
         &mut self,
         receiver: &Receiver,
         msg: &Message<'_>,
@@ -334,6 +390,7 @@ impl OutBatch {
             plain,
             queues,
             bound,
+            abroad,
             mut any_last_token,
         } = router.receivers(subject);
         let mut is_denied = false;
@@ -358,13 +415,18 @@ impl OutBatch {
             plain,
             queues,
             bound,
+            abroad,
             is_denied,
         })
     }
 
-    fn receiver(&mut self, subscription: Arc<Subscription>) -> Receiver {
-        let slot = self.slot(subscription.target());
-        Receiver { subscription, slot }
+    fn receiver(&mut self, found: Found) -> Receiver {
+        let slot = self.slot(found.subscription.target());
+        Receiver {
+            subscription: found.subscription,
+            slot,
+            renamed: found.renamed,
+        }
     }
 
     fn slot(&mut self, target: &Target) -> usize {
@@ -381,6 +443,11 @@ impl OutBatch {
         });
         self.slot_of.insert(target.id(), self.slots.len() - 1);
         self.slots.len() - 1
+    }
+
+    /// Something that need not be unpredictable.
+    pub(crate) fn random(&mut self) -> u32 {
+        self.next_random() as u32
     }
 
     /// Xorshift: which member of a queue group is asked first need not be unpredictable.

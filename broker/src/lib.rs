@@ -24,6 +24,7 @@ pub mod outbound;
 pub mod router;
 pub mod server;
 pub mod shard;
+mod sharing;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 pub mod store;

@@ -122,11 +122,12 @@ impl LocalClient {
     pub async fn publish(&self, msgs: Vec<LocalMessage>) {
         let mut ops = Vec::new();
         let account = self.router.account();
-        let stalled = self.route_all(msgs, |_, msg, bound| {
+        let (stalled, mut crossed) = self.route_all(msgs, |_, msg, bound| {
             if let Ok(kind) = bound {
                 ops.push(operation(account, kind, msg, None));
             }
         });
+        ops.append(&mut crossed);
         // A closed inbox means the broker stops: what nobody acknowledges may go.
         drop(self.inbox.send(ops).await);
         wait_for(stalled).await;
@@ -142,7 +143,7 @@ impl LocalClient {
         let (completion, answers) = Completion::new(msgs.len());
         let mut ops = Vec::new();
         let account = self.router.account();
-        let stalled = self.route_all(msgs, |index, msg, bound| match bound {
+        let (stalled, mut crossed) = self.route_all(msgs, |index, msg, bound| match bound {
             Ok(kind @ JsKind::Publish(_)) => {
                 ops.push(operation(account, kind, msg, Some((&completion, index))));
             }
@@ -153,6 +154,7 @@ impl LocalClient {
             Err(err) => completion.resolve(index, Err(err)),
         });
         drop(completion);
+        ops.append(&mut crossed);
         // Operations that come back from a closed inbox answer `Closed` when they are dropped.
         drop(self.inbox.send(ops).await);
         wait_for(stalled).await;
@@ -203,15 +205,21 @@ impl LocalClient {
         self.queue.dropped.load(Relaxed)
     }
 
-    /// Routes each message and hands it on with what it is bound for.
+    /// Routes each message and hands it on with what it is bound for. Gives the receivers that have fallen behind, and what
+    /// there is to do for the storage thread in other accounts.
     fn route_all(
         &self,
         msgs: Vec<LocalMessage>,
         mut each: impl FnMut(u32, LocalMessage, Result<JsKind, PublishError>),
-    ) -> Vec<Target> {
+    ) -> (Vec<Target>, Vec<JsOp>) {
         let mut batch = lock(&self.batch);
         let (mut count, mut bytes) = (0, 0);
-        for (index, msg) in (0_u32..).zip(msgs) {
+        for (index, mut msg) in (0_u32..).zip(msgs) {
+            if self.router.shares()
+                && let Some(mapped) = self.router.mapped(&msg.subject, batch.random())
+            {
+                msg.subject = mapped;
+            }
             if !subject::is_valid_literal(&msg.subject) {
                 each(index, msg, Err(PublishError::InvalidSubject));
                 continue;
@@ -229,7 +237,7 @@ impl LocalClient {
         }
         batch.flush();
         self.queue.count_in(count, bytes);
-        batch.take_stalled()
+        (batch.take_stalled(), batch.take_crossed())
     }
 }
 

@@ -57,6 +57,10 @@ pub(crate) struct Settings {
     /// Where the endpoints are served.
     pub(crate) addr: Option<SocketAddr>,
     pub(crate) jetstream: JetStreamOptions,
+    /// Comes before each path.
+    pub(crate) base_path: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Default)]
@@ -111,7 +115,8 @@ impl Monitor {
 
     /// The endpoints.
     pub(crate) fn endpoints(self: Arc<Self>) -> axum::Router {
-        axum::Router::new()
+        let base_path = self.settings.base_path.clone();
+        let endpoints = axum::Router::new()
             .route("/", get(root))
             .route("/varz", get(varz))
             .route("/connz", get(connz_endpoint))
@@ -125,7 +130,12 @@ impl Monitor {
             .route("/jsz", get(jsz_endpoint))
             .route("/healthz", get(healthz_endpoint))
             .fallback(nothing_there)
-            .with_state(self)
+            .with_state(self);
+        if base_path.is_empty() {
+            endpoints
+        } else {
+            axum::Router::new().nest(&base_path, endpoints)
+        }
     }
 
     pub(crate) fn now(&self) -> UnixNanos {
@@ -337,7 +347,7 @@ fn settings(monitor: &Monitor) -> Value {
         "host": info.host, "port": info.port, "max_connections": limits.max_connections,
         "ping_interval": nanos(limits.ping_interval), "ping_max": limits.ping_max,
         "http_host": addr.map_or(String::new(), |addr| addr.ip().to_string()),
-        "http_port": addr.map_or(0, |addr| addr.port()), "http_base_path": "", "https_port": 0,
+        "http_port": addr.map_or(0, |addr| addr.port()), "http_base_path": monitor.settings.base_path, "https_port": 0,
         "auth_timeout": directory.timeout().as_secs_f64(), "tls_timeout": 2.0,
         "max_control_line": limits.max_control_line_bytes, "max_payload": limits.max_payload_bytes,
         "max_pending": limits.max_pending_bytes, "write_deadline": nanos(limits.write_deadline),
@@ -345,6 +355,12 @@ fn settings(monitor: &Monitor) -> Value {
         "routes": 0, "remotes": 0, "leafnodes": 0, "config_digest": "",
         "start": time::format(monitor.start), "config_load_time": time::format(monitor.start),
     });
+    if !monitor.settings.tags.is_empty() {
+        settings["tags"] = json!(monitor.settings.tags);
+    }
+    if !monitor.settings.metadata.is_empty() {
+        settings["metadata"] = json!(monitor.settings.metadata);
+    }
     if directory.is_required() {
         settings["auth_required"] = true.into();
     }

@@ -64,6 +64,9 @@ pub enum CloseReason {
     /// The client's time is over.
     #[error("Authentication Expired")]
     AuthenticationExpired,
+    /// The client may not subscribe to anything.
+    #[error("Maximum Subscriptions Exceeded")]
+    MaxSubscriptionsExceeded,
     /// More connections than the account allows.
     #[error("Maximum Account Connections Exceeded")]
     MaxAccountConnectionsExceeded,

@@ -3,15 +3,21 @@
 //! A route is looked up once and remembered in the sender's [`OutBatch`] until any subscription or stream changes, so the
 //! usual message costs one comparison and one copy for each receiver.
 
+mod abroad;
+mod lookup;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::auth::permissions::Permissions;
 use crate::batch::{Delivery, OutBatch};
+use crate::env::real::RealClock;
 use crate::local::{LocalQueue, SubId};
 use crate::outbound::{ClientCounters, ClientId, Counters, Outbound};
 use crate::shard::inbox::JsKind;
+use crate::sharing::answers::Answers;
+use crate::sharing::{ServiceLink, Sharing};
 use crate::subject::{self, SubIndex};
 use crate::types::{AccountId, StreamId};
 
@@ -217,6 +223,11 @@ pub struct Router {
     generation: AtomicU64,
     tables: RwLock<Tables>,
     counters: Arc<Counters>,
+    /// Whether there is anything in `sharing`.
+    shares: AtomicBool,
+    sharing: RwLock<Arc<Sharing>>,
+    answers: Answers,
+    clock: RealClock,
     inserts: AtomicU64,
     removes: AtomicU64,
     lookups: AtomicU64,
@@ -258,11 +269,30 @@ struct Tables {
 /// The receivers of a subject.
 #[derive(Debug, Default)]
 pub(crate) struct Receivers {
-    pub(crate) plain: Vec<Arc<Subscription>>,
-    pub(crate) queues: Vec<Vec<Arc<Subscription>>>,
+    pub(crate) plain: Vec<Found>,
+    pub(crate) queues: Vec<Vec<Found>>,
     pub(crate) bound: Option<JsKind>,
+    /// What other accounts do with it besides.
+    pub(crate) abroad: Option<Arc<Abroad>>,
     /// Any other valid last token has the same receivers.
     pub(crate) any_last_token: bool,
+}
+
+/// A subscription that gets a message.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) subscription: Arc<Subscription>,
+    /// What the subject is called in the subscription's account, if that is another one.
+    pub(crate) renamed: Option<Arc<str>>,
+}
+
+/// What other accounts do with a message, besides delivering it.
+#[derive(Debug, Default)]
+pub(crate) struct Abroad {
+    /// Services that are asked.
+    pub(crate) services: Vec<Arc<ServiceLink>>,
+    /// Streams that store it, and what its subject is called there.
+    pub(crate) streams: Vec<(AccountId, StreamId, Arc<str>)>,
 }
 
 impl Router {
@@ -300,25 +330,25 @@ impl Router {
 
     /// Gives `msg` to the receivers of the subject `to`, who see it as published to its own subject: how JetStream delivers.
     pub fn route_to(&self, to: &str, msg: &Message<'_>, out: &mut OutBatch) -> usize {
-        let Delivery { routed, used_up } = out.deliver_to(self, to, msg);
-        for subscription in used_up {
-            self.unsubscribe(&subscription);
-        }
-        routed.receivers
+        self.finish(out.deliver_to(self, to, msg)).receivers
     }
 
     /// As [`Self::route`], and tells whether the subject belongs to JetStream: to a stream, the API or acknowledgements.
     pub fn route_publish(&self, msg: &Message<'_>, out: &mut OutBatch) -> Routed {
-        let Delivery { routed, used_up } = out.deliver(self, msg);
-        for subscription in used_up {
-            self.unsubscribe(&subscription);
-        }
-        routed
+        self.finish(out.deliver(self, msg))
     }
 
-    /// Whether anyone is subscribed to `subject`.
+    /// Ends the subscriptions that had their last message.
+    pub(crate) fn finish(&self, delivery: Delivery) -> Routed {
+        for subscription in delivery.used_up {
+            self.end(&subscription);
+        }
+        delivery.routed
+    }
+
+    /// Whether anyone is subscribed to `subject`, here or in an account that takes it.
     pub fn has_interest(&self, subject: &str) -> bool {
-        self.read().subscriptions.has_match(subject)
+        self.read().subscriptions.has_match(subject) || self.has_interest_abroad(subject)
     }
 
     /// Whether anyone is subscribed to `subject` as it stands, without wildcards.
@@ -332,6 +362,11 @@ impl Router {
 
     /// The backlog of the slowest subscriber to `subject`; 0 without any.
     pub fn backlog_bytes(&self, subject: &str) -> usize {
+        let own = self.own_backlog_bytes(subject);
+        own.max(self.backlog_bytes_abroad(subject))
+    }
+
+    fn own_backlog_bytes(&self, subject: &str) -> usize {
         let mut slowest = 0;
         self.read()
             .subscriptions
@@ -402,12 +437,17 @@ impl Router {
 
     /// Takes a subscription out. Does nothing when it is out already.
     pub fn unsubscribe(&self, subscription: &Arc<Subscription>) {
+        self.take_out(subscription);
+    }
+
+    /// As [`Self::unsubscribe`]; returns whether the subscription was there.
+    fn take_out(&self, subscription: &Arc<Subscription>) -> bool {
         let mut tables = self.write();
-        if tables
+        let is_there = tables
             .subscriptions
             .remove(&subscription.subject, |held| Arc::ptr_eq(held, subscription))
-            .is_some()
-        {
+            .is_some();
+        if is_there {
             subscription.gone.store(true, Ordering::Relaxed);
             if subscription.target.is_internal() {
                 self.internal.fetch_sub(1, Ordering::Relaxed);
@@ -419,6 +459,7 @@ impl Router {
                 .fetch_sub(1, Ordering::Relaxed);
             self.changed();
         }
+        is_there
     }
 
     /// A plain subscription of `client` that covers `subject`: where the client waits for an answer.
@@ -462,68 +503,12 @@ impl Router {
         self.generation.load(Ordering::Acquire)
     }
 
-    pub(crate) fn receivers(&self, subject: &str) -> Receivers {
-        self.lookups.fetch_add(1, Ordering::Relaxed);
-        if subject.split('.').any(str::is_empty) {
-            // No subscription matches it, not even `>`.
-            return Receivers::default();
-        }
-        let tables = self.read();
-        let mut receivers = Receivers::default();
-        let mut groups: HashMap<&str, usize> = HashMap::new();
-        let same_receivers = tables.subscriptions.visit(subject, |held| match held.queue() {
-            None => receivers.plain.push(Arc::clone(held)),
-            Some(queue) => {
-                let index = *groups.entry(queue).or_insert_with(|| {
-                    receivers.queues.push(Vec::new());
-                    receivers.queues.len() - 1
-                });
-                receivers.queues[index].push(Arc::clone(held));
-            }
-        });
-        let (stream, same_stream) = tables.captured_by(subject);
-        receivers.bound = self.reserved(subject).or(stream.map(JsKind::Publish));
-        receivers.any_last_token = same_receivers && same_stream;
-        receivers
-    }
-
-    /// What JetStream takes whatever the streams' subjects are.
-    fn reserved(&self, subject: &str) -> Option<JsKind> {
-        if subject == "$SYS.REQ.USER.INFO" {
-            return Some(JsKind::UserInfo);
-        }
-        let rest = subject.strip_prefix("$JS.")?;
-        let rest = self.without_domain(rest);
-        let jetstream = self.jetstream.load(Ordering::Relaxed);
-        if let Some(request) = rest.strip_prefix("API.") {
-            let is_message = request.starts_with("DIRECT.GET.") || request.starts_with("CONSUMER.MSG.NEXT.");
-            let is_heard = match jetstream {
-                jetstream if jetstream == JetStreamUse::Told as u8 => !is_message,
-                jetstream => jetstream != JetStreamUse::Off as u8,
-            };
-            return is_heard.then_some(JsKind::Api);
-        }
-        if jetstream != JetStreamUse::Full as u8 {
-            return None;
-        }
-        if rest.starts_with("SNAPSHOT.ACK.") || rest.starts_with("SNAPSHOT.RESTORE.") {
-            return Some(JsKind::Transfer);
-        }
-        (rest.starts_with("ACK.") || rest.starts_with("FC.")).then_some(JsKind::Ack)
-    }
-
-    /// What follows `$JS.`, without the server's domain where a request names it.
-    fn without_domain<'a>(&self, rest: &'a str) -> &'a str {
-        let named = self.domain.as_deref().and_then(|domain| {
-            let rest = rest.strip_prefix(domain)?.strip_prefix('.')?;
-            rest.starts_with("API.").then_some(rest)
-        });
-        named.unwrap_or(rest)
-    }
-
     /// Forgets all remembered routes.
     fn changed(&self) {
         self.generation.fetch_add(1, Ordering::Release);
+        if self.shares() {
+            self.tell_origins();
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Tables> {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, Domains};
 use crate::auth::gate::Gate;
 use crate::engine::EngineOptions;
 use crate::env::real::{RealClock, RealFs, RealRng};
@@ -28,7 +28,7 @@ use crate::nats::door::Port;
 use crate::nats::info::{ServerInfo, server_id};
 use crate::nats::listener::{Shared, accept};
 use crate::nats::live::Live;
-use crate::options::{AuthOptions, JetStreamOptions, JetStreamTier};
+use crate::options::{AuthOptions, ExportKind, JetStreamOptions, JetStreamTier};
 use crate::outbound::CloseReason;
 use crate::shard::thread::{Links, Shard};
 use crate::shard::view::{ShardFigures, ShardView};
@@ -39,6 +39,8 @@ use crate::types::UnixNanos;
 
 use self::monitor_tls::TlsListener;
 use self::sockets::Sockets;
+
+pub use crate::auth::operator::OperatorError;
 
 pub use self::config::{BrokerConfig, Limits};
 pub use self::error::StartError;
@@ -113,9 +115,6 @@ pub enum Health {
 impl Broker {
     /// Starts a broker: the store, the storage thread, the listener, monitoring.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
-        if config.auth.operator.is_some() {
-            return Err(StartError::OperatorMode);
-        }
         warn_of_unsupported(&config.auth);
         let sockets = Sockets::bind(&config).await?;
         let client_addr = sockets.client_addr;
@@ -143,11 +142,19 @@ impl Broker {
         let (events, told) = system::events::channel();
         let maps_certificates = config.tls.as_ref().is_some_and(|tls| tls.verify_and_map);
         let has_jetstream = config.jetstream.enabled;
-        let gate = Gate::new(&config.auth, maps_certificates, has_jetstream, &accounts).map_err(|_| {
-            StartError::Entropy {
-                source: std::io::ErrorKind::Other.into(),
-            }
-        })?;
+        let domains = Domains {
+            own: config.jetstream.domain.clone(),
+            default: config.default_js_domain.clone(),
+        };
+        let now = RealClock::new().now();
+        let gate = Gate::new(
+            &config.auth,
+            maps_certificates,
+            has_jetstream,
+            domains,
+            &accounts,
+            now,
+        )?;
         let shared = Arc::new(Shared::new(live, info, accounts, gate, events));
         let start = shared.clock.now();
         let links = Links {
@@ -157,6 +164,14 @@ impl Broker {
             snapshots: Arc::default(),
         };
         let jetstream = config.jetstream;
+        shared.connections.keep_closed(config.max_closed_clients);
+        let settings = Settings {
+            addr: None,
+            jetstream: jetstream.clone(),
+            base_path: config.http_base_path,
+            tags: config.tags,
+            metadata: config.metadata,
+        };
         let storage = open(&config.store_dir, &shared, &jetstream, rng, links.clone()).await?;
         let mut broker = Self {
             closer: Closer(Arc::clone(&shared)),
@@ -170,7 +185,7 @@ impl Broker {
             services: TaskTracker::new(),
             monitor_stop: CancellationToken::new(),
         };
-        let monitor = broker.serve(sockets, start, config.store_dir, jetstream);
+        let monitor = broker.serve(sockets, start, config.store_dir, settings);
         system::start(&monitor, told, &broker.services, &broker.monitor_stop);
         Ok(broker)
     }
@@ -226,14 +241,16 @@ impl Broker {
     }
 
     /// Lets other users in from now on. Who is connected and no longer known, or may do something else now, has to go.
-    pub fn reload_auth(&self, auth: &AuthOptions) {
+    /// Errs, and changes nothing, if an operator's tokens are not to be believed.
+    pub fn reload_auth(&self, auth: &AuthOptions) -> Result<(), ReloadError> {
         let shared = &self.shared;
-        shared.gate.reload(auth, &shared.accounts);
+        let now = shared.clock.now();
+        shared.gate.reload(auth, &shared.accounts, now)?;
         let directory = shared.gate.directory();
         for connection in shared.connections.all() {
             let is_known = connection
                 .identity()
-                .is_none_or(|identity| directory.still_knows(&identity));
+                .is_none_or(|identity| directory.still_knows(&identity, now));
             if !is_known {
                 connection
                     .outbound
@@ -241,6 +258,7 @@ impl Broker {
                 connection.outbound.finish(CloseReason::AuthenticationViolation);
             }
         }
+        Ok(())
     }
 
     /// Whether it does its work.
@@ -287,7 +305,7 @@ impl Broker {
         sockets: Sockets,
         start: UnixNanos,
         store_dir: PathBuf,
-        jetstream: JetStreamOptions,
+        settings: Settings,
     ) -> Arc<Monitor> {
         let views = Views {
             view: Arc::clone(&self.links.view),
@@ -298,7 +316,7 @@ impl Broker {
         self.websocket_addr = sockets.websocket.as_ref().map(|(_, addr)| *addr);
         let settings = Settings {
             addr: self.monitor_addr.or(self.monitor_tls_addr),
-            jetstream,
+            ..settings
         };
         let monitor = Monitor::new(Arc::clone(&self.shared), settings, start, store_dir, views);
         let monitor = Arc::new(monitor);
@@ -344,19 +362,18 @@ impl Broker {
 /// Says what the options ask of accounts that has no effect here.
 fn warn_of_unsupported(auth: &AuthOptions) {
     for account in &auth.accounts {
-        let settings = [
-            ("imports", account.imports.is_empty()),
-            ("exports", account.exports.is_empty()),
-            ("mappings", account.mappings.is_empty()),
-        ];
-        for (setting, is_unused) in settings {
-            if !is_unused {
-                tracing::warn!(
-                    account = account.name,
-                    setting,
-                    "a setting of the account has no effect"
-                );
-            }
+        let measured = account.exports.iter().find(|export| {
+            let ExportKind::Service { latency, .. } = &export.kind else {
+                return false;
+            };
+            latency.is_some()
+        });
+        if let Some(export) = measured {
+            tracing::warn!(
+                account = account.name,
+                subject = export.subject,
+                "the latency of a service is not measured here: no metrics are published"
+            );
         }
     }
     if auth.callout.is_some() {

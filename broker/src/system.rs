@@ -158,6 +158,13 @@ impl System {
         if let Some(domain) = &jetstream.domain {
             server["domain"] = domain.as_str().into();
         }
+        let settings = &self.monitor.settings;
+        if !settings.tags.is_empty() {
+            server["tags"] = json!(settings.tags);
+        }
+        if !settings.metadata.is_empty() {
+            server["metadata"] = json!(settings.metadata);
+        }
         server
     }
 
@@ -225,9 +232,16 @@ pub(crate) fn user_info(shared: &Shared, connection: &Connection) -> Vec<u8> {
     let account = identity
         .as_ref()
         .map_or(GLOBAL_ACCOUNT, |held| &held.account.name);
+    let tag = identity.as_ref().map(|held| held.account.tag());
     let mut data = json!({
-        "user": identity.as_ref().map_or("", |held| &held.user), "account": account, "account_name": account,
+        "user": identity.as_ref().map_or("", |held| &held.user), "account": account,
+        "account_name": tag.as_deref().unwrap_or(account),
     });
+    if let Some(shown) = identity.as_ref().and_then(|held| held.shown.as_ref())
+        && !shown.claims.name.is_empty()
+    {
+        data["user_name"] = shown.claims.name.as_str().into();
+    }
     if let Some(permissions) = identity.as_ref().and_then(|held| held.permissions.as_ref()) {
         data["permissions"] = permissions_info(&permissions.source);
     }

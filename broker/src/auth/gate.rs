@@ -6,13 +6,24 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use super::operator::{Described, Operator, OperatorError};
 use super::passwords::Verifiers;
 use super::{AuthError, Directory, Facts, Identity, Login};
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, Domains};
 use crate::options::AuthOptions;
+use crate::types::UnixNanos;
 
 /// Random bytes in a nonce.
 const NONCE_BYTES: usize = 11;
+
+/// Why there is no gate.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GateError {
+    #[error("the system gives no entropy")]
+    Entropy,
+    #[error("{0}")]
+    Operator(#[from] OperatorError),
+}
 
 /// Lets clients in.
 #[derive(Debug)]
@@ -21,6 +32,7 @@ pub(crate) struct Gate {
     verifiers: Verifiers,
     maps_certificates: bool,
     has_jetstream: bool,
+    domains: Domains,
     random: SystemRandom,
 }
 
@@ -30,26 +42,46 @@ impl Gate {
         options: &AuthOptions,
         maps_certificates: bool,
         has_jetstream: bool,
+        domains: Domains,
         accounts: &Accounts,
-    ) -> Result<Self, ring::error::Unspecified> {
+        now: UnixNanos,
+    ) -> Result<Self, GateError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        accounts.configure(options, has_jetstream);
-        let directory = Directory::new(options, maps_certificates, accounts);
-        Ok(Self {
-            directory: RwLock::new(Arc::new(directory)),
-            verifiers: Verifiers::new(threads)?,
+        let open = Opening {
             maps_certificates,
             has_jetstream,
+            domains: &domains,
+            accounts,
+            now,
+        };
+        let directory = open.directory(options)?;
+        Ok(Self {
+            directory: RwLock::new(Arc::new(directory)),
+            verifiers: Verifiers::new(threads).map_err(|_| GateError::Entropy)?,
+            maps_certificates,
+            has_jetstream,
+            domains,
             random: SystemRandom::new(),
         })
     }
 
-    /// Takes other options from now on.
-    pub(crate) fn reload(&self, options: &AuthOptions, accounts: &Accounts) {
-        accounts.configure(options, self.has_jetstream);
-        let directory = Directory::new(options, self.maps_certificates, accounts);
-        let directory = Arc::new(directory);
+    /// Takes other options from now on. Errs, and changes nothing, if an operator's tokens are not to be believed.
+    pub(crate) fn reload(
+        &self,
+        options: &AuthOptions,
+        accounts: &Accounts,
+        now: UnixNanos,
+    ) -> Result<(), OperatorError> {
+        let open = Opening {
+            maps_certificates: self.maps_certificates,
+            has_jetstream: self.has_jetstream,
+            domains: &self.domains,
+            accounts,
+            now,
+        };
+        let directory = Arc::new(open.directory(options)?);
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
+        Ok(())
     }
 
     /// 22 characters that nothing else has; empty when the system gives no entropy.
@@ -77,7 +109,46 @@ impl Gate {
     }
 
     /// Finds out who a client is.
-    pub(crate) async fn identify(&self, login: &Login, facts: &Facts) -> Result<Identity, AuthError> {
-        self.directory().identify(login, facts, &self.verifiers).await
+    pub(crate) async fn identify(
+        &self,
+        login: &Login,
+        facts: &Facts,
+        now: UnixNanos,
+    ) -> Result<Identity, AuthError> {
+        self.directory()
+            .identify(login, facts, &self.verifiers, now)
+            .await
+    }
+}
+
+/// What a directory is made of, besides the options.
+struct Opening<'a> {
+    maps_certificates: bool,
+    has_jetstream: bool,
+    domains: &'a Domains,
+    accounts: &'a Accounts,
+    now: UnixNanos,
+}
+
+impl Opening<'_> {
+    /// The users of these options; sets their accounts up.
+    fn directory(&self, options: &AuthOptions) -> Result<Directory, OperatorError> {
+        let accounts = self.accounts;
+        let Some(operated) = &options.operator else {
+            accounts.configure(options, self.has_jetstream, self.domains);
+            return Ok(Directory::new(options, self.maps_certificates, None, accounts));
+        };
+        let mut described = Described::new(operated, options.system_account.as_deref(), self.now)?;
+        let mut options = options.clone();
+        options.accounts.append(&mut described.accounts);
+        options.system_account.clone_from(&described.system_account);
+        accounts.configure(&options, self.has_jetstream, self.domains);
+        let operator = Operator::new(operated, described, accounts);
+        Ok(Directory::new(
+            &options,
+            self.maps_certificates,
+            Some(operator),
+            accounts,
+        ))
     }
 }

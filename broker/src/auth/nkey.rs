@@ -7,12 +7,16 @@ use crate::nats::info::crc16;
 /// Whose key it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyKind {
+    Operator,
+    Account,
     User,
 }
 
 impl KeyKind {
     fn prefix(self) -> u8 {
         match self {
+            Self::Operator => 14 << 3,
+            Self::Account => 0,
             Self::User => 20 << 3,
         }
     }

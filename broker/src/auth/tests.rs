@@ -1,4 +1,5 @@
 use super::*;
+use crate::accounts::Domains;
 use crate::options::AccountOptions;
 
 fn user(name: &str, password: &str, account: &str) -> UserOptions {
@@ -23,8 +24,8 @@ fn login(user: &str, password: &str) -> Login {
 
 async fn who(options: &AuthOptions, login: &Login) -> Result<(String, String), AuthError> {
     let accounts = Accounts::new(None);
-    let gate = gate::Gate::new(options, false, true, &accounts).unwrap();
-    let identity = gate.identify(login, &Facts::default()).await?;
+    let gate = gate::Gate::new(options, false, true, Domains::default(), &accounts, UnixNanos(0)).unwrap();
+    let identity = gate.identify(login, &Facts::default(), UnixNanos(0)).await?;
     Ok((identity.user, identity.account.name.to_string()))
 }
 
@@ -123,7 +124,7 @@ async fn an_nkey_signs_the_nonce_of_this_connection() {
         assert_eq!(who(&options, &login).await, Err(AuthError::Violation));
     }
     let accounts = Accounts::new(None);
-    let gate = gate::Gate::new(&options, false, true, &accounts).unwrap();
+    let gate = gate::Gate::new(&options, false, true, Domains::default(), &accounts, UnixNanos(0)).unwrap();
     let (one, other) = (gate.nonce().unwrap(), gate.nonce().unwrap());
     assert!(one.len() == 15 && one != other);
 }

@@ -44,6 +44,10 @@ pub(crate) fn account_info(monitor: &Monitor, name: &str) -> Result<Value, Strin
         "client_connections": account.connection_count(),
         "subscriptions": subsz::client_subscriptions(monitor, name).len(),
     });
+    let tag = account.tag();
+    if tag != account.name {
+        info["name_tag"] = (*tag).into();
+    }
     info["sublist_stats"] = subsz::figures(&[account]);
     if is_system {
         info["is_system"] = true.into();
@@ -74,7 +78,7 @@ fn parts(msgs: u64, bytes: u64) -> Value {
 pub(crate) fn account_stat(monitor: &Monitor, account: &Account) -> Value {
     let traffic = monitor.shared.traffic_of(account);
     json!({
-        "acc": &*account.name, "name": &*account.name, "conns": account.connection_count(), "leafnodes": 0,
+        "acc": &*account.name, "name": &*account.tag(), "conns": account.connection_count(), "leafnodes": 0,
         "total_conns": account.connection_count(),
         "num_subscriptions": subsz::client_subscriptions(monitor, &account.name).len(),
         "sent": parts(traffic.out_msgs, traffic.out_bytes),

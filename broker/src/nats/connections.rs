@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::accounts::Place;
@@ -11,9 +11,6 @@ use crate::monitor::connz::ConnInfo;
 use crate::nats::door::Transport;
 use crate::outbound::{ClientId, Outbound};
 use crate::types::{MonoNanos, UnixNanos};
-
-/// Ended connections that are remembered.
-const CLOSED_MAX: usize = 10_000;
 
 /// One connection.
 #[derive(Debug)]
@@ -127,6 +124,8 @@ impl Connection {
 pub(crate) struct Connections {
     held: Mutex<BTreeMap<ClientId, Arc<Connection>>>,
     closed: Mutex<VecDeque<Arc<Closed>>>,
+    /// Ended connections that are remembered.
+    closed_max: AtomicUsize,
 }
 
 impl Connections {
@@ -140,6 +139,11 @@ impl Connections {
         true
     }
 
+    /// Remembers as many ended connections from now on.
+    pub(crate) fn keep_closed(&self, max: usize) {
+        self.closed_max.store(max, Relaxed);
+    }
+
     pub(crate) fn remove(&self, id: ClientId) {
         self.lock().remove(&id);
     }
@@ -147,10 +151,13 @@ impl Connections {
     /// Remembers a connection that has ended, in place of the oldest if there are too many.
     pub(crate) fn remember(&self, closed: Closed) {
         let mut held = lock(&self.closed);
-        if held.len() >= CLOSED_MAX {
+        let max = self.closed_max.load(Relaxed);
+        while held.len() >= max.max(1) {
             held.pop_front();
         }
-        held.push_back(Arc::new(closed));
+        if max > 0 {
+            held.push_back(Arc::new(closed));
+        }
     }
 
     /// The connections that have ended, oldest first.

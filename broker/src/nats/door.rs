@@ -82,6 +82,7 @@ pub(crate) async fn enter(tcp: TcpStream, peer: SocketAddr, port: Port, shared: 
         let facts = Facts {
             nonce,
             connection_type: Some(connection_type),
+            peer: Some(peer.ip()),
             ..Facts::default()
         };
         let live = shared.live();

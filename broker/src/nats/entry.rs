@@ -10,6 +10,7 @@ use crate::nats::listener::Shared;
 use crate::nats::session::Session;
 use crate::nats::upgrade::CookieLogin;
 use crate::outbound::CloseReason;
+use crate::system::events::details;
 use crate::types::MonoNanos;
 
 /// What a connection is asked for and how long it may stay.
@@ -56,6 +57,7 @@ impl Entry {
             (&mut login.user, &self.cookies.user),
             (&mut login.password.0, &self.cookies.pass),
             (&mut login.token.0, &self.cookies.token),
+            (&mut login.jwt.0, &self.cookies.jwt),
         ] {
             if own.is_empty() {
                 own.clone_from(cookie);
@@ -101,7 +103,11 @@ impl Entry {
         shared: &Shared,
     ) -> Option<CloseReason> {
         let login = self.login(session);
-        let identity = match shared.gate.identify(&login, &self.facts).await {
+        let identity = match shared
+            .gate
+            .identify(&login, &self.facts, shared.clock.now())
+            .await
+        {
             Ok(identity) => Arc::new(identity),
             Err(err) => {
                 let user = if login.user.is_empty() {
@@ -125,7 +131,10 @@ impl Entry {
             after(shared.clock.monotonic(), Duration::from_nanos(left))
         });
         shared.events.connected(connection);
-        session.admit(&identity)
+        let sharing = identity.account.router.sharing();
+        let is_told = sharing.services.iter().any(|service| service.share);
+        let details = is_told.then(|| details(connection, &shared.info.server_name));
+        session.admit(&identity, connection.rtt_nanos(), details)
     }
 
     /// Waits until the connection has to go; for ever, if it has not.

@@ -141,6 +141,7 @@ struct Connect {
     auth_token: Option<String>,
     nkey: Option<String>,
     sig: Option<String>,
+    jwt: Option<String>,
     account: Option<String>,
 }
 
@@ -163,6 +164,7 @@ impl From<Connect> for ConnectOptions {
                 token: Secret(connect.auth_token.unwrap_or_default()),
                 nkey: connect.nkey.unwrap_or_default(),
                 signature: connect.sig.unwrap_or_default(),
+                jwt: Secret(connect.jwt.unwrap_or_default()),
                 account: connect.account.unwrap_or_default(),
             },
         }

@@ -251,6 +251,7 @@ pub(crate) async fn serve<S: Socket>(stream: Arc<S>, guest: Guest, shared: Arc<S
             max_payload_bytes: live.limits.max_payload_bytes,
         },
         max_subscriptions: live.limits.max_subscriptions,
+        max_subscription_tokens: live.limits.max_subscription_tokens,
         ping_max: live.limits.ping_max,
     };
     let router = Arc::clone(&shared.accounts.global().router);

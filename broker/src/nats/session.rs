@@ -1,6 +1,8 @@
 //! One client's conversation, without IO: bytes in; routed messages, protocol answers and operations for the storage
 //! thread out. What is said to clients leaves through [`OutBatch`].
 
+mod limits;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,14 +21,7 @@ use crate::shard::inbox::{JsKind, JsOp, ReplyTo};
 use crate::subject;
 use crate::types::AccountId;
 
-/// What a session allows.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SessionLimits {
-    pub(crate) codec: Codec,
-    /// 0: no limit.
-    pub(crate) max_subscriptions: usize,
-    pub(crate) ping_max: u32,
-}
+pub(crate) use self::limits::SessionLimits;
 
 /// What came of a read.
 #[derive(Debug)]
@@ -59,7 +54,9 @@ enum Entry {
 /// One client's conversation.
 #[derive(Debug)]
 pub(crate) struct Session {
+    /// The server's, and those of the client and its account where they are lower.
     limits: SessionLimits,
+    server_limits: SessionLimits,
     router: Arc<Router>,
     outbound: Arc<Outbound>,
     target: Target,
@@ -102,6 +99,7 @@ impl Session {
     pub(crate) fn new(limits: SessionLimits, router: Arc<Router>, outbound: Arc<Outbound>) -> Self {
         Self {
             limits,
+            server_limits: limits,
             router,
             target: Target::Connection(Arc::clone(&outbound)),
             batch: OutBatch::new(outbound.id()),
@@ -140,10 +138,17 @@ impl Session {
         }
     }
 
-    /// Lets the client in as `identity`; completes its CONNECT. Returns the end of a connection that asked for what is not to
-    /// be had.
-    pub(crate) fn admit(&mut self, identity: &Identity) -> Option<CloseReason> {
+    /// Lets the client in as `identity`; completes its CONNECT. `rtt_nanos` and `details` are what services of other
+    /// accounts may be told of it.
+    /// Returns the end of a connection that asked for what is not to be had.
+    pub(crate) fn admit(
+        &mut self,
+        identity: &Identity,
+        rtt_nanos: u64,
+        details: Option<String>,
+    ) -> Option<CloseReason> {
         self.close();
+        self.batch.set_details(rtt_nanos, details);
         self.router = Arc::clone(&identity.account.router);
         self.account = Arc::clone(&identity.account.name);
         self.permissions.clone_from(&identity.permissions);
@@ -152,6 +157,11 @@ impl Session {
             self.outbound.set_replies(replies);
         }
         self.entry = Entry::Admitted;
+        let Some(limits) = self.server_limits.with(identity.caps, identity.account.limits()) else {
+            self.refuse("maximum subscriptions exceeded");
+            return Some(CloseReason::MaxSubscriptionsExceeded);
+        };
+        self.limits = limits;
         let end = self.complete_connect().err();
         self.batch.flush();
         end
@@ -234,7 +244,8 @@ impl Session {
             true => staged.into_op(account, &whole),
             false => staged.copied(account, &whole),
         };
-        let ops = self.staged.drain(..).map(into_op).collect();
+        let mut ops: Vec<JsOp> = self.staged.drain(..).map(into_op).collect();
+        ops.append(&mut self.batch.take_crossed());
         self.count();
         self.batch.flush();
         Received {
@@ -305,6 +316,12 @@ impl Session {
         }
         let mut line = std::mem::take(&mut self.greeting);
         line.truncate(line.len().saturating_sub(b"} \r\n".len()));
+        let (own, told) = (self.limits.codec, self.server_limits.codec);
+        if own.max_payload_bytes != told.max_payload_bytes {
+            let text = String::from_utf8_lossy(&line);
+            let field = |codec: Codec| format!("\"max_payload\":{},", codec.max_payload_bytes);
+            line = text.replacen(&field(told), &field(own), 1).into_bytes();
+        }
         let account = serde_json::Value::from(&*self.account);
         let more = format!(",\"connect_info\":true,\"remote_account\":{account}}} \r\n");
         line.extend_from_slice(more.as_bytes());
@@ -346,6 +363,17 @@ impl Session {
         if self.options.pedantic && !subject::is_valid_literal(msg.subject) {
             self.error("Invalid Publish Subject");
         }
+        if self.router.shares()
+            && let Some(mapped) = self.router.mapped(msg.subject, self.batch.random())
+        {
+            let subject = &mapped;
+            return self.publish_as(&Message { subject, ..*msg }, None);
+        }
+        self.publish_as(msg, Some(buf))
+    }
+
+    /// Publishes `msg`, whose parts are in `buf` if that is given.
+    fn publish_as(&mut self, msg: &Message<'_>, buf: Option<&[u8]>) -> Result<(), CloseReason> {
         if self.batch.is_denied(&self.router, msg.subject) && !self.outbound.may_answer(msg.subject) {
             self.error(&format!("Permissions Violation for Publish to {:?}", msg.subject));
             return Ok(());
@@ -361,6 +389,10 @@ impl Session {
         if routed.bound == Some(JsKind::UserInfo) {
             self.asks_who.extend(msg.reply.map(Box::from));
         } else if let Some(kind) = routed.bound {
+            let Some(buf) = buf else {
+                self.batch.cross(self.router.account(), kind, msg.subject, msg);
+                return Ok(());
+            };
             self.staged.push(Staged {
                 kind,
                 subject: place(buf, msg.subject.as_bytes()),
@@ -417,6 +449,12 @@ impl Session {
             {
                 self.outbound.check_denials();
             }
+        }
+        let tokens_max = self.limits.max_subscription_tokens;
+        if tokens_max > 0 && subject.split('.').count() > tokens_max {
+            return self.error(&format!(
+                "Permissions Violation for Subscription to {subject:?}, too many tokens"
+            ));
         }
         let max = self.limits.max_subscriptions;
         if max > 0 && self.outbound.counters.subscriptions.load(Relaxed) >= max as u64 {

@@ -1,5 +1,6 @@
 //! How a broker is to run.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,7 +35,20 @@ pub struct BrokerConfig {
     pub client_advertise: Option<String>,
     /// Clients are told that headers are not understood.
     pub no_header_support: bool,
+    /// By account: the domain of JetStream that its requests without one go to.
+    pub default_js_domain: BTreeMap<String, String>,
+    /// What the server is tagged with, in lower case.
+    pub tags: Vec<String>,
+    /// What is said of the server besides.
+    pub metadata: BTreeMap<String, String>,
+    /// Comes before each path of monitoring; empty, or `/` and more.
+    pub http_base_path: String,
+    /// Ended connections that monitoring remembers.
+    pub max_closed_clients: usize,
 }
+
+/// Ended connections that monitoring remembers, where nothing else is said.
+const MAX_CLOSED_CLIENTS: usize = 10_000;
 
 /// What peers may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +118,11 @@ impl BrokerConfig {
             websocket: None,
             client_advertise: None,
             no_header_support: false,
+            default_js_domain: BTreeMap::new(),
+            tags: Vec::new(),
+            metadata: BTreeMap::new(),
+            http_base_path: String::new(),
+            max_closed_clients: MAX_CLOSED_CLIENTS,
         }
     }
 
@@ -124,6 +143,11 @@ impl BrokerConfig {
             websocket: options.websocket.clone(),
             client_advertise: options.client_advertise.clone(),
             no_header_support: options.no_header_support,
+            default_js_domain: options.default_js_domain.clone(),
+            tags: options.tags.clone(),
+            metadata: options.metadata.clone(),
+            http_base_path: options.monitor.base_path.clone(),
+            max_closed_clients: options.monitor.max_closed_clients.unwrap_or(MAX_CLOSED_CLIENTS),
         }
     }
 }

@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::auth::gate::GateError;
 use crate::engine::RecoverError;
 use crate::store::StoreError;
 
 /// Why a broker did not start. Each message names the thing and the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Clients are to be let in by JWTs.
-    #[error("operator and trusted_keys are not supported: name the users in authorization or accounts")]
-    OperatorMode,
+    /// An operator's tokens are not to be believed.
+    #[error("{0}")]
+    Operator(#[from] crate::auth::operator::OperatorError),
     /// Another process listens there.
     #[error("{setting} = \"{address}\": the port is in use; stop what listens there or set another address")]
     PortInUse {
@@ -54,6 +55,17 @@ pub enum StartError {
         /// What to do.
         next_step: &'static str,
     },
+}
+
+impl From<GateError> for StartError {
+    fn from(err: GateError) -> Self {
+        match err {
+            GateError::Entropy => Self::Entropy {
+                source: std::io::ErrorKind::Other.into(),
+            },
+            GateError::Operator(err) => Self::Operator(err),
+        }
+    }
 }
 
 impl StartError {

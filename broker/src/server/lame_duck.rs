@@ -17,6 +17,8 @@ impl Broker {
     pub async fn lame_duck(&self, how: LameDuck) {
         tracing::info!("Entering lame duck mode, stop accepting new clients");
         self.shared.lame_duck.cancel();
+        let id = &self.shared.info.server_id;
+        self.shared.events.about_server(id, "LAMEDUCK");
         let connections = self.shared.connections.all();
         if connections.is_empty() {
             return;

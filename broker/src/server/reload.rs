@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::{Broker, BrokerConfig};
+use crate::auth::operator::OperatorError;
 use crate::nats::live::Live;
 use crate::options::Options;
-use crate::outbound::CloseReason;
 use crate::tls::TlsError;
 
 /// Why settings can't be taken while the broker runs. Nothing has changed.
@@ -24,6 +24,9 @@ pub enum ReloadError {
     /// Certificates and what belongs to them can't be used.
     #[error("{0}")]
     Tls(#[from] TlsError),
+    /// An operator's tokens are not to be believed.
+    #[error("{0}")]
+    Operator(#[from] OperatorError),
 }
 
 impl Broker {
@@ -33,20 +36,9 @@ impl Broker {
         unchanged(old, new)?;
         let config = BrokerConfig::from_options(new, PathBuf::new());
         let shared = &self.shared;
-        shared.set_live(Live::new(&config, &shared.info)?);
-        shared.gate.reload(&new.auth, &shared.accounts);
-        let directory = shared.gate.directory();
-        for connection in shared.connections.all() {
-            let Some(identity) = connection.identity() else {
-                continue;
-            };
-            if !directory.still_knows(&identity) {
-                connection
-                    .outbound
-                    .push(&mut b"-ERR 'Authorization Violation'\r\n".to_vec());
-                connection.outbound.finish(CloseReason::AuthenticationViolation);
-            }
-        }
+        let live = Live::new(&config, &shared.info)?;
+        self.reload_auth(&new.auth)?;
+        shared.set_live(live);
         Ok(())
     }
 }

@@ -51,6 +51,7 @@ impl Routers {
     pub(super) fn flush(&mut self) {
         for way in &mut self.ways {
             way.out.flush();
+            self.captured.append(&mut way.out.take_crossed());
         }
     }
 

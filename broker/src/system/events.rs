@@ -77,6 +77,17 @@ fn account_of(connection: &Connection) -> Option<String> {
     (*identity.account.name != *GLOBAL_ACCOUNT).then(|| identity.account.name.to_string())
 }
 
+/// What a service of another account may be told of a client, as fields of a JSON object without its braces.
+pub(crate) fn details(connection: &Connection, server_name: &str) -> String {
+    let mut client = client(connection);
+    client["server"] = server_name.into();
+    if let Some(fields) = client.as_object_mut() {
+        fields.remove("acc");
+    }
+    let text = client.to_string();
+    text.trim_start_matches('{').trim_end_matches('}').to_owned()
+}
+
 fn client(connection: &Connection) -> Value {
     let identity = connection.identity();
     let known = connection.client.get().cloned().unwrap_or_default();

@@ -164,12 +164,16 @@ impl System {
             .domain
             .as_deref()
             .unwrap_or_default();
-        let tags = args.text("tags");
+        let asked: Vec<String> = serde_json::from_str(args.text("tags")).unwrap_or_default();
+        let tags = &self.monitor.settings.tags;
+        let has_tags = asked
+            .iter()
+            .all(|tag| tags.contains(&tag.trim().to_ascii_lowercase()));
         fits(args.text("server_name"), &info.server_name)
             && fits(args.text("host"), &info.host)
             && fits(args.text("cluster"), "")
             && (args.text("domain").is_empty() || args.text("domain") == domain)
-            && (tags.is_empty() || tags == "[]")
+            && has_tags
     }
 
     fn kick(&self, args: &Args) -> Result<Value, Refusal> {

@@ -299,10 +299,13 @@ async fn secrets_are_not_shown_by_monitoring() {
 async fn who_is_no_longer_known_after_a_reload_has_to_go() {
     let server = with_users(vec![user("a", "$G", None), user("b", "$G", None)]).await;
     let (mut a, mut b) = (logged_in(&server, "a").await, logged_in(&server, "b").await);
-    server.broker.reload_auth(&AuthOptions {
-        users: vec![user("b", "$G", None)],
-        ..AuthOptions::default()
-    });
+    server
+        .broker
+        .reload_auth(&AuthOptions {
+            users: vec![user("b", "$G", None)],
+            ..AuthOptions::default()
+        })
+        .unwrap();
     assert_eq!(talk(&mut a, "", "").await, "-ERR 'Authorization Violation'\n");
     assert_eq!(talk(&mut b, "PING\r\n", "PONG").await, "PONG\n");
 }

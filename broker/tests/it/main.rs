@@ -8,8 +8,12 @@ mod consumers;
 mod core;
 mod features;
 mod jetstream;
+mod leaving;
 mod monitor;
+mod operator;
 mod push;
+mod security;
+mod sharing;
 mod streams;
 mod system;
 mod tls;
@@ -21,6 +25,7 @@ use tarn_broker::server::{Broker, BrokerConfig, Limits};
 use tempfile::TempDir;
 
 /// A broker on free ports, with its directory.
+#[derive(Debug)]
 struct Server {
     broker: Broker,
     dir: TempDir,

@@ -91,7 +91,11 @@ impl Process {
         let files = self.files(&broker).map_err(Failure::Work)?;
         self.report(&broker);
         let asked = loop {
-            match signals.next().await {
+            let asked = tokio::select! {
+                asked = signals.next() => asked,
+                () = broker.reload_wanted() => Asked::Reload,
+            };
+            match asked {
                 Asked::Reload => self.reload(&broker),
                 Asked::Reopen => match self.log.reopen() {
                     Ok(()) => tracing::info!("File log re-opened"),

@@ -12,6 +12,7 @@ use crate::options::{
     ImportOptions, JetStreamTier, LatencySampling, MapDestination, ResponseType, ServiceLatency,
     SubjectMapping, UserOptions,
 };
+use crate::sharing::check::check;
 use crate::subject;
 
 /// An array of names, or a map of accounts.
@@ -61,8 +62,15 @@ pub(super) fn read(settings: &mut Settings<'_>, node: &Node) {
         .iter()
         .map(|account| account.name.as_str())
         .collect();
+    let before = reader.errors.len();
     for account in &auth.accounts {
         check_references(reader, node, account, &names);
+    }
+    if reader.errors.len() > before {
+        return;
+    }
+    for problem in check(&auth.accounts).1 {
+        reader.error(&node.at, problem.text);
     }
 }
 
@@ -164,7 +172,9 @@ fn limits(reader: &mut Reader<'_>, node: &Node) -> AccountLimits {
             "max_subscriptions" | "max_subs" => limits.max_subscriptions = reader.limit(key, item).flatten(),
             "max_payload" | "max_pay" => limits.max_payload_bytes = reader.limit(key, item).flatten(),
             "max_leafnodes" | "max_leafs" => {
-                reader.int(key, item);
+                if reader.int(key, item).is_some_and(|max| max > 0) {
+                    reader.warn(item, "no leaf nodes connect here, however many are allowed");
+                }
             }
             _ if item.is_referenced => {}
             _ => reader.error(&item.at, format!("Unknown field {key:?} parsing account limits")),

@@ -8,7 +8,8 @@ use super::nkey::is_public_key;
 use super::reader::Reader;
 use super::{Settings, operator, permissions};
 use crate::options::{
-    AuthCallout, ConnectionType, Credential, GLOBAL_ACCOUNT, Permissions, SYSTEM_ACCOUNT, Secret, UserOptions,
+    AuthCallout, ConnectionType, Credential, GLOBAL_ACCOUNT, OperatorOptions, Permissions, SYSTEM_ACCOUNT,
+    Secret, UserOptions,
 };
 
 impl Settings<'_> {
@@ -149,6 +150,16 @@ impl Settings<'_> {
         }
         if let Some(operator) = &auth.operator {
             problems.extend(operator::problems(operator, auth));
+        }
+        let is_operated = |operator: &&mut OperatorOptions| {
+            !operator.operators.is_empty() || !operator.trusted_keys.is_empty()
+        };
+        if options.auth.operator.as_mut().filter(is_operated).is_none()
+            && options.auth.operator.take().is_some()
+        {
+            reader
+                .warnings
+                .push("a resolver has no effect without an operator or trusted keys".to_owned());
         }
         let errors = problems.into_iter().map(super::ConfigError::anywhere);
         reader.errors.extend(errors);

@@ -143,6 +143,12 @@ pub(super) fn problems(operator: &OperatorOptions, auth: &AuthOptions) -> Vec<St
     if is_on && !auth.accounts.is_empty() {
         problems.push("operators do not allow Accounts to be configured directly".to_owned());
     }
+    if is_on && auth.no_auth_user.is_some() {
+        problems.push("no_auth_user not compatible with Trusted Operator".to_owned());
+    }
+    if !operator.operators.is_empty() && !operator.trusted_keys.is_empty() {
+        problems.push("conflicting options for 'TrustedKeys' and 'TrustedOperators'".to_owned());
+    }
     if is_on && !auth.users.is_empty() {
         problems.push("operators do not allow users to be configured directly".to_owned());
     }

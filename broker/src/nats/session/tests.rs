@@ -44,6 +44,7 @@ impl Peer {
                 max_payload_bytes: 64,
             },
             max_subscriptions,
+            max_subscription_tokens: 0,
             ping_max: 2,
         };
         let session = Session::new(limits, Arc::clone(router), outbound);

@@ -1,0 +1,95 @@
+//! Linking accounts to each other, as their options say.
+
+use std::sync::Arc;
+
+use super::{Account, Accounts, Domains};
+use crate::options::{AccountOptions, AuthOptions, ExportKind, MapDestination, ResponseType, SubjectMapping};
+use crate::sharing::check::{Import, check};
+use crate::sharing::mapping::Mappings;
+use crate::sharing::{RESPONSE_THRESHOLD, ServiceLink, Sharing, StreamLink};
+
+impl Accounts {
+    /// Gives each account what the options let it share. What can't be shared is told to the log.
+    pub(super) fn link(&self, options: &AuthOptions, domains: &Domains) {
+        let wishes = &options.accounts;
+        let (imports, problems) = check(wishes);
+        for problem in problems {
+            tracing::error!(account = problem.account, "{}", problem.text);
+        }
+        let accounts: Vec<Arc<Account>> = wishes.iter().map(|wish| self.named(&wish.name)).collect();
+        let mut shared: Vec<Sharing> = wishes.iter().map(|_| Sharing::default()).collect();
+        for (own, imports) in imports.into_iter().enumerate() {
+            for import in imports {
+                if import.is_service {
+                    shared[own]
+                        .services
+                        .push(Arc::new(service(&accounts, wishes, own, import)));
+                    continue;
+                }
+                let origin = Arc::downgrade(&accounts[import.origin].router);
+                shared[own].origins.push(origin);
+                shared[import.origin].listeners.push(StreamLink {
+                    router: Arc::downgrade(&accounts[own].router),
+                    from: import.remote.into(),
+                    rename: import.rename,
+                });
+            }
+        }
+        for account in self.all() {
+            let index = accounts.iter().position(|known| known.name == account.name);
+            let mut sharing = index.map_or_else(Sharing::default, |index| std::mem::take(&mut shared[index]));
+            sharing.mappings = Self::mappings(&account, index.map(|index| &wishes[index]), domains);
+            account.router.set_sharing(sharing);
+        }
+    }
+
+    /// The mappings of an account, that of its domain of JetStream among them.
+    fn mappings(account: &Account, wish: Option<&AccountOptions>, domains: &Domains) -> Mappings {
+        let mut mappings: Vec<SubjectMapping> = Vec::new();
+        if let Some(domain) = domains.default.get(&*account.name)
+            && domains.own.as_ref() != Some(domain)
+        {
+            mappings.push(SubjectMapping {
+                source: "$JS.API.>".to_owned(),
+                destinations: vec![MapDestination {
+                    subject: format!("$JS.{domain}.API.>"),
+                    weight: 100,
+                    cluster: None,
+                }],
+            });
+        }
+        let wished = wish.into_iter().flat_map(|wish| &wish.mappings);
+        // Those that make no sense have been told of.
+        mappings.extend(
+            wished
+                .filter(|mapping| Mappings::new(std::slice::from_ref(mapping)).is_ok())
+                .cloned(),
+        );
+        Mappings::new(&mappings).unwrap_or_default()
+    }
+}
+
+fn service(accounts: &[Arc<Account>], wishes: &[AccountOptions], own: usize, import: Import) -> ServiceLink {
+    let offer = &wishes[import.origin].exports[import.export];
+    let (response, threshold) = match &offer.kind {
+        ExportKind::Service {
+            response, threshold, ..
+        } => (*response, *threshold),
+        ExportKind::Stream => (ResponseType::Singleton, None),
+    };
+    let before: usize = wishes[..import.origin]
+        .iter()
+        .map(|wish| wish.exports.len())
+        .sum();
+    ServiceLink {
+        export: before + import.export,
+        asker: Arc::downgrade(&accounts[own].router),
+        asker_name: Arc::clone(&accounts[own].name),
+        router: Arc::downgrade(&accounts[import.origin].router),
+        from: import.local.into(),
+        rename: import.rename,
+        response,
+        threshold: threshold.unwrap_or(RESPONSE_THRESHOLD),
+        share: import.share,
+    }
+}

@@ -1,0 +1,438 @@
+//! JWTs as NATS signs them: operators, accounts, users, activations. Source: NATS, "JWTs"; nats-io/jwt v2.
+//!
+//! A token is three parts in base 64, joined by `.`: what it is, what it claims, and the issuer's signature of both.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+
+use super::nkey::{KeyKind, PublicKey};
+
+/// Bytes of one token at most.
+const TOKEN_BYTES_MAX: usize = 1 << 20;
+
+/// Why a token is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JwtError {
+    #[error("expected 3 chunks")]
+    Chunks,
+    #[error("not base 64 of the JSON that is expected")]
+    Encoding,
+    #[error("not signed with ed25519-nkey")]
+    Algorithm,
+    #[error("claims of version {0} are not read here, only those of version 2: sign it again with nsc")]
+    Version(u32),
+    #[error("unable to validate expected prefixes of the issuer's key")]
+    Issuer,
+    #[error("claim failed V2 signature verification")]
+    Signature,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    nats: Version,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    #[serde(default)]
+    version: u32,
+}
+
+/// What all tokens say, around what the kind `T` says.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Claims<T> {
+    #[serde(rename = "iat", default)]
+    pub(crate) issued_at: i64,
+    #[serde(rename = "iss", default)]
+    pub(crate) issuer: String,
+    #[serde(default)]
+    pub(crate) name: String,
+    #[serde(rename = "sub", default)]
+    pub(crate) subject: String,
+    /// Seconds since 1970; 0: never.
+    #[serde(rename = "exp", default)]
+    pub(crate) expires: i64,
+    /// Seconds since 1970; 0: always.
+    #[serde(rename = "nbf", default)]
+    pub(crate) not_before: i64,
+    #[serde(rename = "nats")]
+    pub(crate) body: T,
+}
+
+/// A kind of token.
+pub(crate) trait Kind: DeserializeOwned {
+    /// Whose keys may have signed it.
+    const ISSUERS: &'static [KeyKind];
+    /// Whose key it is about.
+    const SUBJECT: KeyKind;
+}
+
+impl<T: Kind> Claims<T> {
+    /// The claims of a token whose signature is its issuer's. Says nothing of whether the issuer is to be believed.
+    pub(crate) fn decode(token: &str) -> Result<Self, JwtError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(JwtError::Encoding);
+        }
+        let chunks: Vec<&str> = token.split('.').take(4).collect();
+        let [header, claims, signature] = *chunks else {
+            return Err(JwtError::Chunks);
+        };
+        let raw = |chunk: &str| {
+            URL_SAFE_NO_PAD
+                .decode(chunk.trim_end_matches('='))
+                .map_err(|_| JwtError::Encoding)
+        };
+        let header: Header = serde_json::from_slice(&raw(header)?).map_err(|_| JwtError::Encoding)?;
+        if !header.alg.eq_ignore_ascii_case("ed25519-nkey") {
+            return Err(JwtError::Algorithm);
+        }
+        let body = raw(claims)?;
+        let versioned: Versioned = serde_json::from_slice(&body).map_err(|_| JwtError::Encoding)?;
+        if versioned.nats.version != 2 {
+            return Err(JwtError::Version(versioned.nats.version));
+        }
+        let claims: Self = serde_json::from_slice(&body).map_err(|_| JwtError::Encoding)?;
+        let key = T::ISSUERS
+            .iter()
+            .find_map(|kind| PublicKey::parse(&claims.issuer, *kind))
+            .ok_or(JwtError::Issuer)?;
+        PublicKey::parse(&claims.subject, T::SUBJECT).ok_or(JwtError::Issuer)?;
+        let signed = token.len() - chunks[2].len() - 1;
+        if key.verify(&token.as_bytes()[..signed], &raw(signature)?) {
+            Ok(claims)
+        } else {
+            Err(JwtError::Signature)
+        }
+    }
+
+    /// Whether it holds at this time, in seconds since 1970.
+    pub(crate) fn holds_at(&self, now: i64) -> bool {
+        !self.is_expired(now) && (self.not_before == 0 || self.not_before <= now)
+    }
+
+    /// Whether its time is over.
+    pub(crate) fn is_expired(&self, now: i64) -> bool {
+        self.expires != 0 && self.expires <= now
+    }
+}
+
+/// What an operator's token says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct OperatorBody {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) signing_keys: Vec<String>,
+    pub(crate) system_account: String,
+    pub(crate) strict_signing_key_usage: bool,
+}
+
+impl Kind for OperatorBody {
+    const ISSUERS: &'static [KeyKind] = &[KeyKind::Operator];
+    const SUBJECT: KeyKind = KeyKind::Operator;
+}
+
+/// What an account's token says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AccountBody {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) imports: Vec<ImportClaim>,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) exports: Vec<ExportClaim>,
+    pub(crate) limits: AccountLimitClaims,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) signing_keys: Vec<SigningKey>,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) revocations: BTreeMap<String, i64>,
+    pub(crate) default_permissions: PermissionClaims,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) mappings: BTreeMap<String, Vec<MappingClaim>>,
+    pub(crate) authorization: Authorization,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) tags: Vec<String>,
+}
+
+impl Kind for AccountBody {
+    const ISSUERS: &'static [KeyKind] = &[KeyKind::Operator];
+    const SUBJECT: KeyKind = KeyKind::Account;
+}
+
+/// What a user's token says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct UserBody {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) issuer_account: String,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) tags: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) may: UserClaims,
+}
+
+impl Kind for UserBody {
+    const ISSUERS: &'static [KeyKind] = &[KeyKind::Account];
+    const SUBJECT: KeyKind = KeyKind::User;
+}
+
+/// What an activation says: one account lets another take what it offers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ActivationBody {
+    /// The subject.
+    pub(crate) subject: String,
+    pub(crate) kind: String,
+    pub(crate) issuer_account: String,
+}
+
+impl Kind for ActivationBody {
+    const ISSUERS: &'static [KeyKind] = &[KeyKind::Account, KeyKind::Operator];
+    const SUBJECT: KeyKind = KeyKind::Account;
+}
+
+/// What a user may do, and how: of a user's own token, or of the key that signed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct UserClaims {
+    #[serde(flatten)]
+    pub(crate) permissions: PermissionClaims,
+    /// Networks to come from.
+    #[serde(deserialize_with = "list")]
+    pub(crate) src: Vec<String>,
+    /// Times of the day to come at.
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) times: Vec<TimeRange>,
+    /// The time zone of these times.
+    pub(crate) times_location: String,
+    pub(crate) subs: i64,
+    pub(crate) data: i64,
+    pub(crate) payload: i64,
+    pub(crate) bearer_token: bool,
+    pub(crate) proxy_required: bool,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) allowed_connection_types: Vec<String>,
+}
+
+/// From one time of the day to another: `hh:mm:ss`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct TimeRange {
+    pub(crate) start: String,
+    pub(crate) end: String,
+}
+
+/// Permissions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct PermissionClaims {
+    #[serde(rename = "pub")]
+    pub(crate) publish: SubjectClaims,
+    #[serde(rename = "sub")]
+    pub(crate) subscribe: SubjectClaims,
+    pub(crate) resp: Option<ResponseClaims>,
+}
+
+/// Subjects that are allowed and denied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct SubjectClaims {
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) allow: Vec<String>,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) deny: Vec<String>,
+}
+
+/// How answers are allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct ResponseClaims {
+    pub(crate) max: i64,
+    /// In nanoseconds.
+    pub(crate) ttl: i64,
+}
+
+/// A key that may sign users, maybe only such that may do what it says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum SigningKey {
+    /// Any user.
+    Plain(String),
+    /// Users with these rights.
+    Scoped {
+        key: String,
+        #[serde(default)]
+        template: Box<UserClaims>,
+    },
+}
+
+/// What an account takes from another.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ImportClaim {
+    pub(crate) subject: String,
+    pub(crate) account: String,
+    pub(crate) token: String,
+    pub(crate) to: String,
+    pub(crate) local_subject: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) share: bool,
+    pub(crate) allow_trace: bool,
+}
+
+/// What an account offers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ExportClaim {
+    pub(crate) subject: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) token_req: bool,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) revocations: BTreeMap<String, i64>,
+    pub(crate) response_type: String,
+    /// In nanoseconds.
+    pub(crate) response_threshold: i64,
+    pub(crate) account_token_position: u32,
+}
+
+/// One of a mapping's destinations.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct MappingClaim {
+    pub(crate) subject: String,
+    /// 0 is 100.
+    pub(crate) weight: u8,
+    pub(crate) cluster: String,
+}
+
+/// Users are let in by a service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Authorization {
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) auth_users: Vec<String>,
+}
+
+/// An account's limits; -1 is none.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub(crate) struct AccountLimitClaims {
+    pub(crate) subs: i64,
+    pub(crate) payload: i64,
+    pub(crate) conn: i64,
+    pub(crate) disallow_bearer: bool,
+    #[serde(flatten)]
+    pub(crate) jetstream: JetStreamClaims,
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) tiered_limits: BTreeMap<String, JetStreamClaims>,
+}
+
+impl Default for AccountLimitClaims {
+    fn default() -> Self {
+        Self {
+            subs: -1,
+            payload: -1,
+            conn: -1,
+            disallow_bearer: false,
+            jetstream: JetStreamClaims::default(),
+            tiered_limits: BTreeMap::new(),
+        }
+    }
+}
+
+/// What an account may use of JetStream; -1 is no limit.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct JetStreamClaims {
+    pub(crate) mem_storage: i64,
+    pub(crate) disk_storage: i64,
+    pub(crate) streams: i64,
+    pub(crate) consumer: i64,
+    pub(crate) max_ack_pending: i64,
+    pub(crate) mem_max_stream_bytes: i64,
+    pub(crate) disk_max_stream_bytes: i64,
+    pub(crate) max_bytes_required: bool,
+}
+
+fn or_null<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A list, or its items in one string, joined by commas.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        List(Vec<String>),
+        Text(String),
+    }
+    let form = Option::<Form>::deserialize(deserializer)?;
+    Ok(match form {
+        None => Vec::new(),
+        Some(Form::List(items)) => items,
+        Some(Form::Text(text)) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            items.map(ToOwned::to_owned).collect()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_of_nsc_are_read() {
+        let body = r#"{"pub":{"allow":["a"]},"sub":{},"resp":{"max":1,"ttl":5},"src":null,"times":[{"start":"01:15:00","end":"03:15:00"}],
+            "subs":-1,"data":-1,"payload":-1,"bearer_token":true,"issuer_account":"A","type":"user","version":2}"#;
+        let user: UserBody = serde_json::from_str(body).unwrap();
+        assert_eq!(user.may.permissions.publish.allow, ["a"]);
+        assert!(user.may.bearer_token && user.issuer_account == "A" && user.may.times.len() == 1);
+        let body = r#"{"limits":{"subs":-1,"data":-1,"payload":-1,"imports":-1,"exports":-1,"wildcards":true,"conn":5,"leaf":-1,
+            "mem_storage":1024,"streams":2},"signing_keys":["A1",{"kind":"user_scope","key":"A2","role":"r",
+            "template":{"pub":{"allow":["x.{{name()}}"]},"sub":{},"subs":7,"data":-1,"payload":-1},"description":""}],
+            "default_permissions":{"pub":{},"sub":{}},"authorization":{},"type":"account","version":2}"#;
+        let account: AccountBody = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (account.limits.conn, account.limits.jetstream.mem_storage),
+            (5, 1024)
+        );
+        assert!(
+            matches!(&account.signing_keys[1], SigningKey::Scoped { key, template } if key == "A2" && template.subs == 7)
+        );
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        for (token, expected) in [
+            ("", JwtError::Chunks),
+            ("a.b.c.d", JwtError::Chunks),
+            ("a.b.c", JwtError::Encoding),
+            ("eyJhbGciOiJub25lIn0.e30.", JwtError::Algorithm),
+        ] {
+            assert_eq!(
+                Claims::<UserBody>::decode(token).unwrap_err(),
+                expected,
+                "{token}"
+            );
+        }
+    }
+}
