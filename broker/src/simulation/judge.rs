@@ -216,16 +216,16 @@ impl Run {
             };
             // A restart works the window out anew from what is stored: then the message named has to carry the id.
             let ids = [asked.msg_id.as_ref(), asked.resend.as_ref().map(|(key, _)| key)];
-            let stored = stream
-                .messages
-                .get(&seq)
-                .map(|message| String::from_utf8_lossy(&message.sent.headers));
-            let carries = |id: &&String| {
-                stored
-                    .as_ref()
-                    .is_some_and(|headers| headers.contains(&format!(": {id}\r\n")))
+            let names_it = |sent: &Sent| {
+                let headers = String::from_utf8_lossy(&sent.headers);
+                let mut ids = ids.iter().flatten();
+                ids.any(|id| headers.contains(&format!(": {id}\r\n")))
             };
-            let is_named = ids.iter().flatten().any(carries);
+            let is_named = match stream.messages.get(&seq) {
+                Some(message) => names_it(&message.sent),
+                // One that had no answer may have been stored, and what replaced it has not taken its id along.
+                None => stream.doubtful.iter().any(names_it),
+            };
             assert!(
                 fits || is_named || stream.damage > 0,
                 "{name}: duplicate of {seq}, expected {verdict:?}"
