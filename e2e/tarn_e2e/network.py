@@ -208,7 +208,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     assert hard > options.idle + 200, f"{hard} open files allowed: raise it (ulimit -n) or lower --idle"
     bad_networks(options.rounds, limit=256 * MIB)
-    crowd(options.idle, options.sleepers, limit=64 * MIB)
+    crowd(options.idle, options.sleepers, limit=128 * MIB)
 
 
 if __name__ == "__main__":
