@@ -49,7 +49,7 @@ def masked(value, key=""):
     if isinstance(value, str):
         if key in ("name", "consumers") and re.fullmatch(r"[0-9A-Za-z]{8}", value):
             return "<generated>"
-        return TIME.sub(lambda found: found[0] if found[0] in GIVEN_TIMES else "<time>", value)
+        return text_of(value.encode())
     if key == "pause_remaining" or (key == "active" and value > 0):
         return "<duration>"
     return value
@@ -64,6 +64,7 @@ def place(item) -> tuple[bool, str]:
 def text_of(data: bytes) -> str:
     text = data.decode(errors="replace")
     text = TIME.sub(lambda found: found[0] if found[0] in GIVEN_TIMES else "<time>", text)
+    text = re.sub(r"(\$JS\.SNAPSHOT\.\w+\.\w+\.)\w{22}", r"\1<token>", text)
     text = re.sub(r"(Nats-Stream-Source: .*) \w{8}\r\n", r"\1 <identity>\r\n", text)
     return re.sub(r"(\$JS\.ACK(?:\.[^.\s]+){5}\.)\d+", r"\1<time>", text)
 
