@@ -242,6 +242,14 @@ impl Consumer {
                 return false;
             }
             if request.next_heartbeat.is_some_and(|due| due <= now) {
+                // Who does not wait and has got something is not kept for more, also while acknowledgements are awaited.
+                if request.no_wait && request.delivered > 0 {
+                    notices.push(Notice {
+                        reply: request.reply.clone(),
+                        status: Status::NoMessages,
+                    });
+                    return false;
+                }
                 request.next_heartbeat = Some(now.after(request.heartbeat_ns));
                 let status = Status::IdleHeartbeat {
                     consumer_seq: at.consumer,

@@ -299,6 +299,26 @@ fn unused_ephemerals_are_abandoned_and_durables_are_not() {
     assert!(ephemeral.is_abandoned(Mono(7000)));
 }
 
+#[test]
+fn who_does_not_wait_is_let_go_with_the_first_heartbeat_while_acks_are_awaited() {
+    let mut consumer = consumer(|config| config.max_ack_pending = 2);
+    pull(
+        &mut consumer,
+        0,
+        r#"{"batch":5,"expires":5000,"idle_heartbeat":100,"no_wait":true}"#,
+    );
+    let mut notices = Vec::new();
+    assert_eq!(deliver(&mut consumer, 0, 9, &mut notices), Some(1));
+    assert_eq!(deliver(&mut consumer, 0, 9, &mut notices), Some(2));
+    assert_eq!(deliver(&mut consumer, 0, 9, &mut notices), None);
+    consumer.expire_requests(Mono(99), &mut notices);
+    assert!(notices.is_empty());
+    consumer.expire_requests(Mono(100), &mut notices);
+    let statuses: Vec<_> = notices.iter().map(|notice| &notice.status).collect();
+    assert_eq!(statuses, [&Status::NoMessages]);
+    assert_eq!(consumer.waiting_count(), 0);
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Wait(u64),

@@ -68,9 +68,14 @@ impl Engine {
             let mut info = self.stream_info(now, stream, false, store);
             info.config.metadata.clone_from(&stream.config.metadata);
             let listed = self.listed_consumers(stream);
-            let infos = listed
-                .into_iter()
-                .filter_map(|(_, id)| self.consumer_info(now, id, store).ok());
+            let infos = listed.into_iter().filter_map(|(_, id)| {
+                let mut info = self.consumer_info(now, id, store).ok()?;
+                let observer = self.consumers.get(&id)?;
+                info.config
+                    .metadata
+                    .clone_from(&observer.consumer.config.metadata);
+                Some(info)
+            });
             let consumers = infos.collect();
             streams.push(StreamSnapshot { info, consumers });
         }

@@ -44,10 +44,7 @@ pub(crate) fn account_info(monitor: &Monitor, name: &str) -> Result<Value, Strin
         "client_connections": account.connection_count(),
         "subscriptions": subsz::client_subscriptions(monitor, name).len(),
     });
-    let tag = account.tag();
-    if tag != account.name {
-        info["name_tag"] = (*tag).into();
-    }
+    info["name_tag"] = (*account.tag()).into();
     info["sublist_stats"] = subsz::figures(&[account]);
     if is_system {
         info["is_system"] = true.into();

@@ -28,8 +28,7 @@ REASONS = [
     Reason("Every acknowledged message is synced: there is no interval to tell", where="^GET ", path=r"\.config\.(sync_always|sync_interval)$"),
     Reason("Profiles and counters of the Go runtime", where="^GET /(stacksz|debug/vars|expvarz)"),
     Reason("JetStream is not replicated: there are no queues between servers or groups to tell of", where="^GET /(ipqueuesz|raftz)"),
-    Reason("A consumer's configuration is shown as CONSUMER.INFO shows it, with the server's version and level", where="^GET /jsz", path=r"\.consumer_detail\[\d+\]\.config\.metadata\._nats\.(level|ver)$", real="<nothing>"),
-    Reason("Requests to monitoring, and what else only the server itself subscribes to, are no imports of an account", where=r"^GET /accountz\?acc=", path=r"\.imports\["),
+    Reason("Requests to monitoring and to JetStream are the server's own, no imports of an account", where=r"^GET /accountz\?acc=", path=r"\.imports\["),
 ]
 
 # Commands of the `nats` command line whose text may differ: a pattern of the command, of the lines that differ, and the reason.
@@ -43,6 +42,11 @@ CLI_REASONS: list[tuple[str, str, str]] = [
         r"^server request (jetstream|variables)$",
         r"sync_interval|sync_always|\"go\"",
         "Tarn is not built with Go and syncs before each acknowledgement",
+    ),
+    (
+        r"^server account info ",
+        r"^[-+] ( Subject: \$(SYS|JS)| Type: service| Sharing:| Tracking:|Imports:|\s*$)",
+        "Requests to monitoring and to JetStream are the server's own, no imports of an account",
     ),
     (r"^stream backup ", r"^[-+] Received .* compressed data", "Another compressor makes archives of another size"),
 ]
