@@ -25,7 +25,7 @@ pub(super) enum Job {
     /// Read these segments.
     Scrub(Vec<Target>),
     /// Add up the subjects of a stream's segments.
-    Census(Task),
+    Census(Box<Task>),
 }
 
 /// What came of a job.
@@ -152,7 +152,7 @@ impl<F: Fs> Work<F> {
                     }
                 }
                 Job::Census(task) => {
-                    if outbox.send(self.count(task)).is_err() {
+                    if outbox.send(self.count(*task)).is_err() {
                         return;
                     }
                 }
@@ -198,7 +198,7 @@ impl<F: Fs> Work<F> {
         };
         match job {
             Ok(Job::Mark(body)) => outbox.send(self.mark(&body)).ok(),
-            Ok(Job::Census(task)) => outbox.send(self.count(task)).ok(),
+            Ok(Job::Census(task)) => outbox.send(self.count(*task)).ok(),
             // Only one is asked for at a time.
             Ok(Job::Scrub(_)) | Err(false) => Some(()),
             Err(true) => None,
@@ -221,7 +221,7 @@ impl<F: Fs> Work<F> {
                 outbox(Done::ScrubbedAll);
             }
             Job::Census(task) => {
-                let done = self.count(task);
+                let done = self.count(*task);
                 outbox(done);
             }
         }

@@ -224,7 +224,7 @@ impl<F: Fs> Store<F> {
             return;
         }
         let Some(task) = self.next_census() else { return };
-        match self.tending.keeper.submit(Job::Census(task)) {
+        match self.tending.keeper.submit(Job::Census(Box::new(task))) {
             Ok(()) => self.tending.is_counting = true,
             Err(Job::Census(task)) => self.census_refused(&task),
             Err(_) => {}
