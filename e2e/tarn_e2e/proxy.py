@@ -1,6 +1,7 @@
 """A TCP proxy on loopback whose wire can be held, trickled, cut or left half open."""
 
 import asyncio
+import contextlib
 import dataclasses
 import socket
 import struct
@@ -95,7 +96,9 @@ class Proxy:
             return
         link = Link(client, server, from_server)
         self.links.add(link)
-        await asyncio.gather(self.pump(link, "up", from_client, server), self.pump(link, "down", from_server, client))
+        # Cancelled when the proxy closes.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(self.pump(link, "up", from_client, server), self.pump(link, "down", from_server, client))
 
     async def pump(self, link, way, reader, writer):
         try:
