@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The end-to-end run: real clients, real engines, the release binary with its defaults. Needs the usual ports to be free.
-# Usage: e2e/run.sh [demo] [readings] [kills] [network] [faults]   (default: all)
+# Usage: e2e/run.sh [demo] [configurations] [readings] [kills] [network] [faults]   (default: all)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root"
 export TARN_E2E_CACHE=${TARN_E2E_CACHE:-$root/target/e2e}
 cargo build --release --locked --bin tarn
 tarn=${CARGO_TARGET_DIR:-$root/target}/release/tarn
-[ $# -gt 0 ] || set -- demo readings kills network faults
+[ $# -gt 0 ] || set -- demo configurations readings kills network faults
 if [ "$*" = faults ]; then
     e2e/setup.sh python
     case "${TARN_E2E_FAULTS:-}" in *nats*) e2e/setup.sh nats-server ;; esac
@@ -20,6 +20,7 @@ for part in "$@"; do
     echo "== $part"
     case "$part" in
     demo) "$tarn" demo --devices 200 --seconds 20 ;;
+    configurations) python -m tarn_e2e.configurations ;;
     readings) python -m tarn_e2e.readings ;;
     kills) python -m tarn_e2e.kills --kills "${TARN_E2E_KILLS:-20}" ;;
     network) python -m tarn_e2e.network --rounds "${TARN_E2E_ROUNDS:-5}" ;;
@@ -29,7 +30,7 @@ for part in "$@"; do
         # shellcheck disable=SC2086
         TARN_BIN="$tarn" python -m tarn_e2e.faults ${TARN_E2E_FAULTS:-}
         ;;
-    *) echo "e2e/run.sh: no such part: $part (demo, readings, kills, network, faults)" >&2; exit 2 ;;
+    *) echo "e2e/run.sh: no such part: $part (demo, configurations, readings, kills, network, faults)" >&2; exit 2 ;;
     esac
 done
 echo "e2e: all held"
