@@ -120,6 +120,12 @@ fn fail(code: u8, message: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// The start is over: what code it alone needed leaves memory.
+fn leave_the_start() {
+    let bytes = tarn_memory::give_back_code();
+    tracing::debug!("gave back what is not needed of {bytes} bytes of code");
+}
+
 /// Runs `work` on a runtime of its own. Blocking tasks get five seconds to end after it.
 pub(crate) fn on_runtime<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()

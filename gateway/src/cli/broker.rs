@@ -90,6 +90,7 @@ impl Process {
         }
         let files = self.files(&broker).map_err(Failure::Work)?;
         self.report(&broker);
+        super::leave_the_start();
         let asked = loop {
             let asked = tokio::select! {
                 asked = signals.next() => asked,

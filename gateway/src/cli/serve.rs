@@ -44,6 +44,7 @@ async fn serve(loaded: Loaded, roles: Roles) -> Result<(), Failure> {
         say!("{line}");
     }
     say!("tarn is ready");
+    super::leave_the_start();
     stop.asked().await;
     say!("stopping: a second signal ends the process at once");
     tokio::select! {
