@@ -2,7 +2,6 @@
 
 use super::error::{ApiError, fixed, text};
 
-#[expect(dead_code, reason = "errors of features that are still refused as a whole")]
 impl ApiError {
     /// `JSMirrorMaxMessageSizeTooBigErr`
     pub(crate) const MIRROR_MAX_SIZE: Self =
@@ -185,12 +184,6 @@ impl ApiError {
     /// `JSConsumerAckFCRequiresNoMaxDeliverErr`
     pub(crate) const FC_ACK_REQUIRES_NO_MAX_DELIVER: Self =
         fixed(400, 10222, "flow control ack policy requires unset max deliver");
-    /// `JSConsumerFilterNotSubsetErr`
-    pub(crate) const CONSUMER_FILTER_NOT_SUBSET: Self = fixed(
-        400,
-        10093,
-        "consumer filter subject is not a valid subset of the interest subjects",
-    );
 
     /// `JSSourceInvalidSubjectFilter`
     pub(crate) fn source_invalid_filter(err: impl std::fmt::Display) -> Self {

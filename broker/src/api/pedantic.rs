@@ -2,7 +2,7 @@
 //! Source: nats-server, `checkStreamCfg` and `setConsumerConfigDefaults` with `pedantic`.
 
 use crate::api::error::ApiError;
-use crate::consumer::config::{AckPolicy, ConsumerConfig};
+use crate::consumer::config::{AckPolicy, ConsumerConfig, FLOW_CONTROL_HEARTBEAT_NS};
 use crate::stream::config::{DUPLICATE_WINDOW_DEFAULT_NS, StreamConfig};
 
 /// Checks a stream's configuration as it was sent.
@@ -60,7 +60,7 @@ pub(crate) fn check_stream(config: &StreamConfig) -> Result<(), ApiError> {
 /// Checks a consumer's configuration as it was sent.
 ///
 /// # Errors
-/// 10157 for the first field that would be adjusted.
+/// 10157 for the first field that would be adjusted; 10219 and 10052 where nats-server says that.
 pub(crate) fn check_consumer(config: &ConsumerConfig, stream: &StreamConfig) -> Result<(), ApiError> {
     let limits = stream.consumer_limits;
     let refused = [
@@ -97,8 +97,25 @@ pub(crate) fn check_consumer(config: &ConsumerConfig, stream: &StreamConfig) -> 
     ];
     match refused.iter().find(|(found, _)| *found) {
         Some((_, text)) => Err(ApiError::pedantic(text)),
-        None => Ok(()),
+        None => check_flow_control_acks(config),
     }
+}
+
+/// What is set by itself for who acknowledges by answering flow control has to be asked for.
+/// Source: nats-server, `checkConsumerCfg`.
+fn check_flow_control_acks(config: &ConsumerConfig) -> Result<(), ApiError> {
+    if config.ack_policy != AckPolicy::FlowControl || !config.is_push() {
+        return Ok(());
+    }
+    if !config.flow_control {
+        return Err(ApiError::FC_ACK_REQUIRES_FC);
+    }
+    if config.idle_heartbeat != FLOW_CONTROL_HEARTBEAT_NS {
+        return Err(ApiError::invalid_config(
+            "flow control ack policy heartbeat needs to be 1s",
+        ));
+    }
+    Ok(())
 }
 
 /// The acknowledgement wait with its default.
@@ -131,5 +148,24 @@ mod tests {
         };
         let error = check_consumer(&consumer, &StreamConfig::default()).unwrap_err();
         assert_eq!(error.err_code, 10157);
+    }
+
+    #[test]
+    fn acknowledging_by_flow_control_asks_for_it() {
+        let mut consumer = ConsumerConfig {
+            ack_policy: AckPolicy::FlowControl,
+            ..ConsumerConfig::default()
+        };
+        let stream = StreamConfig::default();
+        let code =
+            |consumer: &ConsumerConfig| check_consumer(consumer, &stream).map_err(|error| error.err_code);
+        // Without a subject to push to, that is what is wrong.
+        assert_eq!(code(&consumer), Ok(()));
+        consumer.deliver_subject = "out".to_owned();
+        assert_eq!(code(&consumer), Err(10219));
+        consumer.flow_control = true;
+        assert_eq!(code(&consumer), Err(10052));
+        consumer.idle_heartbeat = FLOW_CONTROL_HEARTBEAT_NS;
+        assert_eq!(code(&consumer), Ok(()));
     }
 }

@@ -323,22 +323,8 @@ fn is_revoked(revocations: &BTreeMap<String, i64>, subject: &str, issued_at: i64
 
 /// Whether one of the types that are known is the client's. Names that are not known allow nobody.
 fn allows_type(names: &[String], own: Option<ConnectionType>) -> bool {
-    let known = |name: &String| {
-        Some(match name.to_ascii_uppercase().as_str() {
-            "STANDARD" => ConnectionType::Standard,
-            "WEBSOCKET" => ConnectionType::Websocket,
-            "LEAFNODE" => ConnectionType::LeafNode,
-            "LEAFNODE_WS" => ConnectionType::LeafNodeWs,
-            "MQTT" => ConnectionType::Mqtt,
-            "MQTT_WS" => ConnectionType::MqttWs,
-            "IN_PROCESS" => ConnectionType::InProcess,
-            _ => return None,
-        })
-    };
-    names.is_empty()
-        || names
-            .iter()
-            .any(|name| known(name).is_some() && known(name) == own)
+    let is_own = |name: &String| own.is_some() && ConnectionType::of_name(name) == own;
+    names.is_empty() || names.iter().any(is_own)
 }
 
 /// Whether an address is in one of these networks.

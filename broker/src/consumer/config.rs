@@ -20,7 +20,7 @@ const INACTIVE_DEFAULT_NS: i64 = 5_000_000_000;
 const SHORTEST_HEARTBEAT_NS: i64 = 100_000_000;
 const SHORTEST_EXPIRES_NS: i64 = 1_000_000;
 /// How often a consumer is heard of whose messages are acknowledged by answers to flow control.
-const FLOW_CONTROL_HEARTBEAT_NS: i64 = 1_000_000_000;
+pub(crate) const FLOW_CONTROL_HEARTBEAT_NS: i64 = 1_000_000_000;
 
 /// Where a consumer starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

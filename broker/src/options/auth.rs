@@ -76,8 +76,24 @@ pub enum ConnectionType {
     Mqtt,
     /// `MQTT_WS`
     MqttWs,
-    /// `INPROCESS`
+    /// `IN_PROCESS`
     InProcess,
+}
+
+impl ConnectionType {
+    /// The way of this name, in either case; none: there is no such way.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_uppercase().as_str() {
+            "STANDARD" => Self::Standard,
+            "WEBSOCKET" => Self::Websocket,
+            "LEAFNODE" => Self::LeafNode,
+            "LEAFNODE_WS" => Self::LeafNodeWs,
+            "MQTT" => Self::Mqtt,
+            "MQTT_WS" => Self::MqttWs,
+            "IN_PROCESS" => Self::InProcess,
+            _ => return None,
+        })
+    }
 }
 
 /// What a user may do.
@@ -339,4 +355,22 @@ pub struct AuthCallout {
     pub xkey: Option<String>,
     /// Accounts that it may place users in; empty: all.
     pub allowed_accounts: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_to_connect_have_names() {
+        assert_eq!(
+            ConnectionType::of_name("websocket"),
+            Some(ConnectionType::Websocket)
+        );
+        assert_eq!(
+            ConnectionType::of_name("IN_PROCESS"),
+            Some(ConnectionType::InProcess)
+        );
+        assert_eq!(ConnectionType::of_name("INPROCESS"), None);
+    }
 }

@@ -316,6 +316,9 @@ def consumer_configs():
     yield api("CONSUMER.DURABLE.CREATE.S", {"stream_name": "S", "config": {}})
     yield api("CONSUMER.CREATE.S.P", {"stream_name": "S", "config": {"name": "P", "max_waiting": -1}, "pedantic": True})
     yield api("CONSUMER.CREATE.S.P", {"stream_name": "S", "config": {"name": "P", "backoff": [5]}, "pedantic": True})
+    for more in ({}, {"deliver_subject": "out"}, {"deliver_subject": "out", "flow_control": True}):
+        config = {"name": "P", "ack_policy": "flow_control", **more}
+        yield api("CONSUMER.CREATE.S.P", {"stream_name": "S", "config": config, "pedantic": True})
     yield api("CONSUMER.CREATE.S.P", {"stream_name": "S", "config": {"name": "P"}, "action": "nope"})
     yield api("CONSUMER.NAMES.S")
     yield api("CONSUMER.NAMES.S", {"offset": 1})

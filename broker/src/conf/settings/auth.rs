@@ -256,19 +256,10 @@ fn types(reader: &mut Reader<'_>, node: &Node) -> BTreeSet<ConnectionType> {
         .strings("allowed connection types", node)
         .unwrap_or_default()
     {
-        types.insert(match name.to_ascii_uppercase().as_str() {
-            "STANDARD" => ConnectionType::Standard,
-            "WEBSOCKET" => ConnectionType::Websocket,
-            "LEAFNODE" => ConnectionType::LeafNode,
-            "LEAFNODE_WS" => ConnectionType::LeafNodeWs,
-            "MQTT" => ConnectionType::Mqtt,
-            "MQTT_WS" => ConnectionType::MqttWs,
-            "IN_PROCESS" => ConnectionType::InProcess,
-            _ => {
-                reader.error(&node.at, format!("invalid connection types [{name:?}]"));
-                continue;
-            }
-        });
+        match ConnectionType::of_name(&name) {
+            Some(kind) => drop(types.insert(kind)),
+            None => reader.error(&node.at, format!("invalid connection types [{name:?}]")),
+        }
     }
     types
 }
