@@ -1,6 +1,9 @@
 //! JWTs as NATS signs them: operators, accounts, users, activations. Source: NATS, "JWTs"; nats-io/jwt v2.
 //!
-//! A token is three parts in base 64, joined by `.`: what it is, what it claims, and the issuer's signature of both.
+//! A token is three parts in base 64, joined by `.`: what it is, what it claims, and the issuer's signature of both. Tokens of
+//! version 1, which `nsc` wrote until 2021, are read as what they mean in version 2.
+
+mod version1;
 
 use std::collections::BTreeMap;
 
@@ -21,30 +24,73 @@ pub(crate) enum JwtError {
     Chunks,
     #[error("not base 64 of the JSON that is expected")]
     Encoding,
+    #[error("not a JWT")]
+    Type,
     #[error("not signed with ed25519-nkey")]
     Algorithm,
-    #[error("claims of version {0} are not read here, only those of version 2: sign it again with nsc")]
+    #[error("claims of version {0} are not read here, only those of versions 1 and 2")]
     Version(u32),
+    #[error("the JWT is of something else")]
+    Kind,
     #[error("unable to validate expected prefixes of the issuer's key")]
     Issuer,
-    #[error("claim failed V2 signature verification")]
-    Signature,
+    #[error("claim failed V{0} signature verification")]
+    Signature(u32),
 }
 
-#[derive(Deserialize)]
+/// What a token is.
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Header {
+    typ: String,
     alg: String,
 }
 
-#[derive(Deserialize)]
-struct Versioned {
-    nats: Version,
+impl Header {
+    fn check(&self) -> Result<(), JwtError> {
+        let algorithms = ["ed25519-nkey", "ed25519"];
+        if !self.typ.eq_ignore_ascii_case("jwt") {
+            return Err(JwtError::Type);
+        }
+        let is_known = algorithms.iter().any(|name| self.alg.eq_ignore_ascii_case(name));
+        is_known.then_some(()).ok_or(JwtError::Algorithm)
+    }
 }
 
-#[derive(Deserialize)]
-struct Version {
-    #[serde(default)]
+/// What tells versions and kinds apart.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Versioned {
+    /// The kind, in version 1.
+    #[serde(rename = "type")]
+    kind: String,
+    nats: VersionedBody,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct VersionedBody {
+    #[serde(rename = "type")]
+    kind: String,
     version: u32,
+}
+
+impl Versioned {
+    fn version(&self) -> u32 {
+        if self.kind.is_empty() {
+            self.nats.version
+        } else {
+            1
+        }
+    }
+
+    fn kind(&self) -> &str {
+        if self.kind.is_empty() {
+            &self.nats.kind
+        } else {
+            &self.kind
+        }
+    }
 }
 
 /// What all tokens say, around what the kind `T` says.
@@ -70,10 +116,15 @@ pub(crate) struct Claims<T> {
 
 /// A kind of token.
 pub(crate) trait Kind: DeserializeOwned {
+    /// What it is called.
+    const NAME: &'static str;
     /// Whose keys may have signed it.
     const ISSUERS: &'static [KeyKind];
     /// Whose key it is about.
     const SUBJECT: KeyKind;
+
+    /// The claims of a token of version 1.
+    fn from_version_1(claims: &[u8]) -> Result<Claims<Self>, serde_json::Error>;
 }
 
 impl<T: Kind> Claims<T> {
@@ -91,26 +142,33 @@ impl<T: Kind> Claims<T> {
                 .decode(chunk.trim_end_matches('='))
                 .map_err(|_| JwtError::Encoding)
         };
-        let header: Header = serde_json::from_slice(&raw(header)?).map_err(|_| JwtError::Encoding)?;
-        if !header.alg.eq_ignore_ascii_case("ed25519-nkey") {
-            return Err(JwtError::Algorithm);
-        }
+        let parsed: Header = serde_json::from_slice(&raw(header)?).map_err(|_| JwtError::Encoding)?;
+        parsed.check()?;
         let body = raw(claims)?;
         let versioned: Versioned = serde_json::from_slice(&body).map_err(|_| JwtError::Encoding)?;
-        if versioned.nats.version != 2 {
-            return Err(JwtError::Version(versioned.nats.version));
+        if versioned.kind() != T::NAME {
+            return Err(JwtError::Kind);
         }
-        let claims: Self = serde_json::from_slice(&body).map_err(|_| JwtError::Encoding)?;
+        let version = versioned.version();
+        // Issuers signed the claims alone before.
+        let (decoded, signed) = match version {
+            1 => (T::from_version_1(&body), claims),
+            2 => (
+                serde_json::from_slice(&body),
+                &token[..header.len() + 1 + claims.len()],
+            ),
+            other => return Err(JwtError::Version(other)),
+        };
+        let decoded: Self = decoded.map_err(|_| JwtError::Encoding)?;
         let key = T::ISSUERS
             .iter()
-            .find_map(|kind| PublicKey::parse(&claims.issuer, *kind))
+            .find_map(|kind| PublicKey::parse(&decoded.issuer, *kind))
             .ok_or(JwtError::Issuer)?;
-        PublicKey::parse(&claims.subject, T::SUBJECT).ok_or(JwtError::Issuer)?;
-        let signed = token.len() - chunks[2].len() - 1;
-        if key.verify(&token.as_bytes()[..signed], &raw(signature)?) {
-            Ok(claims)
+        PublicKey::parse(&decoded.subject, T::SUBJECT).ok_or(JwtError::Issuer)?;
+        if key.verify(signed.as_bytes(), &raw(signature)?) {
+            Ok(decoded)
         } else {
-            Err(JwtError::Signature)
+            Err(JwtError::Signature(version))
         }
     }
 
@@ -129,8 +187,6 @@ impl<T: Kind> Claims<T> {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct OperatorBody {
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
     #[serde(deserialize_with = "or_null")]
     pub(crate) signing_keys: Vec<String>,
     pub(crate) system_account: String,
@@ -138,16 +194,19 @@ pub(crate) struct OperatorBody {
 }
 
 impl Kind for OperatorBody {
+    const NAME: &'static str = "operator";
     const ISSUERS: &'static [KeyKind] = &[KeyKind::Operator];
     const SUBJECT: KeyKind = KeyKind::Operator;
+
+    fn from_version_1(claims: &[u8]) -> Result<Claims<Self>, serde_json::Error> {
+        version1::operator(claims)
+    }
 }
 
 /// What an account's token says.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct AccountBody {
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
     #[serde(deserialize_with = "or_null")]
     pub(crate) imports: Vec<ImportClaim>,
     #[serde(deserialize_with = "or_null")]
@@ -166,16 +225,19 @@ pub(crate) struct AccountBody {
 }
 
 impl Kind for AccountBody {
+    const NAME: &'static str = "account";
     const ISSUERS: &'static [KeyKind] = &[KeyKind::Operator];
     const SUBJECT: KeyKind = KeyKind::Account;
+
+    fn from_version_1(claims: &[u8]) -> Result<Claims<Self>, serde_json::Error> {
+        version1::account(claims)
+    }
 }
 
 /// What a user's token says.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct UserBody {
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
     pub(crate) issuer_account: String,
     #[serde(deserialize_with = "or_null")]
     pub(crate) tags: Vec<String>,
@@ -184,8 +246,13 @@ pub(crate) struct UserBody {
 }
 
 impl Kind for UserBody {
+    const NAME: &'static str = "user";
     const ISSUERS: &'static [KeyKind] = &[KeyKind::Account];
     const SUBJECT: KeyKind = KeyKind::User;
+
+    fn from_version_1(claims: &[u8]) -> Result<Claims<Self>, serde_json::Error> {
+        version1::user(claims)
+    }
 }
 
 /// What an activation says: one account lets another take what it offers.
@@ -199,8 +266,13 @@ pub(crate) struct ActivationBody {
 }
 
 impl Kind for ActivationBody {
+    const NAME: &'static str = "activation";
     const ISSUERS: &'static [KeyKind] = &[KeyKind::Account, KeyKind::Operator];
     const SUBJECT: KeyKind = KeyKind::Account;
+
+    fn from_version_1(claims: &[u8]) -> Result<Claims<Self>, serde_json::Error> {
+        version1::activation(claims)
+    }
 }
 
 /// What a user may do, and how: of a user's own token, or of the key that signed it.
@@ -327,8 +399,8 @@ pub(crate) struct Authorization {
     pub(crate) auth_users: Vec<String>,
 }
 
-/// An account's limits; -1 is none.
-#[derive(Clone, Debug, Deserialize)]
+/// An account's limits; -1 is none, and what is not said is 0.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct AccountLimitClaims {
     pub(crate) subs: i64,
@@ -339,19 +411,6 @@ pub(crate) struct AccountLimitClaims {
     pub(crate) jetstream: JetStreamClaims,
     #[serde(deserialize_with = "or_null")]
     pub(crate) tiered_limits: BTreeMap<String, JetStreamClaims>,
-}
-
-impl Default for AccountLimitClaims {
-    fn default() -> Self {
-        Self {
-            subs: -1,
-            payload: -1,
-            conn: -1,
-            disallow_bearer: false,
-            jetstream: JetStreamClaims::default(),
-            tiered_limits: BTreeMap::new(),
-        }
-    }
 }
 
 /// What an account may use of JetStream; -1 is no limit.
@@ -426,7 +485,9 @@ mod tests {
             ("", JwtError::Chunks),
             ("a.b.c.d", JwtError::Chunks),
             ("a.b.c", JwtError::Encoding),
-            ("eyJhbGciOiJub25lIn0.e30.", JwtError::Algorithm),
+            ("eyJhbGciOiJub25lIn0.e30.", JwtError::Type),
+            ("eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0.e30.", JwtError::Algorithm),
+            ("eyJ0eXAiOiJKV1QiLCJhbGciOiJlZDI1NTE5In0.e30.", JwtError::Kind),
         ] {
             assert_eq!(
                 Claims::<UserBody>::decode(token).unwrap_err(),

@@ -73,6 +73,19 @@ impl Key {
     fn sign(&self, subject: &str, name: &str, body: Value) -> String {
         self.sign_at(subject, name, body, json!({}), 0)
     }
+
+    /// A token of version 1: the kind stands beside the claims, and only the claims are signed, unless `header_too`.
+    fn sign_version_1(&self, subject: &str, kind: &str, body: Value, header_too: bool) -> String {
+        let claims = json!({
+            "jti": "x", "iat": now(), "iss": self.public, "name": kind, "sub": subject, "type": kind, "nats": body,
+        });
+        let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let (header, claims) = (encode(&json!({"typ": "jwt", "alg": "ed25519"})), encode(&claims));
+        let unsigned = format!("{header}.{claims}");
+        let signed = if header_too { &unsigned } else { &claims };
+        let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()));
+        format!("{unsigned}.{signature}")
+    }
 }
 
 /// CRC-16/XMODEM.
@@ -317,6 +330,42 @@ async fn nobody_comes_in_with_less() {
         .await
     );
     assert!(!is_let_in(&server, &keys.b.sign(&keys.user.public, "user", bearer), None).await);
+}
+
+#[tokio::test]
+async fn tokens_of_version_1_are_believed() {
+    let keys = keys();
+    let operator = &keys.operator;
+    let limits: Value = serde_json::from_str(NO_LIMITS).unwrap();
+    let token_of = |key: &Key, body| operator.sign_version_1(&key.public, "account", body, false);
+    let config = format!(
+        "operator: {}\nresolver: MEMORY\nresolver_preload: {{\n{}: {}\n{}: {}\n}}",
+        operator.sign_version_1(&operator.public, "operator", json!({}), false),
+        keys.a.public,
+        token_of(&keys.a, json!({"limits": limits})),
+        keys.b.public,
+        token_of(&keys.b, json!({})),
+    );
+    let server = configured(&config).await;
+    let body = json!({"pub": {"allow": ["own.>", "fence"]}, "sub": {}});
+    let token = |signer: &Key, kind: &str, header_too: bool| {
+        signer.sign_version_1(&keys.user.public, kind, body.clone(), header_too)
+    };
+    let client = connect(&server, &token(&keys.a, "user", false), Some(&keys.user))
+        .await
+        .unwrap();
+    assert!(may_publish(&client, "own.x").await && !may_publish(&client, "other").await);
+    for (refused, why) in [
+        (token(&keys.a, "user", true), "more is signed"),
+        (token(&keys.a, "account", false), "not of a user"),
+        (token(&keys.signing, "user", false), "a key that nobody knows"),
+        (
+            token(&keys.b, "user", false),
+            "an account of which nothing is said has no connections",
+        ),
+    ] {
+        assert!(!is_let_in(&server, &refused, Some(&keys.user)).await, "{why}");
+    }
 }
 
 #[tokio::test]
