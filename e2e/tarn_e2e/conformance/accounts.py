@@ -4,7 +4,7 @@ Prints what differs and exits with 1 if anything does. Usage: accounts [--show]
 """
 
 import argparse
-import os
+import difflib
 import re
 import socket
 import subprocess
@@ -13,7 +13,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..server import BINARY, CACHE
 from .peers import Server, commands
 
 # How long nothing more has to come until a step counts as answered.
@@ -177,7 +176,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--show", action="store_true", help="print everything that is heard")
     show = parser.parse_args().show
-    peers = commands(CACHE, os.environ.get("TARN_BIN", str(BINARY)))
+    peers = commands()
     failed = 0
     for name, (config, steps) in SCENARIOS.items():
         heard = {peer: play(command, config, steps) for peer, command in peers.items()}
@@ -197,15 +196,9 @@ def compare(name: str, heard: dict[str, list[str]], show: bool) -> int:
     if real == own:
         return 0
     print(f"-- {name} differs")
-    for line in difference(real, own):
+    for line in difflib.unified_diff(real, own, "nats-server", "tarn", lineterm="", n=1):
         print(f"   {line}")
     return 1
-
-
-def difference(real: list[str], own: list[str]) -> list[str]:
-    import difflib
-
-    return [line for line in difflib.unified_diff(real, own, "nats-server", "tarn", lineterm="", n=1)]
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@ Usage: python -m tarn_e2e.conformance.backups [--messages N]
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from ..server import BINARY, CACHE
+from .nats_cli import Nats
 from .peers import Server, commands
 
 COMMAND_SECONDS = 120
@@ -22,61 +20,68 @@ CONSUMERS = [("ORDERS", "reader"), ("JOBS", "worker")]
 OF_THE_SERVER = {"bytes", "last_ts"}
 
 
-def nats(server: Server, *arguments: str) -> str:
-    command = [str(CACHE / "nats"), "--no-context", "--server", server.url, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS)
-    if done.returncode != 0:
-        raise SystemExit(f"nats {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return done.stdout
+class Client:
+    """The command line at one server."""
+
+    def __init__(self, nats: Nats, server: Server):
+        self.nats, self.server = nats, server
+
+    def __call__(self, *arguments: str) -> str:
+        status, text = self.nats.run("--server", self.server.url, *arguments, seconds=COMMAND_SECONDS)
+        if status != 0:
+            raise SystemExit(f"nats {' '.join(arguments)}: exit {status}\n{text}")
+        return text
 
 
-def fill(server: Server, messages: int) -> None:
+def fill(nats: Client, messages: int) -> None:
     """A stream with holes at the beginning, in the middle and at the end, a work queue half done, and a bucket."""
-    nats(server, "stream", "add", "ORDERS", "--subjects", "orders.>", "--storage", "file", "--defaults")
-    nats(server, "pub", "orders.eu", "--count", str(messages), "order {{Count}} {{Random 10 400}}", "-H", "Origin:test")
+    nats("stream", "add", "ORDERS", "--subjects", "orders.>", "--storage", "file", "--defaults")
+    nats("pub", "orders.eu", "--count", str(messages), "order {{Count}} {{Random 10 400}}", "-H", "Origin:test")
     for seq in (messages // 2, messages):
-        nats(server, "stream", "rmm", "ORDERS", str(seq), "-f")
-    nats(server, "stream", "purge", "ORDERS", "--seq", "30", "-f")
-    nats(server, "consumer", "add", "ORDERS", "reader", "--pull", "--ack", "explicit", "--defaults")
-    nats(server, "consumer", "next", "ORDERS", "reader", "--count", "5", "--ack")
-    nats(server, "consumer", "next", "ORDERS", "reader", "--no-ack")
-    nats(server, "stream", "add", "JOBS", "--subjects", "jobs.>", "--storage", "file", "--retention", "work", "--defaults")
-    nats(server, "pub", "jobs.new", "--count", "50", "job {{Count}}")
-    nats(server, "consumer", "add", "JOBS", "worker", "--pull", "--ack", "explicit", "--defaults")
-    nats(server, "consumer", "next", "JOBS", "worker", "--count", "7", "--ack")
-    nats(server, "kv", "add", "settings", "--history", "3")
+        nats("stream", "rmm", "ORDERS", str(seq), "-f")
+    nats("stream", "purge", "ORDERS", "--seq", "30", "-f")
+    nats("consumer", "add", "ORDERS", "reader", "--pull", "--ack", "explicit", "--defaults")
+    nats("consumer", "next", "ORDERS", "reader", "--count", "5", "--ack")
+    nats("consumer", "next", "ORDERS", "reader", "--no-ack")
+    nats("stream", "add", "JOBS", "--subjects", "jobs.>", "--storage", "file", "--retention", "work", "--defaults")
+    nats("pub", "jobs.new", "--count", "50", "job {{Count}}")
+    nats("consumer", "add", "JOBS", "worker", "--pull", "--ack", "explicit", "--defaults")
+    nats("consumer", "next", "JOBS", "worker", "--count", "7", "--ack")
+    nats("kv", "add", "settings", "--history", "3")
     for value in range(5):
-        nats(server, "kv", "put", "settings", "colour", str(value))
+        nats("kv", "put", "settings", "colour", str(value))
 
 
-def look(server: Server, messages: int) -> dict:
+def look(nats: Client, messages: int) -> dict:
     """What must be the same before and after."""
     seen = {}
     for stream in STREAMS:
-        state = json.loads(nats(server, "stream", "info", stream, "--json"))["state"]
+        state = json.loads(nats("stream", "info", stream, "--json"))["state"]
         seen[stream] = {name: value for name, value in state.items() if name not in OF_THE_SERVER}
     for stream, consumer in CONSUMERS:
-        info = json.loads(nats(server, "consumer", "info", stream, consumer, "--json"))
+        info = json.loads(nats("consumer", "info", stream, consumer, "--json"))
         delivered = {name: info["delivered"][name] for name in ("consumer_seq", "stream_seq")}
         seen[consumer] = delivered | {name: info[name] for name in ("num_ack_pending", "num_pending")}
     for seq in (30, messages // 2 - 1, messages - 1):
-        request = nats(server, "request", "--raw", "$JS.API.STREAM.MSG.GET.ORDERS", json.dumps({"seq": seq}))
+        request = nats("request", "--raw", "$JS.API.STREAM.MSG.GET.ORDERS", json.dumps({"seq": seq}))
         seen[f"message {seq}"] = json.loads(request)["message"]
     return seen
 
 
 def move(from_command: list[str], to_command: list[str], messages: int) -> list[str]:
     """Moves an account and one stream. Returns what is different."""
-    with Server(from_command) as old, Server(to_command) as new, tempfile.TemporaryDirectory() as folder:
+    with Server(from_command) as source, Server(to_command) as target, tempfile.TemporaryDirectory() as folder:
+        nats = Nats(Path(folder))
+        old, new = Client(nats, source), Client(nats, target)
         fill(old, messages)
         before = look(old, messages)
         account, stream = Path(folder, "account"), Path(folder, "stream")
-        nats(old, "account", "backup", str(account), "--force")
-        nats(new, "account", "restore", str(account))
+        old("account", "backup", str(account), "--force")
+        new("account", "restore", str(account))
         after = look(new, messages)
-        nats(old, "stream", "backup", "ORDERS", str(stream), "--consumers", "--check", "--no-progress")
-        nats(new, "stream", "rm", "ORDERS", "-f")
-        nats(new, "stream", "restore", str(stream), "--no-progress")
+        old("stream", "backup", "ORDERS", str(stream), "--consumers", "--check", "--no-progress")
+        new("stream", "rm", "ORDERS", "-f")
+        new("stream", "restore", str(stream), "--no-progress")
         again = look(new, messages)
         seen = [("account restore", after), ("stream restore", again)]
         return [
@@ -91,7 +96,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=3000)
     arguments = parser.parse_args()
-    servers = commands(CACHE, os.environ.get("TARN_BIN", str(BINARY)))
+    servers = commands()
     is_good = True
     for old, new in WAYS:
         differences = move(servers[old], servers[new], arguments.messages)

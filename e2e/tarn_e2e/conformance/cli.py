@@ -4,62 +4,21 @@ Usage: python -m tarn_e2e.conformance.cli [--only TEXT] [--verbose]
 """
 
 import argparse
-import os
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..server import BINARY, CACHE
 from .commands import SYSTEM, USER
-from .peers import Server, commands
+from .nats_cli import LISTEN_SECONDS, Nats, masked
+from .peers import TWO_ACCOUNTS, Server, commands
 from .reasons import CLI_REASONS
-
-COMMAND_SECONDS = 30
-# What a subscriber needs until it listens; it says so, but not in all of its forms.
-LISTEN_SECONDS = 1.0
-
-CONFIG = """
-accounts {
-  $SYS { users: [{user: sys, password: sys}] }
-  APP { jetstream: enabled, users: [{user: app, password: app}] }
-}
-no_auth_user: app
-"""
-
-MASKS = [
-    (re.compile(r"\x1b\[[0-9;]*m"), ""),
-    (re.compile(r"nats://127\.0\.0\.1:\d+|127\.0\.0\.1:\d+|\[?::1\]?:\d+"), "<address>"),
-    (re.compile(r"/tmp/conformance-[\w/.-]*"), "<folder>"),
-    (re.compile(r"\b[NA][A-Z2-7]{55}\b"), "<id>"),
-    (re.compile(r"_INBOX\.[A-Za-z0-9.]+"), "<inbox>"),
-    (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?"), "<time>"),
-    (re.compile(r"\d\d:\d\d:\d\d(\.\d+)?"), "<time>"),
-    (re.compile(r"\b\d[\d,]*(\.\d+)?(ns|µs|us|ms|s|m|h|d)(\d+(\.\d+)?(ns|µs|us|ms|s|m))*\b"), "<duration>"),
-    (re.compile(r"-?[\d,]+(\.\d+)? (msgs|MB|MiB|KiB|B|GiB)/sec"), "<rate>"),
-    (re.compile(r'("(?:start|now|time|created|ts|first_ts|last_ts|mod_time|last_active|config_load_time|uptime|mem|cores|cpu|pid|gomaxprocs|gomemlimit|rtt|cid|port|max_connections|auth_timeout)": )[^,\n]+'), r"\1<figure>"),
-    (re.compile(r"\b[A-Za-z0-9]{22}\b"), "<nuid>"),
-    (re.compile(r"[─━═]{3,}"), "<line>"),
-    (re.compile(r"Client ID: \d+"), "Client ID: <figure>"),
-    (re.compile(r'"accounts":\[[^\]]*\]'), '"accounts":[…]'),
-    (re.compile("[ \u00a0]{2,}|\u00a0"), " "),
-    # The last field of an object has none.
-    (re.compile(r",$", re.MULTILINE), ""),
-]
-
 
 # What a server says about itself: its figures are never those of another, only which there are is compared.
 FIGURES = re.compile(r"-?\b\d[\d,.]*( (MiB|KiB|GiB|B)\b|%)?")
-
-
-def masked(text: str) -> str:
-    for pattern, replacement in MASKS:
-        text = pattern.sub(replacement, text)
-    return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 class Run:
@@ -67,12 +26,13 @@ class Run:
 
     def __init__(self, command):
         self.command = command
-        self.folder = Path(tempfile.mkdtemp(prefix="conformance-cli-"))
-        (self.folder / "file").write_text("what is in the file\n" * 20)
-        self.names = {"backup": str(self.folder / "backup"), "file": str(self.folder / "file"), "out": str(self.folder / "out")}
+        folder = Path(tempfile.mkdtemp(prefix="conformance-cli-"))
+        (folder / "file").write_text("what is in the file\n" * 20)
+        self.names = {name: str(folder / name) for name in ("backup", "file", "out")}
+        self.nats = Nats(folder)
 
     def all(self, steps, system):
-        with Server(self.command, config=CONFIG) as server:
+        with Server(self.command, config=TWO_ACCOUNTS) as server:
             said = [self.step(server, "app", step) for step in steps]
             said += [[(status, FIGURES.sub("#", text)) for status, text in self.step(server, "sys", step)] for step in system]
         return said
@@ -94,19 +54,11 @@ class Run:
     def start(self, server, user, text):
         for name, value in self.names.items():
             text = text.replace("{" + name + "}", value)
-        environment = {**os.environ, "HOME": str(self.folder), "XDG_CONFIG_HOME": str(self.folder), "NO_COLOR": "1", "COLUMNS": "200", "TZ": "UTC"}
-        arguments = [str(CACHE / "nats"), "--server", server.url, "--user", user, "--password", user, "--timeout", "5s", *shlex.split(text)]
-        return subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        return self.nats.start("--server", server.url, "--user", user, "--password", user, "--timeout", "5s", *shlex.split(text))
 
-    @staticmethod
-    def finish(process):
-        try:
-            text, _ = process.communicate(timeout=COMMAND_SECONDS)
-            return process.returncode, masked(text)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            text, _ = process.communicate()
-            return "time-out", masked(text)
+    def finish(self, process):
+        status, text = self.nats.finish(process)
+        return status, masked(text)
 
 
 def difference(real, ours) -> str:
@@ -136,7 +88,7 @@ def main() -> int:
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--self", action="store_true", help="the real server against itself: what the masks leave over")
     arguments = parser.parse_args()
-    both = commands(CACHE, str(BINARY))
+    both = commands()
     wanted = [step for step in USER if not arguments.only or arguments.only in str(step)]
     system = [step for step in SYSTEM if not arguments.only or arguments.only in str(step)]
     other = both["nats-server"] if arguments.self else both["tarn"]

@@ -6,7 +6,8 @@ Usage: python -m tarn_e2e.conformance.clients [--show]
 
 import argparse
 import asyncio
-import os
+import base64
+import json
 import re
 import shlex
 import ssl
@@ -16,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..server import BINARY, CACHE
-from .cli import COMMAND_SECONDS, LISTEN_SECONDS
-from .cli import masked as masked_by_cli
-from .peers import Server, commands, free_port
+from ..server import free_port
+from .nats_cli import LISTEN_SECONDS, Nats
+from .nats_cli import masked as masked_by_cli
+from .peers import Server, commands
 
 # By user: a command, or one that listens and one that then speaks, each with its user.
 OPERATED = [
@@ -58,36 +59,9 @@ AUTH = [
 
 
 def masked(text: str) -> str:
-    """Besides what `cli` masks: what the real server alone says of itself, and what counts up."""
+    """Besides what `nats_cli` masks: what the real server alone says of itself, and what counts up."""
     text = re.sub(r',"feature_flags":\{[^}]*\}|"rtt":\d+', "", masked_by_cli(text))
     return re.sub(r'(Client ID: |NATS-RPLY-|"seq":)\d+', r"\1#", text)
-
-
-class Nats:
-    """The `nats` command line with a folder of its own."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        own = {name: str(folder / name.lower()) for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME")}
-        self.environment = {**os.environ, **own, "HOME": str(folder), "NO_COLOR": "1", "COLUMNS": "200", "TZ": "UTC"}
-
-    def start(self, *arguments: str) -> subprocess.Popen:
-        command = [str(CACHE / "nats"), *arguments]
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment
-        )
-
-    def run(self, *arguments: str) -> tuple[int | str, str]:
-        return self.finish(self.start(*arguments))
-
-    @staticmethod
-    def finish(process: subprocess.Popen) -> tuple[int | str, str]:
-        try:
-            text, _ = process.communicate(timeout=COMMAND_SECONDS)
-            return process.returncode, text
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return "time-out", process.communicate()[0]
 
 
 def operator_config(nats: Nats) -> str:
@@ -108,9 +82,6 @@ def operator_config(nats: Nats) -> str:
 
 
 def subject(token: str) -> str:
-    import base64
-    import json
-
     claims = token.split(".")[1]
     return json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))["sub"]
 
@@ -179,7 +150,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--show", action="store_true", help="print what the real server said")
     show = parser.parse_args().show
-    both = commands(CACHE, os.environ.get("TARN_BIN", str(BINARY)))
+    both = commands()
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         nats = Nats(Path(folder))
         config = operator_config(nats)

@@ -14,7 +14,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..server import BINARY, CACHE
 from .endpoints import PATHS, answers
 from .frames import FRAMES
 from .peers import Server, Wire, commands, converse
@@ -22,6 +21,8 @@ from .reasons import REASONS
 from .requests import GROUPS, SETUPS
 
 ANSWER_SECONDS = 1.2
+# What is not gone by then is there to stay: the deletion was refused.
+GONE_SECONDS = 1.0
 # Lines for one step in the report.
 SHOWN = 6
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
@@ -106,6 +107,8 @@ class Side:
             acks: dict[str, list[str]] = collections.defaultdict(list)
             for kind, subject, payload, headers in steps:
                 answers.append([answer_of(message) for message in self.step(wire, acks, kind, subject, payload, headers)])
+                if deleted := re.search(r"STREAM\.DELETE\.(\w+)$", str(subject)):
+                    self.await_gone(server, deleted[1])
             wire.close()
         return answers
 
@@ -123,24 +126,19 @@ class Side:
         if kind == "many":
             found = wire.ask(subject, payload, headers, ANSWER_SECONDS)
             return self.note(acks, subject.rsplit(".", 1)[-1], found)
-        found = ask_one(wire, subject, payload, headers)
-        return found
+        return wire.ask_one(subject, payload, headers, ANSWER_SECONDS)
+
+    @staticmethod
+    def await_gone(server, stream):
+        """nats-server removes a stream's files behind its answer: the next of this name would find them."""
+        deadline = time.monotonic() + GONE_SECONDS
+        while list(server.folder.glob(f"store/jetstream/*/streams/{stream}")) and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     @staticmethod
     def note(acks, consumer, found):
         acks[consumer].extend(message.reply for message in found if message.reply.startswith("$JS.ACK."))
         return found
-
-
-def ask_one(wire, subject, payload, headers):
-    wire.count += 1
-    reply = f"{wire.inbox}.{wire.count}"
-    wire.publish(subject, payload, headers, reply)
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while message := wire._message(deadline - time.monotonic()):
-        if message.subject == reply or message.subject == "-ERR":
-            return [message]
-    return []
 
 
 def label(step) -> str:
@@ -295,7 +293,7 @@ def main() -> int:
     parser.add_argument("--group")
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
-    both = commands(CACHE, str(BINARY))
+    both = commands()
     sides = [Side(both["nats-server"]), Side(both["tarn"])]
     groups = {name: group for name, group in GROUPS.items() if arguments.group in (None, name)}
     results = list(requests(groups, sides))

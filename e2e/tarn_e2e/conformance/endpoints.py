@@ -4,15 +4,7 @@ import json
 import urllib.error
 import urllib.request
 
-from .peers import Server, Wire
-
-CONFIG = """
-accounts {
-  $SYS { users: [{user: sys, password: sys}] }
-  APP { jetstream: enabled, users: [{user: app, password: app}] }
-}
-no_auth_user: app
-"""
+from .peers import TWO_ACCOUNTS, Server, Wire
 
 PATHS = [
     "/", "/varz", "/connz", "/connz?subs=1", "/connz?subs=detail&auth=1", "/connz?state=closed", "/connz?state=any&sort=bytes_to", "/connz?cid=99",
@@ -62,7 +54,7 @@ def ask(port: int, path: str):
 
 
 def answers(command) -> dict[str, dict]:
-    with Server(command, config=CONFIG, http=True) as server:
+    with Server(command, config=TWO_ACCOUNTS, http=True) as server:
         wire = Wire(server.port, {"name": "n", "lang": "python", "version": "1"})
         for subject, request in (
             ("$JS.API.STREAM.CREATE.S", {"name": "S", "subjects": ["s.>"]}),

@@ -10,14 +10,26 @@ import tempfile
 import time
 from pathlib import Path
 
+from ..server import BINARY, CACHE, free_port
+
 READY_SECONDS = 15.0
 # How long nothing more has to come until an answer counts as complete.
 QUIET_SECONDS = 0.15
 
 
-def commands(cache: Path, tarn: str) -> dict[str, list[str]]:
+# JetStream for who says nothing of itself, and a system account.
+TWO_ACCOUNTS = """
+accounts {
+  $SYS { users: [{user: sys, password: sys}] }
+  APP { jetstream: enabled, users: [{user: app, password: app}] }
+}
+no_auth_user: app
+"""
+
+
+def commands() -> dict[str, list[str]]:
     """How each server is started; flags and configuration are nats-server's in both cases."""
-    return {"nats-server": [str(cache / "nats-server")], "tarn": [tarn, "broker"]}
+    return {"nats-server": [str(CACHE / "nats-server")], "tarn": [str(BINARY), "broker"]}
 
 
 class Server:
@@ -67,12 +79,6 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Message:
     """One MSG or HMSG."""
 
@@ -104,6 +110,17 @@ class Wire:
         reply = f"{self.inbox}.{self.count}"
         self.publish(subject, payload, headers, reply)
         return self.take(reply, wait)
+
+    def ask_one(self, subject: str, payload: bytes, headers: dict[str, str] | None, wait: float) -> list[Message]:
+        """Sends a request and takes its first answer, or the error that comes instead."""
+        self.count += 1
+        reply = f"{self.inbox}.{self.count}"
+        self.publish(subject, payload, headers, reply)
+        deadline = time.monotonic() + wait
+        while message := self._message(deadline - time.monotonic()):
+            if message.subject in (reply, "-ERR"):
+                return [message]
+        return []
 
     def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None, reply: str = "") -> None:
         reply = f" {reply}" if reply else ""

@@ -20,7 +20,7 @@ from .reasons import EXCLUDED
 
 # A test binary or a whole Python suite that takes longer hangs.
 SUITE_SECONDS = 1500
-TEST_SECONDS = 60
+TEST_SECONDS = 180
 
 
 def path_with(folder: Path, command: list[str]) -> str:

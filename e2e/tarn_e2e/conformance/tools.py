@@ -12,9 +12,8 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from ..server import BINARY, CACHE
-from .endpoints import CONFIG
-from .peers import Server, Wire, commands, free_port
+from ..server import CACHE, free_port
+from .peers import TWO_ACCOUNTS, Server, Wire, commands
 
 EXPORTER_SECONDS = 15.0
 EVERYTHING = [
@@ -81,7 +80,7 @@ def lag(server, wire) -> list[str]:
 
 
 def look(command):
-    with Server(command, config=CONFIG, http=True) as server:
+    with Server(command, config=TWO_ACCOUNTS, http=True) as server:
         wire = Wire(server.port, {"name": "n"})
         wire.ask("$JS.API.STREAM.CREATE.S", b'{"name": "S", "subjects": ["s.>"]}', None, 2.0)
         wire.ask("$JS.API.CONSUMER.CREATE.S.C", b'{"stream_name": "S", "config": {"durable_name": "C", "ack_policy": "explicit"}}', None, 2.0)
@@ -93,7 +92,7 @@ def look(command):
 
 
 def main() -> int:
-    both = commands(CACHE, str(BINARY))
+    both = commands()
     with ThreadPoolExecutor(2) as pool:
         (real, real_top, _), (ours, our_top, wrong) = pool.map(look, [both["nats-server"], both["tarn"]])
     bad = [f"lag: {line}" for line in wrong]
