@@ -2,6 +2,7 @@
 
 pub(crate) mod error;
 mod feature_error;
+pub(crate) mod parse;
 pub(crate) mod pedantic;
 pub(crate) mod time;
 pub(crate) mod types;

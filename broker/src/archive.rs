@@ -5,6 +5,7 @@
 
 pub(crate) mod block;
 pub(crate) mod entry;
+pub(crate) mod feed;
 pub(crate) mod s2;
 pub(crate) mod tar;
 

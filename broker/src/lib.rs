@@ -16,6 +16,7 @@ pub mod conf;
 mod consumer;
 mod engine;
 pub mod env;
+mod leb128;
 pub mod local;
 mod monitor;
 pub mod nats;

@@ -278,11 +278,19 @@ impl Stream {
         Ok(())
     }
 
-    fn check_size(&self, message: Incoming<'_>) -> Result<(), ApiError> {
-        let bytes = message.headers.len() + message.payload.len();
+    /// Checks the bytes of headers and payload against the largest message that the stream takes.
+    ///
+    /// # Errors
+    /// 10054 if there are more.
+    pub(crate) fn check_max_size(&self, bytes: usize) -> Result<(), ApiError> {
         if usize::try_from(self.config.max_msg_size).is_ok_and(|max| bytes > max) {
             return Err(ApiError::MESSAGE_TOO_LARGE);
         }
+        Ok(())
+    }
+
+    fn check_size(&self, message: Incoming<'_>) -> Result<(), ApiError> {
+        self.check_max_size(message.headers.len() + message.payload.len())?;
         if message.headers.len() > HEADER_BYTES_MAX {
             return Err(ApiError::HEADER_TOO_LARGE);
         }

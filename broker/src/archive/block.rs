@@ -10,7 +10,8 @@
 use highway::{HighwayHash, HighwayHasher, Key};
 
 use super::ArchiveError;
-use super::entry::take;
+use super::feed::Feed;
+use crate::leb128::{self, Leb128Error};
 
 const HAS_HEADERS: u32 = 1 << 31;
 const ERASED: u64 = 1 << 63;
@@ -40,8 +41,7 @@ pub(crate) enum BlockRecord<'a> {
 #[derive(Debug)]
 pub(crate) struct BlockReader {
     key: Key,
-    bytes: Vec<u8>,
-    at: usize,
+    feed: Feed,
 }
 
 impl BlockReader {
@@ -58,21 +58,18 @@ impl BlockReader {
         }
         Self {
             key: Key(key),
-            bytes: Vec::new(),
-            at: 0,
+            feed: Feed::default(),
         }
     }
 
     /// Takes in the next bytes of the block.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.bytes.drain(..self.at);
-        self.at = 0;
-        self.bytes.extend_from_slice(bytes);
+        self.feed.buffer().extend_from_slice(bytes);
     }
 
     /// Whether everything that came has been read.
     pub(crate) fn is_empty(&self) -> bool {
-        self.at == self.bytes.len()
+        self.feed.rest().is_empty()
     }
 
     /// Whether the next record is there as a whole.
@@ -80,7 +77,7 @@ impl BlockReader {
     /// # Errors
     /// If it cannot be one.
     pub(crate) fn has_record(&self) -> Result<bool, ArchiveError> {
-        let rest = &self.bytes[self.at..];
+        let rest = self.feed.rest();
         let Some(head) = rest.first_chunk::<HEAD_BYTES>() else {
             return Ok(false);
         };
@@ -99,13 +96,11 @@ impl BlockReader {
         if !self.has_record()? {
             return Ok(None);
         }
-        let Some(head) = self.bytes[self.at..].first_chunk::<HEAD_BYTES>() else {
+        let Some(head) = self.feed.rest().first_chunk::<HEAD_BYTES>() else {
             return Ok(None);
         };
         let (len, subject_len, fields) = lengths(head);
-        let (start, end) = (self.at, self.at + len);
-        self.at = end;
-        let (head, body) = self.bytes[start..end].split_at(HEAD_BYTES);
+        let (head, body) = self.feed.take(len).split_at(HEAD_BYTES);
         let (body, hash) = body.split_at(body.len() - HASH_BYTES);
         let (subject, after) = body.split_at(subject_len);
         let content = &after[fields..];
@@ -179,7 +174,12 @@ impl StoredState {
             return Err(ArchiveError::Format);
         };
         let mut rest = rest;
-        let mut next = || take(&mut rest)?.ok_or(ArchiveError::Truncated);
+        let mut next = || {
+            leb128::take(&mut rest).map_err(|err| match err {
+                Leb128Error::Short => ArchiveError::Truncated,
+                Leb128Error::Malformed => ArchiveError::Number,
+            })
+        };
         let mut state = Self {
             ack_floor: (next()?, next()?),
             delivered: (next()?, next()?),

@@ -7,6 +7,8 @@
 //! Source: nats-server, `server/archive`, `stream_backup.go`.
 
 use super::ArchiveError;
+use super::feed::Feed;
+use crate::leb128::{self, Leb128Error, put, unzigzag, zigzag};
 
 /// How an archive begins.
 pub(crate) const MAGIC: &[u8; 8] = b"NATSARC1";
@@ -36,7 +38,7 @@ impl Entry<'_> {
     /// Appends everything but headers and payload, which have to follow.
     pub(crate) fn put_head(&self, out: &mut Vec<u8>) {
         put(out, self.name.len() as u64);
-        put(out, (self.time << 1 ^ self.time >> 63).cast_unsigned());
+        put(out, zigzag(self.time));
         put(out, self.seq);
         put(out, self.headers.len() as u64);
         put(out, self.payload.len() as u64);
@@ -47,9 +49,7 @@ impl Entry<'_> {
 /// Reads entries from bytes that come in pieces. Holds one entry at most, besides what came last.
 #[derive(Debug, Default)]
 pub(crate) struct EntryReader {
-    /// What came and was not read, from `at` on.
-    bytes: Vec<u8>,
-    at: usize,
+    feed: Feed,
     has_begun: bool,
 }
 
@@ -57,16 +57,14 @@ impl EntryReader {
     /// One of an archive that begins with these bytes.
     pub(crate) fn starting_with(bytes: Vec<u8>) -> Self {
         Self {
-            bytes,
-            ..Self::default()
+            feed: Feed::starting_with(bytes),
+            has_begun: false,
         }
     }
 
     /// Where the next bytes are to be appended.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
-        self.bytes.drain(..self.at);
-        self.at = 0;
-        &mut self.bytes
+        self.feed.buffer()
     }
 
     /// The next entry. `None`: more bytes are needed.
@@ -75,20 +73,21 @@ impl EntryReader {
     /// If the bytes are no archive, or an entry is too large. Nothing more can be read then.
     pub(crate) fn read(&mut self) -> Result<Option<Entry<'_>>, ArchiveError> {
         if !self.has_begun {
-            match self.bytes.first_chunk::<8>() {
+            match self.feed.rest().first_chunk::<8>() {
                 None => return Ok(None),
-                Some(MAGIC) => self.at = MAGIC.len(),
+                Some(MAGIC) => self.feed.take(MAGIC.len()),
                 Some(_) => return Err(ArchiveError::Format),
-            }
+            };
             self.has_begun = true;
         }
-        let mut rest = &self.bytes[self.at..];
+        let mut rest = self.feed.rest();
         let before = rest.len();
         let mut numbers = [0; 5];
         for number in &mut numbers {
-            match take(&mut rest)? {
-                Some(read) => *number = read,
-                None => return Ok(None),
+            match leb128::take(&mut rest) {
+                Ok(read) => *number = read,
+                Err(Leb128Error::Short) => return Ok(None),
+                Err(Leb128Error::Malformed) => return Err(ArchiveError::Number),
             }
         }
         let [name, time, seq, headers, payload] = numbers;
@@ -99,13 +98,12 @@ impl EntryReader {
         if rest.len() < name + headers + payload {
             return Ok(None);
         }
-        let start = self.at + head;
-        self.at = start + name + headers + payload;
-        let (name, body) = self.bytes[start..self.at].split_at(name);
+        let entry = self.feed.take(head + name + headers + payload);
+        let (name, body) = entry[head..].split_at(name);
         let (headers, payload) = body.split_at(headers);
         Ok(Some(Entry {
             name: std::str::from_utf8(name).map_err(|_| ArchiveError::Name)?,
-            time: (time >> 1).cast_signed() ^ -(time & 1).cast_signed(),
+            time: unzigzag(time),
             seq,
             headers,
             payload,
@@ -118,34 +116,6 @@ fn check(len: u64, max: u64) -> Result<(), ArchiveError> {
         return Err(ArchiveError::EntryTooLarge { len, max });
     }
     Ok(())
-}
-
-fn put(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// A number, if all of it is there.
-pub(super) fn take(bytes: &mut &[u8]) -> Result<Option<u64>, ArchiveError> {
-    let mut value = 0_u64;
-    for (index, &byte) in bytes.iter().enumerate() {
-        let bits = u64::from(byte & 0x7f);
-        if index == 10 || (index == 9 && bits > 1) {
-            return Err(ArchiveError::Number);
-        }
-        value |= bits << (7 * index);
-        if byte & 0x80 == 0 {
-            *bytes = &bytes[index + 1..];
-            return Ok(Some(value));
-        }
-    }
-    if bytes.len() >= 10 {
-        return Err(ArchiveError::Number);
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Source: POSIX.1-2001, `pax`; Go, `archive/tar`.
 
 use super::ArchiveError;
+use super::feed::Feed;
 
 const BLOCK: usize = 512;
 /// What extended headers may have to say.
@@ -38,8 +39,7 @@ enum At {
 /// Reads a tar file that comes in pieces. Holds a header at most, besides what came last.
 #[derive(Debug, Default)]
 pub(crate) struct TarReader {
-    bytes: Vec<u8>,
-    at: usize,
+    feed: Feed,
     state: At,
     padding: usize,
     path: Option<String>,
@@ -50,16 +50,14 @@ impl TarReader {
     /// One that begins with these bytes.
     pub(crate) fn starting_with(bytes: Vec<u8>) -> Self {
         Self {
-            bytes,
+            feed: Feed::starting_with(bytes),
             ..Self::default()
         }
     }
 
     /// Where the next bytes are to be appended.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
-        self.bytes.drain(..self.at);
-        self.at = 0;
-        &mut self.bytes
+        self.feed.buffer()
     }
 
     /// What comes next. `None`: more bytes are needed.
@@ -68,7 +66,7 @@ impl TarReader {
     /// If it is no tar file, or one with anything but regular files.
     pub(crate) fn read(&mut self) -> Result<Option<Piece<'_>>, ArchiveError> {
         loop {
-            let rest = self.bytes.len() - self.at;
+            let rest = self.feed.rest().len();
             match self.state {
                 At::Header if rest < BLOCK => return Ok(None),
                 At::Header => {
@@ -81,10 +79,9 @@ impl TarReader {
                     if rest < len {
                         return Ok(None);
                     }
-                    let (path, size) = extended(&self.bytes[self.at..self.at + len])?;
+                    let (path, size) = extended(self.feed.take(len))?;
                     self.path = path.or(self.path.take());
                     self.size = size.or(self.size.take());
-                    self.at += len;
                     self.state = At::Padding(self.padding);
                 }
                 At::Content(0) => {
@@ -94,14 +91,12 @@ impl TarReader {
                 At::Content(_) if rest == 0 => return Ok(None),
                 At::Content(left) => {
                     let take = rest.min(usize::try_from(left).unwrap_or(usize::MAX));
-                    let start = self.at;
-                    self.at += take;
                     self.state = At::Content(left - take as u64);
-                    return Ok(Some(Piece::Content(&self.bytes[start..self.at])));
+                    return Ok(Some(Piece::Content(self.feed.take(take))));
                 }
                 At::Padding(left) if rest < left => return Ok(None),
                 At::Padding(left) => {
-                    self.at += left;
+                    self.feed.take(left);
                     self.state = At::Header;
                 }
                 At::End => return Ok(Some(Piece::End)),
@@ -111,8 +106,7 @@ impl TarReader {
 
     /// Reads a header. `None`: it was an extended one.
     fn header(&mut self) -> Result<Option<Piece<'static>>, ArchiveError> {
-        let header = &self.bytes[self.at..self.at + BLOCK];
-        self.at += BLOCK;
+        let header = self.feed.take(BLOCK);
         if header.iter().all(|byte| *byte == 0) {
             self.state = At::End;
             return Ok(Some(Piece::End));

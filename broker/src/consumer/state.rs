@@ -13,6 +13,7 @@
 use thiserror::Error;
 
 use super::PENDING_MAX;
+use crate::leb128::{Leb128Error, put, take};
 
 const VERSION: u8 = 2;
 const VERSION_WITHOUT_RUNS: u8 = 1;
@@ -49,6 +50,15 @@ pub(crate) enum StateError {
     Truncated,
     #[error("consumer state is not in order")]
     Malformed,
+}
+
+impl From<Leb128Error> for StateError {
+    fn from(err: Leb128Error) -> Self {
+        match err {
+            Leb128Error::Short => Self::Truncated,
+            Leb128Error::Malformed => Self::Malformed,
+        }
+    }
 }
 
 impl ConsumerState {
@@ -171,31 +181,6 @@ fn rising(last: u64, step: u64) -> Result<u64, StateError> {
         return Err(StateError::Malformed);
     }
     last.checked_add(step).ok_or(StateError::Malformed)
-}
-
-fn put(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn take(bytes: &mut &[u8]) -> Result<u64, StateError> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first().ok_or(StateError::Truncated)?;
-        *bytes = rest;
-        let bits = u64::from(byte & 0x7f);
-        if shift == 63 && bits > 1 {
-            return Err(StateError::Malformed);
-        }
-        value |= bits << shift;
-        if byte & 0x80 == 0 {
-            return Ok(value);
-        }
-    }
-    Err(StateError::Malformed)
 }
 
 #[cfg(test)]

@@ -135,10 +135,7 @@ impl Engine {
         if stream.config.sealed {
             return Err(ApiError::SEALED.into());
         }
-        let bytes = message.headers.len() + message.payload.len();
-        if usize::try_from(stream.config.max_msg_size).is_ok_and(|max| bytes > max) {
-            return Err(ApiError::MESSAGE_TOO_LARGE.into());
-        }
+        stream.check_max_size(message.headers.len() + message.payload.len())?;
         if !stream.config.allow_atomic {
             return Err(ApiError::ATOMIC_PUBLISH_DISABLED.into());
         }

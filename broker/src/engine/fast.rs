@@ -65,10 +65,7 @@ impl Engine {
         if stream.config.sealed {
             return Err(ApiError::SEALED);
         }
-        let bytes = parts.headers.len() + parts.payload.len();
-        if usize::try_from(stream.config.max_msg_size).is_ok_and(|max| bytes > max) {
-            return Err(ApiError::MESSAGE_TOO_LARGE);
-        }
+        stream.check_max_size(parts.headers.len() + parts.payload.len())?;
         if !stream.config.allow_batched {
             return Err(ApiError::FAST_BATCH_DISABLED);
         }

@@ -2,11 +2,13 @@
 
 mod disk;
 mod faults;
+mod file;
 mod node;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use disk::{SimFile, SimFs, SimLock};
+pub use disk::SimFs;
+pub use file::{SimFile, SimLock};
 pub use node::SECTOR_BYTES;
 
 /// Takes a line about what happens on the disk, or to a broker that is simulated on it.

@@ -1,13 +1,15 @@
 //! Where each record of a stream is, one table a segment, so that a whole segment goes at once.
 
+mod remove;
+
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::ranges::Ranges;
 use super::record::HEADER_BYTES;
 use super::sealed::{Bits, SealedIndex};
-use super::subjects::{Merge, SubjectLists, Subjects};
-use super::table::{Entry, HAS_HEADERS, MemoryTable, SealedTable, SegmentIndex, Table};
+use super::subjects::{Merge, Subjects};
+use super::table::{Entry, HAS_HEADERS, SealedTable, SegmentIndex, Table};
 
 /// Where a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -260,131 +262,6 @@ impl StreamIndex {
         }
     }
 
-    /// Removes one record. `false`: it was not there.
-    pub(super) fn remove(&mut self, seq: u64) -> bool {
-        let Some((at, place, entry)) = self.find(seq) else {
-            return false;
-        };
-        let segment = &mut self.segments[at];
-        let slot = match &mut segment.table {
-            Table::Memory(table) => {
-                table.entries.remove(place);
-                entry.subject
-            }
-            Table::Sealed(table) => {
-                let subjects = &self.subjects;
-                let found = table
-                    .index
-                    .with_subject(entry.subject, |name| subjects.index_of(name));
-                let Some(slot) = found.flatten() else {
-                    return false;
-                };
-                table.removed.insert(place, table.index.len());
-                slot
-            }
-        };
-        let size = self.overhead.size(entry.len);
-        segment.live -= 1;
-        segment.live_bytes -= size;
-        self.messages -= 1;
-        self.bytes -= size;
-        self.take_records(slot, 1, seq);
-        if seq == self.first {
-            self.advance_first();
-        }
-        true
-    }
-
-    /// Removes the records of a segment from place `from` up to `to`.
-    fn remove_places(&mut self, at: usize, from: usize, to: usize) {
-        let to = to.min(self.segments[at].len());
-        let from = from.min(to);
-        self.remove_runs(at, |place| (place < to).then(|| (place.max(from), to)));
-    }
-
-    /// Removes the records of a segment at the places in `fresh`.
-    fn remove_set(&mut self, at: usize, fresh: &Bits) {
-        let len = self.segments[at].len();
-        self.remove_runs(at, |place| {
-            let from = fresh.next(place).filter(|from| *from < len)?;
-            Some((from, fresh.next_missing(from).min(len)))
-        });
-    }
-
-    /// Removes the records of a segment in the runs of places that `next_run` gives, each from a place on.
-    fn remove_runs(&mut self, at: usize, next_run: impl Fn(usize) -> Option<(usize, usize)>) {
-        // By slot: how many records, and the highest position of any.
-        let mut gone: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-        let (mut count, mut bytes) = (0u32, 0u64);
-        let overhead = self.overhead;
-        let subjects = &self.subjects;
-        let segment = &mut self.segments[at];
-        let base = segment.base;
-        let mut take = |slot: u32, entry: &Entry| {
-            count += 1;
-            bytes += overhead.size(entry.len);
-            let gone = gone.entry(slot).or_default();
-            *gone = (gone.0 + 1, base + u64::from(entry.delta));
-        };
-        // Ranks are looked up once each.
-        let mut slots: BTreeMap<u32, Option<u32>> = BTreeMap::new();
-        let mut run = next_run(0);
-        while let Some((from, to)) = run {
-            match &mut segment.table {
-                Table::Memory(table) => {
-                    for place in from..to {
-                        if let Some(entry) = table.entries.get(place).filter(Entry::is_live) {
-                            take(entry.subject, &entry);
-                            table.entries.remove(place);
-                        }
-                    }
-                }
-                Table::Sealed(table) => {
-                    let SealedTable { index, removed } = &mut **table;
-                    index.for_entries(from, to, |place, entry| {
-                        if removed.contains(place) {
-                            return true;
-                        }
-                        let slot = slots.entry(entry.subject).or_insert_with(|| {
-                            index
-                                .with_subject(entry.subject, |name| subjects.index_of(name))
-                                .flatten()
-                        });
-                        if let Some(slot) = *slot {
-                            take(slot, entry);
-                        }
-                        true
-                    });
-                    removed.insert_range(from, to, index.len());
-                }
-            }
-            run = next_run(to);
-        }
-        segment.live -= count;
-        segment.live_bytes -= bytes;
-        self.messages -= u64::from(count);
-        self.bytes -= bytes;
-        for (slot, (count, highest)) in gone {
-            self.take_records(slot, count, highest);
-        }
-    }
-
-    /// Takes `count` records off a subject, the highest of which was at `highest`. Their entries are marked already.
-    fn take_records(&mut self, slot: u32, count: u64, highest: u64) {
-        if !self.subjects.take(slot, count) {
-            return;
-        }
-        if self.subjects.slot(slot).last == highest {
-            self.subjects.slot_mut(slot).last = self.last_of(slot, highest.saturating_sub(1)).unwrap_or(0);
-        }
-        let subject = self.subjects.slot_mut(slot);
-        if subject.count == 1 {
-            subject.first_from = subject.last;
-        } else if count == 1 && subject.first_from == highest {
-            subject.first_from = highest + 1;
-        }
-    }
-
     /// The last record at or below `upto` of the subject in `slot`.
     fn last_of(&self, slot: u32, upto: u64) -> Option<u64> {
         let name = self.subjects.name(slot);
@@ -397,132 +274,12 @@ impl StreamIndex {
             .find_map(|segment| segment.last_of(slot, name, upto))
     }
 
-    fn advance_first(&mut self) {
-        let from = self.first;
-        self.first = if self.messages == 0 {
-            self.last + 1
-        } else {
-            self.next_live(from).unwrap_or(self.last + 1)
-        };
-    }
-
     /// The first record at or after `from`.
     pub(super) fn next_live(&self, from: u64) -> Option<u64> {
         let start = self.segment_of(from).min(self.segments.len());
         self.segments
             .range(start..)
             .find_map(|segment| segment.next_live(from))
-    }
-
-    /// Removes every record below `seq`. Returns how many. Full segments go whole.
-    pub(super) fn remove_below(&mut self, seq: u64) -> u64 {
-        let before = self.messages;
-        for at in 0..self.segments.len() {
-            let segment = &self.segments[at];
-            if segment.base >= seq {
-                break;
-            }
-            let all_below = segment.last_seq().is_none_or(|last| last < seq);
-            if all_below && at + 1 < self.segments.len() {
-                self.clear_segment(at);
-                continue;
-            }
-            if segment.live > 0 {
-                let (start, end) = (segment.below(self.first), segment.below(seq));
-                self.remove_places(at, start, end);
-            }
-        }
-        if self.first < seq {
-            self.first = seq.min(self.last + 1);
-            self.advance_first();
-        }
-        before - self.messages
-    }
-
-    fn clear_segment(&mut self, at: usize) {
-        let next_base = self.segments.get(at + 1).map_or(u64::MAX, |next| next.base);
-        let segment = &mut self.segments[at];
-        if segment.live == 0 {
-            return;
-        }
-        if !segment.is_whole() {
-            let len = segment.len();
-            self.remove_places(at, 0, len);
-        } else {
-            let subjects = &mut self.subjects;
-            let take = |subjects: &mut Subjects, slot: u32, count: u64| {
-                if count > 0 && subjects.take(slot, count) {
-                    let slot = subjects.slot_mut(slot);
-                    slot.first_from = slot.first_from.max(next_base);
-                }
-            };
-            match &segment.table {
-                Table::Memory(table) => {
-                    for slot in table.lists.slots() {
-                        take(subjects, slot, table.lists.get(slot).len() as u64);
-                    }
-                }
-                Table::Sealed(table) => {
-                    table.index.for_subjects("", |_, name, subject| {
-                        if let Some(slot) = subjects.index_of(name) {
-                            take(subjects, slot, u64::from(subject.count));
-                        }
-                    });
-                }
-            }
-            self.messages -= u64::from(segment.live);
-            self.bytes -= segment.live_bytes;
-        }
-        let segment = &mut self.segments[at];
-        segment.live = 0;
-        segment.live_bytes = 0;
-        if let Table::Memory(table) = &mut segment.table {
-            *table = MemoryTable::default();
-        }
-    }
-
-    /// Forgets every position above `seq`, as if never given. Sealed segments are durable and stay.
-    pub(super) fn truncate_above(&mut self, seq: u64) {
-        let mut touched = BTreeSet::new();
-        let count = self.segments.len();
-        let overhead = self.overhead;
-        for at in (0..count).rev() {
-            let segment = &mut self.segments[at];
-            let keep = segment.below(seq + 1);
-            if keep == segment.len() && segment.base <= seq && at + 1 < count {
-                break;
-            }
-            let Table::Memory(table) = &mut segment.table else {
-                break;
-            };
-            let cut: Vec<Entry> = table.entries.from(keep).map(|(_, entry)| entry).collect();
-            table.entries.truncate(keep);
-            let mut lists = SubjectLists::default();
-            let kept = table.entries.from(0);
-            for (place, entry) in kept.filter(|(_, entry)| entry.is_live()) {
-                lists.push(entry.subject, place as u32);
-            }
-            table.lists = lists;
-            for entry in cut.iter().filter(|entry| entry.is_live()) {
-                let size = overhead.size(entry.len);
-                segment.live -= 1;
-                segment.live_bytes -= size;
-                self.messages -= 1;
-                self.bytes -= size;
-                if self.subjects.take(entry.subject, 1) {
-                    touched.insert(entry.subject);
-                } else {
-                    touched.remove(&entry.subject);
-                }
-            }
-        }
-        for slot in touched {
-            self.subjects.slot_mut(slot).last = self.last_of(slot, seq).unwrap_or(0);
-        }
-        self.last = self.last.min(seq);
-        self.first = self.first.min(self.last + 1);
-        self.advance_first();
-        self.known_time.set(None);
     }
 
     /// Drops the first segment if it has no record and is not the last. Returns whether it did.
@@ -546,26 +303,6 @@ impl StreamIndex {
         };
         self.segments.drain(at..at + count);
         self.segments.insert(at, merged);
-    }
-
-    /// Removes the records in all of `ranges`.
-    pub(super) fn remove_ranges(&mut self, ranges: &Ranges) {
-        for at in 0..self.segments.len() {
-            let segment = &self.segments[at];
-            let (Some(last), true) = (segment.last_seq(), segment.live > 0) else {
-                continue;
-            };
-            let len = segment.len();
-            let mut fresh = Bits::default();
-            for (first, last) in ranges.within(segment.base, last) {
-                let (from, to) = (segment.below(first), segment.below(last.saturating_add(1)));
-                fresh.insert_range(from, to, len);
-            }
-            if fresh.next(0).is_some() {
-                self.remove_set(at, &fresh);
-            }
-        }
-        self.advance_first();
     }
 
     /// Time of the record at `seq`.

@@ -241,6 +241,14 @@ impl SegmentIndex {
 }
 
 impl MemoryTable {
+    /// Makes the lists of subjects anew, with the records that are there.
+    pub(super) fn list_anew(&mut self) {
+        let mut lists = SubjectLists::default();
+        let live = self.entries.from(0).filter(|(_, entry)| entry.is_live());
+        live.for_each(|(place, entry)| lists.push(entry.subject, place as u32));
+        self.lists = lists;
+    }
+
     /// Position of the entry at `place`; above all if there is none.
     pub(super) fn seq_at(&self, place: usize, base: u64) -> u64 {
         let entry = self.entries.get(place);

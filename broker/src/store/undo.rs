@@ -7,7 +7,6 @@ use super::index::StreamIndex;
 use super::ranges::Ranges;
 use super::sealed::Bits;
 use super::stream::Stream;
-use super::subjects::SubjectLists;
 use super::table::{Entries, Entry, MemoryTable, REMOVED, Table};
 use crate::env::Fs;
 
@@ -117,7 +116,7 @@ impl Undo {
 impl StreamIndex {
     /// Removes the record at `seq`, to be put back if `by` is refused. `false`: it was not there.
     fn displace(&mut self, seq: u64, by: u64, undo: &mut Undo) -> bool {
-        let noted = self.with_subject_of(seq, |name| undo.note(by, seq, name));
+        let noted = self.with_subject(seq, |name| undo.note(by, seq, name));
         if noted.is_none() {
             return false;
         }
@@ -239,18 +238,6 @@ impl StreamIndex {
         }
     }
 
-    /// Calls `f` with the subject of the record at `seq`. `None`: it is not there.
-    fn with_subject_of(&self, seq: u64, f: impl FnOnce(&str)) -> Option<()> {
-        let (at, _, entry) = self.find(seq)?;
-        match &self.segments.get(at)?.table {
-            Table::Memory(_) => {
-                f(self.subjects.name(entry.subject));
-                Some(())
-            }
-            Table::Sealed(table) => table.index.with_subject(entry.subject, f),
-        }
-    }
-
     /// Puts a record that was removed back; its subject is `name`. `false`: its segment does not know it, or it is there.
     fn restore(&mut self, seq: u64, name: &str) -> bool {
         let at = self.segment_of(seq);
@@ -297,15 +284,10 @@ impl StreamIndex {
             let Table::Memory(table) = &mut segment.table else {
                 continue;
             };
-            let mut lists = SubjectLists::default();
-            let live = table.entries.from(0);
-            for (place, entry) in live.filter(|(_, entry)| entry.is_live()) {
-                lists.push(entry.subject, place as u32);
-            }
+            table.list_anew();
             if at + 1 < count {
-                lists.seal();
+                table.lists.seal();
             }
-            table.lists = lists;
         }
     }
 }

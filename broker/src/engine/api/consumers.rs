@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::streams::{is_empty_request, text_of};
 use crate::api::error::ApiError;
+use crate::api::parse::{parse, parse_optional};
 use crate::api::pedantic;
 use crate::api::time::JsonTime;
 use crate::api::types::{
     Action, ConsumerInfo, ConsumerList, ConsumerNames, ConsumerRequest, LIST_PAGE, NAMES_PAGE, Page,
-    PageRequest, PriorityGroupState, SequenceInfo, Success, parse, parse_optional,
+    PageRequest, PriorityGroupState, SequenceInfo, Success,
 };
 use crate::consumer::SeqPair;
 use crate::consumer::config::ConsumerConfig;

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::consumers::save;
 use crate::api::error::ApiError;
+use crate::api::parse::{parse, parse_optional};
 use crate::api::time::JsonTime;
-use crate::api::types::{
-    ConsumerReset, PauseAnswer, PauseRequest, ResetRequest, UnpinRequest, Unpinned, parse, parse_optional,
-};
+use crate::api::types::{ConsumerReset, PauseAnswer, PauseRequest, ResetRequest, UnpinRequest, Unpinned};
 use crate::consumer::config::{ConsumerConfig, DeliverPolicy};
 use crate::consumer::priority::is_group_name;
 use crate::engine::effect::Effect;

@@ -6,10 +6,9 @@ use bytes::Bytes;
 
 use super::streams::{is_empty_request, text_of};
 use crate::api::error::ApiError;
+use crate::api::parse::{parse, parse_optional};
 use crate::api::time::{self, JsonTime};
-use crate::api::types::{
-    MessageAnswer, MessageDeleteRequest, MessageGetRequest, StoredMessage, Success, parse, parse_optional,
-};
+use crate::api::types::{MessageAnswer, MessageDeleteRequest, MessageGetRequest, StoredMessage, Success};
 use crate::engine::Engine;
 use crate::engine::effect::{Effect, Outgoing};
 use crate::env::Fs;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::api::error::ApiError;
+use crate::api::parse::{parse_optional, parse_stream};
 use crate::api::pedantic;
 use crate::api::time::JsonTime;
 use crate::api::types::{
     ClusterInfo, LIST_PAGE, LostInfo, NAMES_PAGE, Page, PageRequest, PagedStreamInfo, PurgeRequest, Purged,
     SUBJECTS_PAGE, StreamInfo, StreamInfoRequest, StreamList, StreamNames, StreamStateInfo, Success,
-    parse_optional, parse_stream,
 };
 use crate::consumer::config::ConsumerConfig;
 use crate::consumer::pull::Status;

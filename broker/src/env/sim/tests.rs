@@ -1,6 +1,8 @@
 //! What the virtual disk promises.
 
+use super::super::file::SimFile;
 use super::*;
+use crate::env::FsFile;
 
 fn write(fs: &SimFs, path: &str, bytes: &[u8]) -> SimFile {
     let file = fs.create(Path::new(path)).unwrap();

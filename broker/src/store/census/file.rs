@@ -5,10 +5,11 @@ use std::path::Path;
 
 use super::Member;
 use crate::env::{Fs, FsFile};
+use crate::leb128::put;
 use crate::store::StoreError;
 use crate::store::format::{PREFIX_BYTES, SUBJECTS_MAGIC, VERSION, check_prefix, prefix};
 use crate::store::record::{u32_at, u64_at};
-use crate::store::sealed::{CRC_BYTES, Cursor, close_block, open_block, put};
+use crate::store::sealed::{CRC_BYTES, Cursor, close_block, open_block};
 
 pub(super) const HEADER_BYTES: usize = 64;
 const CRC_AT: usize = HEADER_BYTES - 4;

@@ -3,7 +3,8 @@
 use super::super::record::padded;
 use super::super::table::{Entry, HAS_HEADERS};
 use super::build::SUBJECTS_PER_BLOCK;
-use super::codec::{Cursor, unzigzag};
+use super::codec::Cursor;
+use crate::leb128::unzigzag;
 
 /// A block as it is kept in memory.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ use super::super::record::{self, Frame, HEADER_BYTES, Kind, padded};
 use super::super::scan::Gap;
 use super::super::state::Notes;
 use super::super::table::{Entry, HAS_HEADERS};
-use super::codec::{close_block, put, zigzag};
+use super::codec::close_block;
 use super::header::{INDEX_HEADER_BYTES, IndexHeader, PARTS, Part};
+use crate::leb128::{put, zigzag};
 
 /// Entries in a block of entries.
 pub(super) const ENTRIES_PER_BLOCK: usize = 256;

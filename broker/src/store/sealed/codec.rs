@@ -1,26 +1,9 @@
 //! Numbers and checked blocks as they lie in an index file. Layout: `FORMAT.md`.
 
+use crate::leb128;
+
 /// Bytes of a block's checksum.
 pub(in super::super) const CRC_BYTES: usize = 4;
-
-/// Appends `value` in groups of seven bits, lowest first; the eighth bit says that another follows.
-pub(in super::super) fn put(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-/// A signed number as an unsigned one that is small if the number is near 0.
-pub(super) fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)) as u64
-}
-
-/// What [`zigzag`] was given.
-pub(super) fn unzigzag(value: u64) -> i64 {
-    (value >> 1) as i64 ^ -((value & 1) as i64)
-}
 
 /// Goes through bytes.
 pub(in super::super) struct Cursor<'a> {
@@ -43,15 +26,7 @@ impl<'a> Cursor<'a> {
 
     /// The next number; `None` if there is no whole one.
     pub(in super::super) fn number(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for (at, byte) in self.bytes.iter().enumerate().take(10) {
-            value |= u64::from(byte & 0x7f) << (7 * at);
-            if byte & 0x80 == 0 {
-                self.bytes = &self.bytes[at + 1..];
-                return Some(value);
-            }
-        }
-        None
+        leb128::take(&mut self.bytes).ok()
     }
 
     /// The next number, which must fit into 32 bits.
@@ -92,18 +67,6 @@ mod tests {
     use super::*;
 
     proptest! {
-        #[test]
-        fn numbers_come_back(values in prop::collection::vec(any::<u64>(), 0..20), signed: i64) {
-            let mut out = Vec::new();
-            values.iter().for_each(|value| put(&mut out, *value));
-            let mut cursor = Cursor::new(&out);
-            for value in values {
-                prop_assert_eq!(cursor.number(), Some(value));
-            }
-            prop_assert!(cursor.is_at_end());
-            prop_assert_eq!(unzigzag(zigzag(signed)), signed);
-        }
-
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..30)) {
             let mut cursor = Cursor::new(&bytes);

@@ -18,7 +18,7 @@ pub(super) use bits::Bits;
 pub(super) use blocks::SubjectEntry;
 pub(super) use build::Builder;
 pub(super) use cache::BlockCache;
-pub(super) use codec::{CRC_BYTES, Cursor, close_block, open_block, put};
+pub(super) use codec::{CRC_BYTES, Cursor, close_block, open_block};
 pub(super) use cursor::SubjectCursor;
 pub(super) use header::IndexHeader;
 pub(super) use read::{SealedIndex, Source};

@@ -11,8 +11,9 @@ use super::bits::Bits;
 use super::blocks::{self, Block, EntryPlace, SubjectBlock, SubjectDirectory, SubjectEntry};
 use super::build::{ENTRIES_PER_BLOCK, POSTINGS_PER_BLOCK, SUBJECTS_PER_BLOCK};
 use super::cache::{BlockCache, Key};
-use super::codec::{CRC_BYTES, Cursor, open_block, unzigzag};
+use super::codec::{CRC_BYTES, Cursor, open_block};
 use super::header::{INDEX_HEADER_BYTES, IndexHeader, Part};
+use crate::leb128::unzigzag;
 
 /// Where the bytes of an index come from.
 pub(in super::super) trait Source: Send + Sync {

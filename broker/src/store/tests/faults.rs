@@ -5,6 +5,25 @@ use super::{append, commit, id_of, open, small, try_append, try_open};
 use crate::env::sim::SimFs;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
+/// A store with one stream without records.
+fn with_stream(fs: &SimFs) -> (Store<SimFs>, StreamId) {
+    let (mut store, _) = open(fs, 1);
+    let id = store
+        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+        .unwrap();
+    (store, id)
+}
+
+/// Power cut and next start, which must find nothing lost, and the stream.
+fn after_a_crash(fs: &SimFs, store: Store<SimFs>, seed: u64) -> (Store<SimFs>, StreamId) {
+    drop(store);
+    fs.crash(seed);
+    let (store, report) = open(fs, 2);
+    assert_eq!(report.lost, [], "{seed}");
+    let id = id_of(&store, "S").unwrap();
+    (store, id)
+}
+
 /// Appends and commits until something fails. Returns the highest position that was confirmed, and the stream if it
 /// was created and something failed then.
 fn fill_until_failure(store: &mut Store<SimFs>) -> (u64, Option<StreamId>) {
@@ -97,10 +116,7 @@ fn no_sync_that_fails_is_confirmed() {
 #[test]
 fn a_full_disk_refuses_and_reads_and_heals() {
     let fs = SimFs::new(1);
-    let (mut store, _) = open(&fs, 1);
-    let id = store
-        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
-        .unwrap();
+    let (mut store, id) = with_stream(&fs);
     fs.set_capacity(Some(60_000));
     let mut count = 0;
     let err = loop {
@@ -145,10 +161,7 @@ fn a_full_disk_refuses_and_reads_and_heals() {
 fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
     for seed in 0..50 {
         let fs = SimFs::new(seed);
-        let (mut store, _) = open(&fs, 1);
-        let id = store
-            .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
-            .unwrap();
+        let (mut store, id) = with_stream(&fs);
         append(&mut store, id, "a", b"kept");
         commit(&mut store);
         append(&mut store, id, "b", &[1; 700]);
@@ -164,11 +177,7 @@ fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
         assert!(store.read(id, StreamSeq(2)).unwrap().is_none());
         assert_eq!(append(&mut store, id, "c", b"again"), StreamSeq(2));
         commit(&mut store);
-        drop(store);
-        fs.crash(seed);
-        let (store, report) = open(&fs, 2);
-        assert_eq!(report.lost, []);
-        let id = id_of(&store, "S").unwrap();
+        let (store, id) = after_a_crash(&fs, store, seed);
         assert_eq!(store.state(id).last_seq, StreamSeq(2));
         assert_eq!(
             &store.read(id, StreamSeq(2)).unwrap().unwrap().payload[..],
@@ -181,10 +190,7 @@ fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
 fn a_close_that_finds_no_room_leaves_no_consumer_ahead_of_its_stream() {
     for nth in 1..8 {
         let fs = SimFs::new(nth);
-        let (mut store, _) = open(&fs, 1);
-        let id = store
-            .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
-            .unwrap();
+        let (mut store, id) = with_stream(&fs);
         store.put_consumer(id, "c", b"config").unwrap();
         append(&mut store, id, "a", b"kept");
         commit(&mut store);
@@ -212,10 +218,7 @@ fn a_close_that_finds_no_room_leaves_no_consumer_ahead_of_its_stream() {
 fn a_commit_that_runs_out_of_room_in_the_next_segment_keeps_what_is_durable_and_heals() {
     for seed in 0..50 {
         let fs = SimFs::new(seed);
-        let (mut store, _) = open(&fs, 1);
-        let id = store
-            .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
-            .unwrap();
+        let (mut store, id) = with_stream(&fs);
         append(&mut store, id, "a", &[0; 700]);
         commit(&mut store);
         for n in 2..=6u8 {
@@ -234,11 +237,7 @@ fn a_commit_that_runs_out_of_room_in_the_next_segment_keeps_what_is_durable_and_
         assert_eq!(append(&mut store, id, "c", b"again"), StreamSeq(durable + 1));
         commit(&mut store);
         store.settle();
-        drop(store);
-        fs.crash(seed);
-        let (store, report) = open(&fs, 2);
-        assert_eq!(report.lost, []);
-        let id = id_of(&store, "S").unwrap();
+        let (store, id) = after_a_crash(&fs, store, seed);
         assert_eq!(store.state(id).last_seq.0, durable + 1);
         for seq in 1..=durable {
             let record = store.read(id, StreamSeq(seq)).unwrap().unwrap();
@@ -252,10 +251,7 @@ fn a_commit_that_runs_out_of_room_in_the_next_segment_keeps_what_is_durable_and_
 #[test]
 fn a_removal_without_room_refuses_nobody_afterwards() {
     let fs = SimFs::new(1);
-    let (mut store, _) = open(&fs, 1);
-    let id = store
-        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
-        .unwrap();
+    let (mut store, id) = with_stream(&fs);
     for _ in 0..40 {
         append(&mut store, id, "a", b"1");
     }
@@ -275,10 +271,7 @@ fn a_removal_without_room_refuses_nobody_afterwards() {
 #[test]
 fn a_precaution_without_room_refuses_nobody() {
     let fs = SimFs::new(1);
-    let (mut store, _) = open(&fs, 1);
-    let id = store
-        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
-        .unwrap();
+    let (mut store, id) = with_stream(&fs);
     append(&mut store, id, "a", b"1");
     append(&mut store, id, "a", b"2");
     commit(&mut store);
@@ -329,10 +322,7 @@ fn removals_have_room_that_records_leave() {
 
 /// A stream of 40 records over five subjects in some segments, all of them durable.
 fn with_forty(fs: &SimFs) -> (Store<SimFs>, StreamId) {
-    let (mut store, _) = open(fs, 1);
-    let id = store
-        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
-        .unwrap();
+    let (mut store, id) = with_stream(fs);
     for n in 0..40u8 {
         append(&mut store, id, &format!("k.{}", n % 5), &[n; 300]);
         commit(&mut store);
@@ -400,11 +390,7 @@ fn what_refused_records_pushed_out_is_back() {
                 assert!(seed % 2 == 1 && durable < 64, "{kind} {seed}: {durable}");
             }
             if seed % 3 == 0 {
-                drop(store);
-                fs.crash(seed);
-                let (store, report) = open(&fs, 2);
-                assert_eq!(report.lost, []);
-                let id = id_of(&store, "S").unwrap();
+                let (store, id) = after_a_crash(&fs, store, seed);
                 let records = picture(&store, id).1;
                 let there = |one: &(u64, String, u8)| records.contains(one);
                 assert!(after.1.iter().all(there), "{kind} {seed}");
@@ -414,11 +400,7 @@ fn what_refused_records_pushed_out_is_back() {
             change(&mut store, id, seq);
             commit(&mut store);
             let now = picture(&store, id);
-            drop(store);
-            fs.crash(seed);
-            let (store, report) = open(&fs, 2);
-            assert_eq!(report.lost, []);
-            let id = id_of(&store, "S").unwrap();
+            let (store, id) = after_a_crash(&fs, store, seed);
             let records = picture(&store, id).1;
             assert!(now.1.iter().all(|one| records.contains(one)), "{kind} {seed}");
             if kind != 1 {
@@ -495,11 +477,7 @@ fn a_batch_over_three_segments_without_room_in_the_first_is_refused_and_heals() 
             store.settle();
         }
         let now = picture(&store, id);
-        drop(store);
-        fs.crash(seed);
-        let (store, report) = open(&fs, 2);
-        assert_eq!(report.lost, [], "{seed}");
-        let id = id_of(&store, "S").unwrap();
+        let (store, id) = after_a_crash(&fs, store, seed);
         assert_eq!(picture(&store, id), now, "{seed}");
     }
 }
