@@ -62,6 +62,11 @@ pub trait Fs: Clone + Send + Sync + 'static {
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Makes the names in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Makes bytes and length of each file durable, as [`FsFile::sync_data`] does: the outcomes, in the order of the
+    /// files. All at once where the system gains by that; a simulation syncs one after the other.
+    fn sync_files(&self, files: &[&Self::File]) -> Vec<io::Result<()>> {
+        files.iter().map(|file| file.sync_data()).collect()
+    }
     /// Makes every file and name under `dir` durable that can be seen now.
     fn sync_all(&self, dir: &Path) -> io::Result<()>;
     /// Bytes that can still be written under `dir`.

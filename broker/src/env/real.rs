@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -171,6 +172,23 @@ impl Fs for RealFs {
         File::open(dir)?.sync_all()
     }
 
+    fn sync_files(&self, files: &[&RealFile]) -> Vec<io::Result<()>> {
+        let lanes = files.len().min(SYNC_LANES_MAX).max(1);
+        let mut lanes = files.chunks(files.len().div_ceil(lanes).max(1));
+        let own = lanes.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = lanes.map(|lane| (lane, spawn_lane(scope, lane))).collect();
+            let mut synced = sync_lane(own);
+            for (lane, thread) in others {
+                synced.extend(match thread {
+                    Some(thread) => thread.join().unwrap_or_else(|_| lost(lane)),
+                    None => sync_lane(lane),
+                });
+            }
+            synced
+        })
+    }
+
     fn sync_all(&self, dir: &Path) -> io::Result<()> {
         #[cfg(target_os = "linux")]
         rustix::fs::syncfs(File::open(dir)?)?;
@@ -202,6 +220,29 @@ impl Fs for RealFs {
     fn background(&self) -> bool {
         true
     }
+}
+
+/// Files synced at once at most. The kernel makes one flush of the disk of those that wait together, so that a few lanes
+/// are as good as many.
+const SYNC_LANES_MAX: usize = 8;
+
+fn sync_lane(files: &[&RealFile]) -> Vec<io::Result<()>> {
+    files.iter().map(|file| file.sync_data()).collect()
+}
+
+/// `None`: the system gives no thread.
+fn spawn_lane<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    files: &'scope [&'scope RealFile],
+) -> Option<ScopedJoinHandle<'scope, Vec<io::Result<()>>>> {
+    let thread = std::thread::Builder::new().name("tarn-sync".into());
+    thread.spawn_scoped(scope, move || sync_lane(files)).ok()
+}
+
+/// What a lane that panicked has to say: nothing is known of its files.
+fn lost(files: &[&RealFile]) -> Vec<io::Result<()>> {
+    let unknown = || Err(io::Error::other("the thread that syncs panicked"));
+    files.iter().map(|_| unknown()).collect()
 }
 
 fn flock(file: File) -> io::Result<Option<File>> {

@@ -3,6 +3,10 @@
 //! Order: frames, segment by segment, each synced before the next is written; then the metadata, then the files that
 //! the metadata no longer needs. The states of consumers come in a step of their own, so that nobody who published waits
 //! for them; they are never newer than the records.
+//!
+//! A commit has two halves, [`Stream::begin_commit`] and [`Stream::complete_commit`], and the sync of the last frames
+//! between them, so that the files of all streams are synced at once: who publishes to a quiet stream does not wait for
+//! the sync of a busy one on top of its own.
 
 use std::path::Path;
 
@@ -27,9 +31,27 @@ enum FlushError {
     Fatal(StoreError),
 }
 
+/// How far the first half of a commit came.
+pub(super) enum Begun {
+    /// There is no second half: nothing was pending (`None`), it needed no sync, or it failed.
+    Over(Option<Result<(), StoreError>>),
+    /// Frames are written.
+    Written(Written),
+}
+
+/// A commit between its halves.
+#[derive(Default)]
+pub(super) struct Written {
+    /// The last frames, if they are to be synced.
+    last: Option<Chunk>,
+    /// Why removals could not be logged.
+    refused: Option<StoreError>,
+}
+
 impl<F: Fs> Stream<F> {
-    /// Makes everything pending durable but the states of consumers, which are due then. `None`: nothing was.
-    pub(super) fn commit(&mut self, shared: &mut Shared<F>) -> Option<Result<(), StoreError>> {
+    /// Writes everything pending but the states of consumers. What is not over then has to be synced
+    /// ([`Stream::to_sync`]) and completed.
+    pub(super) fn begin_commit(&mut self, shared: &mut Shared<F>) -> Begun {
         self.queued = false;
         self.refused = false;
         if self.log.is_none() {
@@ -40,20 +62,46 @@ impl<F: Fs> Stream<F> {
                 self.consumers.get_mut(&name).map(Consumer::settle);
             }
             self.drop_dead();
-            return pending.then_some(Ok(()));
+            return Begun::Over(pending.then_some(Ok(())));
         }
         if self.failed.is_none() && !self.is_dirty() {
-            return None;
+            return Begun::Over(None);
         }
-        let outcome = match self.check_writable() {
-            Ok(()) => self.commit_log(shared),
-            Err(_) if !self.unreported => return None,
+        let begun = match self.check_writable() {
+            Ok(()) => self.write_log(shared),
+            Err(_) if !self.unreported => return Begun::Over(None),
             Err(err) => Err(err),
         };
+        match begun {
+            Ok(written) => Begun::Written(written),
+            Err(err) => Begun::Over(Some(self.end_commit(Err(err)))),
+        }
+    }
+
+    /// The file that a commit waits for, and its path.
+    pub(super) fn to_sync(&self, written: &Written) -> Option<(&F::File, &Path)> {
+        self.file(written.last.as_ref()?.segment)
+    }
+
+    /// The other half of a commit: `synced` is what came of syncing the file of [`Stream::to_sync`].
+    pub(super) fn complete_commit(
+        &mut self,
+        shared: &mut Shared<F>,
+        written: Written,
+        synced: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let outcome = match synced {
+            Ok(()) => self.complete_log(shared, written),
+            Err(err) => Err(self.fail(err)),
+        };
+        self.end_commit(outcome)
+    }
+
+    fn end_commit(&mut self, outcome: Result<(), StoreError>) -> Result<(), StoreError> {
         self.unreported = false;
         // What found no room here says nothing about what comes next.
         self.refused = false;
-        Some(outcome)
+        outcome
     }
 
     /// Takes the records that were found damaged out of the index, and counts them as lost.
@@ -76,32 +124,41 @@ impl<F: Fs> Stream<F> {
         log_dirty || self.has_states()
     }
 
-    fn commit_log(&mut self, shared: &mut Shared<F>) -> Result<(), StoreError> {
-        let mut outcome = self.log_removals(shared);
+    fn write_log(&mut self, shared: &mut Shared<F>) -> Result<Written, StoreError> {
+        let removals = self.log_removals(shared);
         if self.failed.is_some() {
-            return outcome;
+            return removals.map(|()| Written::default());
         }
-        let removals_logged = outcome.is_ok();
         // A precaution: it can wait for room.
-        if removals_logged
+        if removals.is_ok()
             && let Err(err) = self.log_again(shared)
             && self.failed.is_some()
         {
             return Err(err);
         }
-        match self.flush(shared) {
-            Ok(()) => {}
-            Err(FlushError::Fatal(err)) => return Err(self.fail(err)),
+        match self.write_frames(shared) {
+            Ok(last) => Ok(Written {
+                last,
+                refused: removals.err(),
+            }),
+            Err(FlushError::Fatal(err)) => Err(self.fail(err)),
             // Metadata and states wait as well: they may be about records that are gone.
             Err(FlushError::RolledBack(err)) => {
                 self.no_space = true;
-                return Err(err);
+                Err(err)
             }
         }
+    }
+
+    fn complete_log(&mut self, shared: &mut Shared<F>, written: Written) -> Result<(), StoreError> {
+        if let Some(chunk) = written.last {
+            self.synced_frames(&chunk);
+            self.wrote_last(chunk);
+        }
+        let mut outcome = written.refused.map_or(Ok(()), Err);
         self.undo.clear();
         self.drop_dead();
-        if removals_logged
-            && outcome.is_ok()
+        if outcome.is_ok()
             && let (Some(log), Some(last)) = (&mut self.log, self.segments.back())
         {
             log.again.logged(&log.to_remove, last.id, log.tail);
@@ -163,9 +220,11 @@ impl<F: Fs> Stream<F> {
         Ok(())
     }
 
-    /// Writes and syncs the frames that are not yet.
-    fn flush(&mut self, shared: &Shared<F>) -> Result<(), FlushError> {
-        let Some(log) = &mut self.log else { return Ok(()) };
+    /// Writes the frames that are not yet, and syncs all but the last, which is given back if it is to be synced.
+    fn write_frames(&mut self, shared: &Shared<F>) -> Result<Option<Chunk>, FlushError> {
+        let Some(log) = &mut self.log else {
+            return Ok(None);
+        };
         let end = self.segments.back().map(|segment| segment.id);
         let mut chunks = std::mem::take(&mut log.full);
         if !log.buf.is_empty()
@@ -180,48 +239,90 @@ impl<F: Fs> Stream<F> {
                 last_time: self.index.last_time,
             });
         }
+        let last = chunks.pop();
         for chunk in &chunks {
-            let segments = self.segments.iter().rev().chain(&log.dropped);
-            let found = segments
-                .filter(|segment| segment.id == chunk.segment)
-                .find_map(file_of);
-            let Some((file, path)) = found else { continue };
-            if let Err(err) = file.write_at(&chunk.bytes, chunk.offset) {
-                let err = StoreError::io("write", path, err);
-                if !err.is_no_space() || erase(file, chunk).is_err() {
-                    return Err(FlushError::Fatal(err));
-                }
-                let (segment, offset) = (chunk.segment, chunk.offset);
-                return Err(match self.end_at(shared, segment, offset) {
-                    Ok(()) => FlushError::RolledBack(err),
-                    Err(err) => FlushError::Fatal(err),
-                });
-            }
-            let is_late = self.is_late && Some(chunk.segment) == end;
-            if !is_late && let Err(err) = file.sync_data() {
-                return Err(FlushError::Fatal(StoreError::io("sync", path, err)));
-            }
-            self.durable = self.durable.max(chunk.last_seq);
-            self.durable_time = chunk.last_time;
-            if !is_late {
-                self.synced = self.durable;
-            }
-            if Some(chunk.segment) == end {
-                log.unsynced = is_late;
+            if self.write_chunk(shared, chunk)? {
+                self.sync_chunk(chunk)?;
             }
         }
-        if let Some(mut written) = chunks.pop() {
-            // A segment may have been begun since, without a frame in it.
-            if Some(written.segment) == end {
-                log.tail = written.offset + written.bytes.len() as u64;
-                log.unsettled = !log.unsynced;
-            }
-            if written.bytes.capacity() <= BUFFER_BYTES_MAX {
-                written.bytes.clear();
-                log.buf = written.bytes;
+        let Some(chunk) = last else { return Ok(None) };
+        let is_there = self.write_chunk(shared, &chunk)?;
+        let is_late = self.is_late && Some(chunk.segment) == end;
+        if is_there && !is_late {
+            return Ok(Some(chunk));
+        }
+        if is_there {
+            self.written_frames(&chunk);
+            if let Some(log) = &mut self.log {
+                log.unsynced = true;
             }
         }
+        self.wrote_last(chunk);
+        Ok(None)
+    }
+
+    /// Writes frames. Returns whether their segment is still there.
+    fn write_chunk(&mut self, shared: &Shared<F>, chunk: &Chunk) -> Result<bool, FlushError> {
+        let Some((file, path)) = self.file(chunk.segment) else {
+            return Ok(false);
+        };
+        let Err(err) = file.write_at(&chunk.bytes, chunk.offset) else {
+            return Ok(true);
+        };
+        let err = StoreError::io("write", path, err);
+        if !err.is_no_space() || erase(file, chunk).is_err() {
+            return Err(FlushError::Fatal(err));
+        }
+        Err(match self.end_at(shared, chunk.segment, chunk.offset) {
+            Ok(()) => FlushError::RolledBack(err),
+            Err(err) => FlushError::Fatal(err),
+        })
+    }
+
+    fn sync_chunk(&mut self, chunk: &Chunk) -> Result<(), FlushError> {
+        if let Some((file, path)) = self.file(chunk.segment)
+            && let Err(err) = file.sync_data()
+        {
+            return Err(FlushError::Fatal(StoreError::io("sync", path, err)));
+        }
+        self.synced_frames(chunk);
         Ok(())
+    }
+
+    /// The file of a segment that may still be written to, also if nothing in it is alive any more.
+    fn file(&self, id: u64) -> Option<(&F::File, &Path)> {
+        let dropped = self.log.iter().flat_map(|log| &log.dropped);
+        let segments = self.segments.iter().rev().chain(dropped);
+        segments.filter(|segment| segment.id == id).find_map(file_of)
+    }
+
+    fn written_frames(&mut self, chunk: &Chunk) {
+        self.durable = self.durable.max(chunk.last_seq);
+        self.durable_time = chunk.last_time;
+    }
+
+    fn synced_frames(&mut self, chunk: &Chunk) {
+        self.written_frames(chunk);
+        self.synced = self.durable;
+        let is_end = self.segments.back().is_some_and(|end| end.id == chunk.segment);
+        if let Some(log) = self.log.as_mut().filter(|_| is_end) {
+            log.unsynced = false;
+        }
+    }
+
+    /// The frames of a commit are written: the log ends behind them, unless a segment was begun since, without a frame
+    /// in it.
+    fn wrote_last(&mut self, mut chunk: Chunk) {
+        let is_end = self.segments.back().is_some_and(|end| end.id == chunk.segment);
+        let Some(log) = &mut self.log else { return };
+        if is_end {
+            log.tail = chunk.offset + chunk.bytes.len() as u64;
+            log.unsettled = !log.unsynced;
+        }
+        if chunk.bytes.capacity() <= BUFFER_BYTES_MAX {
+            chunk.bytes.clear();
+            log.buf = chunk.bytes;
+        }
     }
 
     /// Forgets what is not durable, and lets the log end at `offset` of `segment`: segments begun behind it are removed,

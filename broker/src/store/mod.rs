@@ -51,7 +51,8 @@ mod verify;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 pub use error::StoreError;
 pub use filter::SubjectFilter;
@@ -62,6 +63,7 @@ pub use state::{
 
 pub use verify::{Finding, Severity, StoreVerdict, StreamVerdict, VerifyProgress, verify};
 
+use self::commit::{Begun, Written};
 use self::compact::Compaction;
 use self::stream::{Shared, Stream};
 use self::tend::Tending;
@@ -286,41 +288,80 @@ impl<F: Fs> Store<F> {
 
     /// Makes everything pending durable but the states of consumers; [`Store::commit_states`] has to follow.
     pub fn commit_records(&mut self) -> CommitReport {
-        let mut report = CommitReport::default();
         self.take_out_damaged();
         self.take_sealed();
+        let mut report = CommitReport::default();
         let mut queue = std::mem::take(&mut self.queue);
         queue.sort_unstable();
-        for &id in &queue {
+        let mut written = Vec::new();
+        for id in queue.drain(..) {
             let Some(stream) = self.streams.get_mut(&id) else {
                 continue;
             };
-            match stream.commit(&mut self.shared) {
-                Some(Ok(())) => {
-                    report.committed.push(id);
-                    self.tending.stir(id);
-                }
-                Some(Err(err)) => {
-                    if stream.failed.is_none() {
-                        stream.queued = true;
-                        self.queue.push(id);
-                    }
-                    report.failed.push((id, err));
-                }
-                None => {}
-            }
-            if stream.states_due {
-                self.states_due.push(id);
-            }
-            if stream.log.as_ref().is_some_and(|log| log.unsettled) {
-                self.unsettled.push(id);
+            match stream.begin_commit(&mut self.shared) {
+                Begun::Written(half) => written.push((id, half)),
+                Begun::Over(outcome) => self.committed(id, outcome, &mut report),
             }
         }
-        if self.queue.is_empty() {
-            queue.clear();
-            self.queue = queue;
+        queue.append(&mut self.queue);
+        self.queue = queue;
+        let synced = self.sync_begun(&written);
+        for ((id, half), synced) in written.into_iter().zip(synced) {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                let outcome = stream.complete_commit(&mut self.shared, half, synced);
+                self.committed(id, Some(outcome), &mut report);
+            }
         }
         report
+    }
+
+    /// Syncs what commits have written, all at once, and says what came of each.
+    fn sync_begun(&self, begun: &[(StreamId, Written)]) -> Vec<Result<(), StoreError>> {
+        let files: Vec<_> = begun
+            .iter()
+            .map(|(id, half)| self.streams.get(id)?.to_sync(half))
+            .collect();
+        let to_sync: Vec<&F::File> = files.iter().flatten().map(|(file, _)| *file).collect();
+        let mut synced = self.shared.fs.sync_files(&to_sync).into_iter();
+        let outcome = |file: &Option<(&F::File, &Path)>| match file {
+            Some((_, path)) => synced
+                .next()
+                .unwrap_or_else(|| Err(io::Error::other("the outcome of a sync is missing")))
+                .map_err(|err| StoreError::io("sync", path, err)),
+            None => Ok(()),
+        };
+        files.iter().map(outcome).collect()
+    }
+
+    fn committed(
+        &mut self,
+        id: StreamId,
+        outcome: Option<Result<(), StoreError>>,
+        report: &mut CommitReport,
+    ) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        match outcome {
+            Some(Ok(())) => {
+                report.committed.push(id);
+                self.tending.stir(id);
+            }
+            Some(Err(err)) => {
+                if stream.failed.is_none() {
+                    stream.queued = true;
+                    self.queue.push(id);
+                }
+                report.failed.push((id, err));
+            }
+            None => {}
+        }
+        if stream.states_due {
+            self.states_due.push(id);
+        }
+        if stream.log.as_ref().is_some_and(|log| log.unsettled) {
+            self.unsettled.push(id);
+        }
     }
 
     /// Whether states of consumers of the stream wait for [`Store::commit_states`].
