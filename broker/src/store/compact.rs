@@ -12,6 +12,7 @@ mod copy;
 mod place;
 mod removals;
 
+use std::ops::Bound;
 use std::path::PathBuf;
 
 use self::copier::{Copier, Done, Task};
@@ -38,6 +39,8 @@ pub(super) struct Compaction<F: Fs> {
     /// When it was looked last.
     pub(super) now: MonoNanos,
     not_before: MonoNanos,
+    /// The stream that had its turn last.
+    cursor: StreamId,
 }
 
 /// What is under way. `Wanted` and `Copied` wait until nothing of the stream waits for a commit.
@@ -62,6 +65,7 @@ impl<F: Fs> Compaction<F> {
             doing: Doing::Nothing,
             now: MonoNanos(0),
             not_before: MonoNanos(0),
+            cursor: StreamId(0),
         }
     }
 
@@ -104,11 +108,15 @@ impl<F: Fs> Store<F> {
             return;
         }
         let options = &self.shared.options;
-        let mut streams = self.streams.iter();
+        // In turn: in a busy queue segments look sparse all the time, and go before it comes to a copy.
+        let cursor = self.compaction.cursor;
+        let behind = self.streams.range((Bound::Excluded(cursor), Bound::Unbounded));
+        let mut streams = behind.chain(self.streams.range(..=cursor));
         let found = streams.find_map(|(id, stream)| Some((*id, stream.sparse_run(options)?)));
         if let Some((id, run)) = found {
             let patience = if run.at == 0 { PATIENCE_NS } else { 0 };
             let from = MonoNanos(now.0.saturating_add(patience));
+            self.compaction.cursor = id;
             self.compaction.doing = Doing::Wanted(id, run.first, from);
             self.compact_after_commit();
         }

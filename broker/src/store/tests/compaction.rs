@@ -177,10 +177,16 @@ impl Bench {
     }
 
     fn bytes(&self, suffix: &str) -> u64 {
+        self.bytes_of("", suffix)
+    }
+
+    /// Bytes of the files whose path has this part and this ending.
+    fn bytes_of(&self, part: &str, suffix: &str) -> u64 {
         let files = self.fs.files();
-        let of = files
-            .iter()
-            .filter(|(path, _)| path.to_string_lossy().ends_with(suffix));
+        let of = files.iter().filter(|(path, _)| {
+            let path = path.to_string_lossy();
+            path.contains(part) && path.ends_with(suffix)
+        });
         of.map(|(_, bytes)| *bytes).sum()
     }
 }
@@ -266,6 +272,50 @@ fn a_disk_that_fails_or_is_full_costs_no_record_and_no_write() {
         bench.check();
     }
     assert!(compacted > 24 * 3 * 6, "most go on after the fault: {compacted}");
+}
+
+/// The queue has the lower number: without turns it is found first each time.
+#[test]
+fn a_busy_queue_does_not_keep_others_from_their_turn() {
+    let mut bench = Bench::new(1);
+    let queue = bench
+        .store
+        .create_stream("A", b"", Backing::File, StreamSeq(1), UnixNanos(5))
+        .unwrap();
+    assert!(bench.store.delete_stream(bench.id).is_ok());
+    bench.id = bench
+        .store
+        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(5))
+        .unwrap();
+    assert!(queue < bench.id);
+    for round in 0..500u64 {
+        let seq = bench.put("a", &[1; 200]);
+        if round % 8 != 0 {
+            bench.remove(seq);
+        }
+        bench.commit();
+    }
+    let before = bench.bytes_of("/S/", ".seg");
+    let mut rng = SplitMix::new(3);
+    let mut waiting: Vec<StreamSeq> = Vec::new();
+    for _ in 0..60 {
+        // All that comes goes within a second, in no order.
+        for _ in 0..150 {
+            waiting.push(super::append(&mut bench.store, queue, "q", &[1; 200]));
+            if waiting.len() > 60 {
+                let seq = waiting.swap_remove(rng.below(waiting.len() as u64 - 30) as usize);
+                assert!(bench.store.remove(queue, seq).unwrap());
+            }
+        }
+        bench.pass(1);
+    }
+    let after = bench.bytes_of("/S/", ".seg");
+    let live = bench.store.state(bench.id).bytes;
+    assert!(before > 6 * live, "{before} bytes for {live}");
+    assert!(
+        after < 2 * live + 3 * 16_384,
+        "{after} bytes for {live}, {before} before"
+    );
 }
 
 #[test]
