@@ -6,3 +6,6 @@ pub(crate) mod parse;
 pub(crate) mod pedantic;
 pub(crate) mod time;
 pub(crate) mod types;
+
+/// Where requests to the API are told of.
+pub(crate) const AUDIT_SUBJECT: &str = "$JS.EVENT.ADVISORY.API";

@@ -1,7 +1,9 @@
 //! Who may connect, as whom, and what each may do.
 
+pub(crate) mod callout;
 pub(crate) mod gate;
 pub(crate) mod jwt;
+pub(crate) mod keys;
 pub(crate) mod nkey;
 pub(crate) mod operator;
 pub(crate) mod passwords;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
+use self::callout::{Callout, LetIn};
 use self::nkey::{KeyKind, PublicKey};
 use self::operator::{Operator, Shown};
 use self::passwords::Verifiers;
@@ -59,6 +62,8 @@ pub(crate) struct Facts {
     pub(crate) peer: Option<IpAddr>,
     /// Names in the client's certificate, best first.
     pub(crate) certificate_names: Vec<String>,
+    /// The client's certificates as PEM, its own first, if a service may want to see them. They have been verified.
+    pub(crate) certificates: Vec<String>,
 }
 
 /// Who a client is.
@@ -73,6 +78,8 @@ pub(crate) struct Identity {
     pub(crate) caps: Caps,
     /// The token that it came in with.
     pub(crate) shown: Option<Arc<Shown>>,
+    /// It came in by a service's word.
+    pub(crate) let_in: Option<LetIn>,
 }
 
 /// What one client is limited to besides its account's limits; none: no limit.
@@ -113,6 +120,10 @@ pub(crate) struct Directory {
     maps_certificates: bool,
     /// Whom an operator lets in: then nobody else.
     operator: Option<Operator>,
+    /// Who lets users in that are not the service's own.
+    callout: Option<Arc<Callout>>,
+    /// Accounts that a service may place users in.
+    accounts: HashMap<String, Arc<Account>>,
     global: Arc<Account>,
     timeout: Duration,
 }
@@ -126,22 +137,41 @@ impl Directory {
         accounts: &Accounts,
     ) -> Self {
         let (mut users, mut nkeys) = (HashMap::new(), HashMap::new());
+        let callout = options
+            .callout
+            .as_ref()
+            .map(|service| Arc::new(Callout::configured(service, accounts.named(&service.account))));
         for user in &options.users {
             let (name, password, held) = match &user.credential {
                 Credential::Password { user, password } => (user, password.clone(), &mut users),
                 Credential::Nkey(key) => (key, Secret::default(), &mut nkeys),
             };
+            let permissions = user.permissions.as_ref().map(Permissions::new);
+            let of_service = |callout: &&Arc<Callout>| {
+                callout.is_own(name)
+                    && callout.decides_on(&user.account)
+                    && *callout.account.name == *user.account
+            };
             let known = User {
                 name: name.clone(),
                 password,
                 account: accounts.named(&user.account),
-                permissions: user
-                    .permissions
-                    .as_ref()
-                    .map(|source| Arc::new(Permissions::new(source))),
+                permissions: match callout.as_ref().filter(of_service) {
+                    Some(_) => Some(callout::without_questions(permissions.as_ref())),
+                    None => permissions.map(Arc::new),
+                },
                 options: user.clone(),
             };
             held.insert(name.clone(), Arc::new(known));
+        }
+        if let Some(callout) = &options.callout {
+            for user in callout
+                .auth_users
+                .iter()
+                .filter(|user| !users.contains_key(*user) && !nkeys.contains_key(*user))
+            {
+                tracing::error!("Authorization callout user {user:?} not valid");
+            }
         }
         Self {
             users,
@@ -151,6 +181,8 @@ impl Directory {
             no_auth_user: options.no_auth_user.clone(),
             maps_certificates,
             operator,
+            accounts: placeable(options, accounts),
+            callout,
             global: Arc::clone(accounts.global()),
             timeout: options.timeout.unwrap_or(TIMEOUT),
         }
@@ -159,6 +191,7 @@ impl Directory {
     /// Whether clients have to say who they are.
     pub(crate) fn is_required(&self) -> bool {
         self.operator.is_some()
+            || self.callout.is_some()
             || !self.users.is_empty()
             || !self.nkeys.is_empty()
             || self.single_user.is_some()
@@ -168,6 +201,16 @@ impl Directory {
     /// Whether clients are given something to sign.
     pub(crate) fn needs_nonce(&self) -> bool {
         self.operator.is_some() || !self.nkeys.is_empty()
+    }
+
+    /// When what accounts share changes by itself the next time, because a token ends or begins to hold.
+    pub(crate) fn changes_at(&self) -> Option<UnixNanos> {
+        self.operator.as_ref().and_then(Operator::changes_at)
+    }
+
+    /// Whether services decide on clients.
+    pub(crate) fn asks_services(&self) -> bool {
+        self.callout.is_some() || self.operator.as_ref().is_some_and(Operator::asks_services)
     }
 
     /// How long clients have to authenticate.
@@ -184,6 +227,7 @@ impl Directory {
             expires: None,
             caps: Caps::default(),
             shown: None,
+            let_in: None,
         }
     }
 
@@ -192,6 +236,9 @@ impl Directory {
         if let Some(operator) = &self.operator {
             let shown = identity.shown.as_ref();
             return shown.is_some_and(|shown| operator.still_knows(identity, shown, now));
+        }
+        if let Some(let_in) = &identity.let_in {
+            return self.still_lets_in(let_in, identity);
         }
         if identity.user.is_empty() {
             return !self.is_required();
@@ -322,6 +369,7 @@ impl User {
             expires: None,
             caps: Caps::default(),
             shown: None,
+            let_in: None,
         }
     }
 
@@ -329,6 +377,18 @@ impl User {
         let types = &self.options.connection_types;
         types.is_empty() || facts.connection_type.is_some_and(|kind| types.contains(&kind))
     }
+}
+
+/// The accounts that the options name, and those that are there by themselves.
+fn placeable(options: &AuthOptions, accounts: &Accounts) -> HashMap<String, Arc<Account>> {
+    let named = options
+        .accounts
+        .iter()
+        .map(|account| accounts.named(&account.name));
+    let all = named
+        .chain([Arc::clone(accounts.global())])
+        .chain(accounts.system());
+    all.map(|account| (account.name.to_string(), account)).collect()
 }
 
 /// A signature as clients send it: base 64 for URLs without padding, or the plain form.

@@ -17,8 +17,8 @@ use crate::server::Limits;
 pub use self::auth::{
     AccountJetStream, AccountLimits, AccountOptions, AuthCallout, AuthOptions, ConnectionType, Credential,
     ExportKind, ExportOptions, ImportKind, ImportOptions, JetStreamTier, LatencySampling, MapDestination,
-    OperatorOptions, Permissions, ResolverOptions, ResponsePermission, ResponseType, ServiceLatency,
-    SubjectMapping, SubjectPermissions, UserOptions,
+    OperatorOptions, Permissions, ResponsePermission, ResponseType, ServiceLatency, SubjectMapping,
+    SubjectPermissions, UserOptions,
 };
 pub use self::tls::{CertPair, HandshakeFirst, TlsOptions, TlsVersion};
 

@@ -19,13 +19,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::accounts::{Accounts, Domains};
 use crate::auth::gate::Gate;
+use crate::auth::keys::ServerKeys;
 use crate::engine::EngineOptions;
 use crate::env::real::{RealClock, RealFs, RealRng};
 use crate::env::{Clock, Rng};
 use crate::local::LocalClient;
 use crate::monitor::{Monitor, Settings, Views};
 use crate::nats::door::Port;
-use crate::nats::info::{ServerInfo, server_id};
+use crate::nats::info::ServerInfo;
 use crate::nats::listener::{Shared, accept};
 use crate::nats::live::Live;
 use crate::options::{AuthOptions, ExportKind, JetStreamOptions, JetStreamTier};
@@ -34,7 +35,7 @@ use crate::shard::thread::{Links, Shard};
 use crate::shard::view::{ShardFigures, ShardView};
 use crate::store::{StoreFigures, StoreOptions};
 use crate::stream::notes::NOTES;
-use crate::system;
+use crate::system::{self, System};
 use crate::types::UnixNanos;
 
 use self::monitor_tls::TlsListener;
@@ -45,6 +46,7 @@ pub use crate::auth::operator::OperatorError;
 pub use self::config::{BrokerConfig, Limits};
 pub use self::error::StartError;
 pub use self::reload::ReloadError;
+pub use crate::system::reloads::ReloadRequest;
 
 /// How long connections have at the end to take what was said to them.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -60,6 +62,7 @@ pub struct Broker {
     websocket_addr: Option<SocketAddr>,
     monitor_addr: Option<SocketAddr>,
     monitor_tls_addr: Option<SocketAddr>,
+    system: Option<Arc<System>>,
     /// Accepting and monitoring.
     services: TaskTracker,
     monitor_stop: CancellationToken,
@@ -118,14 +121,17 @@ impl Broker {
         warn_of_unsupported(&config.auth);
         let sockets = Sockets::bind(&config).await?;
         let client_addr = sockets.client_addr;
-        let mut rng = RealRng::new().map_err(|source| StartError::Entropy { source })?;
-        let server_id = server_id(&mut rng);
+        let rng = RealRng::new().map_err(|source| StartError::Entropy { source })?;
+        let keys = ServerKeys::new().ok_or_else(no_entropy)?;
+        let server_id = keys.signing.public.clone();
         let info = ServerInfo {
             server_name: match config.server_name.as_str() {
                 "" => server_id.clone(),
                 name => name.to_owned(),
             },
             server_id,
+            tags: config.tags.clone(),
+            xkey: keys.xkey.clone(),
             host: client_addr.ip().to_string(),
             port: client_addr.port(),
             max_payload: config.limits.max_payload_bytes,
@@ -153,6 +159,7 @@ impl Broker {
             has_jetstream,
             domains,
             &accounts,
+            keys,
             now,
         )?;
         let shared = Arc::new(Shared::new(live, info, accounts, gate, events));
@@ -182,11 +189,15 @@ impl Broker {
             websocket_addr: None,
             monitor_addr: None,
             monitor_tls_addr: None,
+            system: None,
             services: TaskTracker::new(),
             monitor_stop: CancellationToken::new(),
         };
         let monitor = broker.serve(sockets, start, config.store_dir, settings);
-        system::start(&monitor, told, &broker.services, &broker.monitor_stop);
+        let stop = &broker.monitor_stop;
+        broker.system = System::start(&monitor, told, &broker.services, stop);
+        let watching = reload::watch(Arc::clone(&broker.shared), stop.clone());
+        broker.services.spawn(watching);
         Ok(broker)
     }
 
@@ -246,6 +257,9 @@ impl Broker {
         let shared = &self.shared;
         let now = shared.clock.now();
         shared.gate.reload(auth, &shared.accounts, now)?;
+        if let Some(system) = &self.system {
+            system.serve_accounts(&self.services, &self.monitor_stop);
+        }
         let directory = shared.gate.directory();
         for connection in shared.connections.all() {
             let is_known = connection
@@ -354,8 +368,14 @@ impl Broker {
     }
 
     /// Waits until somebody asks the system account for a reload.
-    pub async fn reload_wanted(&self) {
-        self.shared.reload_wanted.notified().await;
+    pub async fn reload_wanted(&self) -> ReloadRequest {
+        self.shared.reloads.next().await
+    }
+}
+
+fn no_entropy() -> StartError {
+    StartError::Entropy {
+        source: std::io::Error::other("the system gives no entropy"),
     }
 }
 
@@ -375,12 +395,6 @@ fn warn_of_unsupported(auth: &AuthOptions) {
                 "the latency of a service is not measured here: no metrics are published"
             );
         }
-    }
-    if auth.callout.is_some() {
-        tracing::warn!(
-            setting = "auth_callout",
-            "a setting has no effect: only named users are let in"
-        );
     }
 }
 

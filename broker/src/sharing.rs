@@ -20,6 +20,8 @@ use crate::subject::transform::{SubjectTransform, TransformError};
 
 /// After which a request to a service of another account counts as unanswered, where nothing else is said.
 pub(crate) const RESPONSE_THRESHOLD: Duration = Duration::from_secs(120);
+/// The header that says who asks, as services of other accounts are told.
+pub(crate) const REQUEST_INFO: &str = "Nats-Request-Info";
 /// Accounts that a request may pass from service to service.
 pub(crate) const HOPS_MAX: usize = 16;
 

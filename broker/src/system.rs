@@ -1,10 +1,12 @@
 //! The system account: what can be asked with `$SYS.REQ.>`, and what is told under `$SYS.>`. Source: nats-server, `events.go`.
 
 pub(crate) mod events;
+pub(crate) mod reloads;
 mod requests;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +26,7 @@ use crate::nats::connections::Connection;
 use crate::nats::info::VERSION;
 use crate::nats::listener::Shared;
 use crate::options::{GLOBAL_ACCOUNT, Permissions, SubjectPermissions};
+use crate::types::AccountId;
 
 /// How often the server's figures are told.
 const STATSZ_INTERVAL: Duration = Duration::from_secs(10);
@@ -35,46 +38,56 @@ const CAPABILITIES: u32 = 0b111;
 pub(crate) struct System {
     monitor: Arc<Monitor>,
     seq: AtomicU64,
+    /// Accounts whose clients' requests are answered.
+    served: Mutex<BTreeSet<AccountId>>,
 }
 
-/// Starts what answers and tells. It ends with `stop`.
-pub(crate) fn start(
-    monitor: &Arc<Monitor>,
-    events: mpsc::Receiver<Event>,
-    services: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let shared = &monitor.shared;
-    let Some(account) = shared.accounts.system() else {
-        return;
-    };
-    let system = Arc::new(System {
-        monitor: Arc::clone(monitor),
-        seq: AtomicU64::new(0),
-    });
-    let id = monitor.server_id();
-    let subjects = [
-        "$SYS.REQ.SERVER.PING".to_owned(),
-        "$SYS.REQ.SERVER.PING.*".to_owned(),
-        format!("$SYS.REQ.SERVER.{id}.*"),
-        "$SYS.REQ.ACCOUNT.*.*".to_owned(),
-    ];
-    let client = subscribed(&system, &account, &subjects);
-    services.spawn(Arc::clone(&system).serve(Asker::System, client, stop.clone()));
-    let teller = shared.internal_client(&account, "system events");
-    services.spawn(Arc::clone(&system).tell(teller, events));
-    for other in shared.accounts.all() {
-        if other.name == account.name {
-            continue;
-        }
+impl System {
+    /// Starts what answers and tells, unless there is no system account. It ends with `stop`.
+    pub(crate) fn start(
+        monitor: &Arc<Monitor>,
+        events: mpsc::Receiver<Event>,
+        services: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Option<Arc<Self>> {
+        let shared = &monitor.shared;
+        let account = shared.accounts.system()?;
+        let system = Arc::new(Self {
+            monitor: Arc::clone(monitor),
+            seq: AtomicU64::new(0),
+            served: Mutex::new(BTreeSet::from([account.router.account()])),
+        });
+        let id = monitor.server_id();
         let subjects = [
-            "$SYS.REQ.ACCOUNT.PING.CONNZ".to_owned(),
-            "$SYS.REQ.ACCOUNT.PING.STATZ".to_owned(),
-            "$SYS.REQ.SERVER.PING.CONNZ".to_owned(),
+            "$SYS.REQ.SERVER.PING".to_owned(),
+            "$SYS.REQ.SERVER.PING.*".to_owned(),
+            format!("$SYS.REQ.SERVER.{id}.*"),
+            "$SYS.REQ.ACCOUNT.*.*".to_owned(),
         ];
-        let client = subscribed(&system, &other, &subjects);
-        let asker = Asker::Account(Arc::clone(&other.name));
-        services.spawn(Arc::clone(&system).serve(asker, client, stop.clone()));
+        let client = subscribed(&system, &account, &subjects);
+        services.spawn(Arc::clone(&system).serve(Asker::System, client, stop.clone()));
+        let teller = shared.internal_client(&account, "system events");
+        services.spawn(Arc::clone(&system).tell(teller, events));
+        system.serve_accounts(services, stop);
+        Some(system)
+    }
+
+    /// Answers the requests of clients of all accounts, those that have come since the last time among them.
+    pub(crate) fn serve_accounts(self: &Arc<Self>, services: &TaskTracker, stop: &CancellationToken) {
+        for account in self.monitor.shared.accounts.all() {
+            let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+            if !served.insert(account.router.account()) {
+                continue;
+            }
+            let subjects = [
+                "$SYS.REQ.ACCOUNT.PING.CONNZ".to_owned(),
+                "$SYS.REQ.ACCOUNT.PING.STATZ".to_owned(),
+                "$SYS.REQ.SERVER.PING.CONNZ".to_owned(),
+            ];
+            let client = subscribed(self, &account, &subjects);
+            let asker = Asker::Account(Arc::clone(&account.name));
+            services.spawn(Arc::clone(self).serve(asker, client, stop.clone()));
+        }
     }
 }
 

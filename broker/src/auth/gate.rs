@@ -1,11 +1,13 @@
 //! The one door that every client comes through: the users as they are now, and what checking them needs.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::Notify;
 
+use super::keys::ServerKeys;
 use super::operator::{Described, Operator, OperatorError};
 use super::passwords::Verifiers;
 use super::{AuthError, Directory, Facts, Identity, Login};
@@ -30,10 +32,15 @@ pub(crate) enum GateError {
 pub(crate) struct Gate {
     directory: RwLock<Arc<Directory>>,
     verifiers: Verifiers,
+    keys: ServerKeys,
     maps_certificates: bool,
     has_jetstream: bool,
     domains: Domains,
     random: SystemRandom,
+    /// The options as they were read last, and when.
+    read: Mutex<(AuthOptions, UnixNanos)>,
+    /// Notified when other options were read.
+    changed: Notify,
 }
 
 impl Gate {
@@ -44,6 +51,7 @@ impl Gate {
         has_jetstream: bool,
         domains: Domains,
         accounts: &Accounts,
+        keys: ServerKeys,
         now: UnixNanos,
     ) -> Result<Self, GateError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -52,10 +60,14 @@ impl Gate {
             has_jetstream,
             domains: &domains,
             accounts,
+            read_at: now,
             now,
         };
         let directory = open.directory(options)?;
         Ok(Self {
+            read: Mutex::new((options.clone(), now)),
+            changed: Notify::new(),
+            keys,
             directory: RwLock::new(Arc::new(directory)),
             verifiers: Verifiers::new(threads).map_err(|_| GateError::Entropy)?,
             maps_certificates,
@@ -72,11 +84,39 @@ impl Gate {
         accounts: &Accounts,
         now: UnixNanos,
     ) -> Result<(), OperatorError> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        self.apply(options, accounts, now, now)?;
+        *read = (options.clone(), now);
+        drop(read);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Looks at the same options again: what tokens allow may have ended, or begun, since.
+    pub(crate) fn look_again(&self, accounts: &Accounts, now: UnixNanos) -> Result<(), OperatorError> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let (options, read_at) = &*read;
+        self.apply(options, accounts, *read_at, now)
+    }
+
+    /// Waits until other options have been read.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn apply(
+        &self,
+        options: &AuthOptions,
+        accounts: &Accounts,
+        read_at: UnixNanos,
+        now: UnixNanos,
+    ) -> Result<(), OperatorError> {
         let open = Opening {
             maps_certificates: self.maps_certificates,
             has_jetstream: self.has_jetstream,
             domains: &self.domains,
             accounts,
+            read_at,
             now,
         };
         let directory = Arc::new(open.directory(options)?);
@@ -91,6 +131,11 @@ impl Gate {
             Ok(()) => URL_SAFE_NO_PAD.encode(raw),
             Err(_) => String::new(),
         }
+    }
+
+    /// The server's own keys.
+    pub(crate) fn keys(&self) -> &ServerKeys {
+        &self.keys
     }
 
     /// The users as they are now.
@@ -108,16 +153,15 @@ impl Gate {
         Some(URL_SAFE_NO_PAD.encode(raw))
     }
 
-    /// Finds out who a client is.
+    /// Finds out who a client is, as `directory` knows them.
     pub(crate) async fn identify(
         &self,
+        directory: &Directory,
         login: &Login,
         facts: &Facts,
         now: UnixNanos,
     ) -> Result<Identity, AuthError> {
-        self.directory()
-            .identify(login, facts, &self.verifiers, now)
-            .await
+        directory.identify(login, facts, &self.verifiers, now).await
     }
 }
 
@@ -127,6 +171,8 @@ struct Opening<'a> {
     has_jetstream: bool,
     domains: &'a Domains,
     accounts: &'a Accounts,
+    /// When the options were read: operators are believed as of then.
+    read_at: UnixNanos,
     now: UnixNanos,
 }
 
@@ -138,7 +184,12 @@ impl Opening<'_> {
             accounts.configure(options, self.has_jetstream, self.domains);
             return Ok(Directory::new(options, self.maps_certificates, None, accounts));
         };
-        let mut described = Described::new(operated, options.system_account.as_deref(), self.now)?;
+        let mut described = Described::new(
+            operated,
+            options.system_account.as_deref(),
+            self.read_at,
+            self.now,
+        )?;
         let mut options = options.clone();
         options.accounts.append(&mut described.accounts);
         options.system_account.clone_from(&described.system_account);

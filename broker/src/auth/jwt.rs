@@ -12,8 +12,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
+use super::Caps;
 use super::nkey::{KeyKind, PublicKey};
+use super::operator::NANOS_PER_SEC;
+use crate::types::UnixNanos;
 
+/// How tokens are signed.
+pub(crate) const ALGORITHM: &str = "ed25519-nkey";
 /// Bytes of one token at most.
 const TOKEN_BYTES_MAX: usize = 1 << 20;
 
@@ -48,7 +53,7 @@ struct Header {
 
 impl Header {
     fn check(&self) -> Result<(), JwtError> {
-        let algorithms = ["ed25519-nkey", "ed25519"];
+        let algorithms = [ALGORITHM, "ed25519"];
         if !self.typ.eq_ignore_ascii_case("jwt") {
             return Err(JwtError::Type);
         }
@@ -104,6 +109,9 @@ pub(crate) struct Claims<T> {
     pub(crate) name: String,
     #[serde(rename = "sub", default)]
     pub(crate) subject: String,
+    /// Whom it is for.
+    #[serde(rename = "aud", default)]
+    pub(crate) audience: String,
     /// Seconds since 1970; 0: never.
     #[serde(rename = "exp", default)]
     pub(crate) expires: i64,
@@ -175,6 +183,11 @@ impl<T: Kind> Claims<T> {
     /// Whether it holds at this time, in seconds since 1970.
     pub(crate) fn holds_at(&self, now: i64) -> bool {
         !self.is_expired(now) && (self.not_before == 0 || self.not_before <= now)
+    }
+
+    /// When its time is over; none: never.
+    pub(crate) fn expires_at(&self) -> Option<UnixNanos> {
+        (self.expires != 0).then(|| UnixNanos(self.expires.saturating_mul(NANOS_PER_SEC)))
     }
 
     /// Whether its time is over.
@@ -298,6 +311,17 @@ pub(crate) struct UserClaims {
     pub(crate) allowed_connection_types: Vec<String>,
 }
 
+impl UserClaims {
+    /// What it is limited to.
+    pub(crate) fn caps(&self) -> Caps {
+        let limit = |max: i64| u64::try_from(max).ok();
+        Caps {
+            max_subscriptions: limit(self.subs),
+            max_payload_bytes: limit(self.payload),
+        }
+    }
+}
+
 /// From one time of the day to another: `hh:mm:ss`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -397,6 +421,32 @@ pub(crate) struct MappingClaim {
 pub(crate) struct Authorization {
     #[serde(deserialize_with = "or_null")]
     pub(crate) auth_users: Vec<String>,
+    /// Accounts besides its own whose users the service may let in; `*`: all.
+    #[serde(deserialize_with = "or_null")]
+    pub(crate) allowed_accounts: Vec<String>,
+    /// What the service's requests are sealed for.
+    pub(crate) xkey: String,
+}
+
+/// What a service answers that is asked whether a user may come in.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ResponseBody {
+    /// Who the user is.
+    pub(crate) jwt: String,
+    /// Why it may not come in.
+    pub(crate) error: String,
+    pub(crate) issuer_account: String,
+}
+
+impl Kind for ResponseBody {
+    const NAME: &'static str = "authorization_response";
+    const ISSUERS: &'static [KeyKind] = &[KeyKind::Account];
+    const SUBJECT: KeyKind = KeyKind::User;
+
+    fn from_version_1(_: &[u8]) -> Result<Claims<Self>, serde_json::Error> {
+        Err(serde::de::Error::custom("there were no such services"))
+    }
 }
 
 /// An account's limits; -1 is none, and what is not said is 0.

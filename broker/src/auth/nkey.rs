@@ -2,7 +2,9 @@
 
 use ring::signature::{ED25519, UnparsedPublicKey};
 
-use crate::nats::info::crc16;
+/// Characters of a key.
+const KEY_CHARS: usize = 56;
+const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
 /// Whose key it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +12,9 @@ pub(crate) enum KeyKind {
     Operator,
     Account,
     User,
+    Server,
+    /// To seal for, not to sign with.
+    Curve,
 }
 
 impl KeyKind {
@@ -18,6 +23,8 @@ impl KeyKind {
             Self::Operator => 14 << 3,
             Self::Account => 0,
             Self::User => 20 << 3,
+            Self::Server => 13 << 3,
+            Self::Curve => 23 << 3,
         }
     }
 }
@@ -27,13 +34,29 @@ impl KeyKind {
 pub(crate) struct PublicKey([u8; 32]);
 
 impl PublicKey {
+    pub(crate) fn new(raw: [u8; 32]) -> Self {
+        Self(raw)
+    }
+
     /// The key behind 56 characters of base 32. None if it is not one of this kind.
     pub(crate) fn parse(text: &str, kind: KeyKind) -> Option<Self> {
-        let raw = base32(text)?;
+        let raw = from_base32(text)?;
         let (body, sum) = raw.split_at_checked(33)?;
         let is_whole = sum == crc16(body).to_le_bytes();
         let (prefix, key) = body.split_first()?;
         (is_whole && *prefix == kind.prefix()).then_some(Self(key.try_into().ok()?))
+    }
+
+    /// As NATS writes a key of this kind.
+    pub(crate) fn text(&self, kind: KeyKind) -> String {
+        let mut raw = vec![kind.prefix()];
+        raw.extend_from_slice(&self.0);
+        raw.extend_from_slice(&crc16(&raw).to_le_bytes());
+        to_base32(&raw)
+    }
+
+    pub(crate) fn bytes(&self) -> [u8; 32] {
+        self.0
     }
 
     /// Whether `signature` is this key's for `message`.
@@ -44,9 +67,40 @@ impl PublicKey {
     }
 }
 
+/// CRC-16/XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc: u16, _| {
+            if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            }
+        })
+    })
+}
+
+/// RFC 4648 base 32 without padding.
+pub(crate) fn to_base32(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    let (mut held, mut bits) = (0_u32, 0);
+    for byte in bytes {
+        held = (held << 8) | u32::from(*byte);
+        bits += 8;
+        while bits >= 5 {
+            bits -= 5;
+            text.push(char::from(ALPHABET[(held >> bits) as usize & 31]));
+        }
+        held &= (1 << bits) - 1;
+    }
+    if bits > 0 {
+        text.push(char::from(ALPHABET[(held << (5 - bits)) as usize & 31]));
+    }
+    text
+}
+
 /// RFC 4648 base 32 without padding, of a key's length.
-fn base32(text: &str) -> Option<Vec<u8>> {
-    const KEY_CHARS: usize = 56;
+fn from_base32(text: &str) -> Option<Vec<u8>> {
     if text.len() != KEY_CHARS {
         return None;
     }
@@ -78,11 +132,32 @@ mod tests {
 
     #[test]
     fn keys_are_read_and_checked() {
-        assert!(PublicKey::parse(USER, KeyKind::User).is_some());
-        let other = USER.replace('X', "Y");
-        assert!(PublicKey::parse(&other, KeyKind::User).is_none());
-        assert!(PublicKey::parse("U", KeyKind::User).is_none());
-        assert!(PublicKey::parse(&USER.to_lowercase(), KeyKind::User).is_none());
+        let key = PublicKey::parse(USER, KeyKind::User).unwrap();
+        assert_eq!(key.text(KeyKind::User), USER);
+        assert!(PublicKey::parse(USER, KeyKind::Account).is_none());
+        for bad in [
+            USER.replace('X', "Y"),
+            USER.replace("NF4", "NF5"),
+            "U".to_owned(),
+            USER.to_lowercase(),
+            "bob".to_owned(),
+        ] {
+            assert!(PublicKey::parse(&bad, KeyKind::User).is_none(), "{bad}");
+        }
+        for (kind, letter) in [
+            (KeyKind::Server, 'N'),
+            (KeyKind::Curve, 'X'),
+            (KeyKind::Account, 'A'),
+        ] {
+            assert!(key.text(kind).starts_with(letter));
+        }
+    }
+
+    #[test]
+    fn texts_are_those_of_the_rfc() {
+        assert_eq!(to_base32(b"foobar"), "MZXW6YTBOI");
+        assert_eq!(to_base32(b"fooba"), "MZXW6YTB");
+        assert_eq!(crc16(b"123456789"), 0x31c3);
     }
 
     #[test]

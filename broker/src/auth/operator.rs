@@ -9,15 +9,18 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::callout::{self, Callout, CalloutError};
 use super::jwt::{AccountBody, Claims, JwtError, OperatorBody, SigningKey, UserBody, UserClaims};
 use super::nkey::{KeyKind, PublicKey};
 use super::permissions::Permissions;
-use super::{Caps, Facts, Identity, Login, signature};
+use super::{Facts, Identity, Login, signature};
 use crate::accounts::{Account, Accounts};
-use crate::options::{AccountOptions, ConnectionType, OperatorOptions, ResolverOptions};
+use crate::options::{AccountOptions, ConnectionType, OperatorOptions};
 use crate::types::UnixNanos;
 
-const NANOS_PER_SEC: i64 = 1_000_000_000;
+pub(crate) use self::accounts::permissions;
+
+pub(crate) const NANOS_PER_SEC: i64 = 1_000_000_000;
 
 /// Why operator mode can't be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,12 +31,6 @@ pub enum OperatorError {
         /// Why.
         reason: String,
     },
-    /// Accounts would come from somewhere else than the file.
-    #[error(
-        "a resolver of a folder is not read here; put the accounts' JWTs in resolver_preload, with `resolver: MEMORY` \
-         (`nsc generate config --mem-resolver` writes both)"
-    )]
-    Resolver,
     /// Two names for the system account.
     #[error("system_account in config and operator JWT must be identical")]
     SystemAccount,
@@ -45,14 +42,6 @@ pub enum OperatorError {
         /// Why.
         reason: String,
     },
-    /// Users would be let in by a service.
-    #[error(
-        "account {account} has its users let in by a service (authorization callout), which is not asked here"
-    )]
-    Callout {
-        /// Its key.
-        account: String,
-    },
 }
 
 /// Whom the operator trusts, and what it says of them.
@@ -61,6 +50,7 @@ pub(crate) struct Operator {
     accounts: BTreeMap<String, Signed>,
     pinned: Vec<String>,
     default_sentinel: Option<String>,
+    changes_at: Option<UnixNanos>,
 }
 
 /// An account and what its token says.
@@ -68,6 +58,17 @@ pub(crate) struct Operator {
 struct Signed {
     account: Arc<Account>,
     claims: Claims<AccountBody>,
+    /// Who lets its users in.
+    callout: Option<Arc<Callout>>,
+}
+
+impl Signed {
+    /// One of the keys that sign users of the account besides its own.
+    fn signing_key(&self, public: &str) -> Option<&SigningKey> {
+        self.claims.body.signing_keys.iter().find(|key| match key {
+            SigningKey::Plain(key) | SigningKey::Scoped { key, .. } => *key == public,
+        })
+    }
 }
 
 /// How a client came in, to be looked at again when things have changed.
@@ -78,6 +79,38 @@ pub(crate) struct Shown {
     peer: Option<IpAddr>,
 }
 
+impl Shown {
+    pub(crate) fn new(claims: Claims<UserBody>, facts: &Facts) -> Self {
+        Self {
+            claims,
+            connection_type: facts.connection_type,
+            peer: facts.peer,
+        }
+    }
+
+    /// The account that the token is of.
+    fn issuer(&self) -> &str {
+        match self.claims.body.issuer_account.as_str() {
+            "" => &self.claims.issuer,
+            account => account,
+        }
+    }
+
+    /// Until when who has these rights may stay; none: for ever. Errs with why he may not come this way, or not now.
+    pub(crate) fn terms(&self, may: &UserClaims, now: UnixNanos) -> Result<Option<UnixNanos>, &'static str> {
+        if may.proxy_required {
+            return Err("proxies can't be told apart here");
+        }
+        if !allows_type(&may.allowed_connection_types, self.connection_type) {
+            return Err("connection type not allowed");
+        }
+        if !comes_from(&may.src, self.peer) {
+            return Err("bad source address");
+        }
+        times::until(&may.times, &may.times_location, now).ok_or("outside connect times")
+    }
+}
+
 /// Accounts as an operator's tokens describe them.
 #[derive(Debug)]
 pub(crate) struct Described {
@@ -85,20 +118,21 @@ pub(crate) struct Described {
     /// As a file would say it.
     pub(crate) accounts: Vec<AccountOptions>,
     pub(crate) system_account: Option<String>,
+    /// When they describe something else, because a token ends or begins to hold.
+    changes_at: Option<UnixNanos>,
 }
 
 impl Described {
-    /// What the operator's tokens say at this time. `system_account` is what the file says of it.
+    /// What the tokens say at this time, of operators that were believed at `read_at`. `system_account` is what the file says
+    /// of it.
     pub(crate) fn new(
         options: &OperatorOptions,
         system_account: Option<&str>,
+        read_at: UnixNanos,
         now: UnixNanos,
     ) -> Result<Self, OperatorError> {
-        if matches!(options.resolver, Some(ResolverOptions::Directory { .. })) {
-            return Err(OperatorError::Resolver);
-        }
         let now = now.0 / NANOS_PER_SEC;
-        let (trusted, named) = trusted_keys(options, now)?;
+        let (trusted, named) = trusted_keys(options, read_at.0 / NANOS_PER_SEC)?;
         let is_other = |own: &&str| !named.is_empty() && !named.iter().any(|name| name == own);
         if system_account.filter(is_other).is_some() {
             return Err(OperatorError::SystemAccount);
@@ -116,13 +150,12 @@ impl Described {
             if !trusted.contains(&decoded.issuer) {
                 return Err(refuse("the JWT is not signed by a trusted operator".to_owned()));
             }
-            if !decoded.body.authorization.auth_users.is_empty() {
-                return Err(OperatorError::Callout { account: key.clone() });
-            }
             claims.insert(key.clone(), decoded);
         }
         Ok(Self {
             accounts: accounts::describe(&claims, now),
+            changes_at: accounts::next_change(&claims, now)
+                .map(|at| UnixNanos(at.saturating_mul(NANOS_PER_SEC))),
             system_account: system_account
                 .map(ToOwned::to_owned)
                 .or_else(|| named.into_iter().next()),
@@ -157,7 +190,13 @@ impl Operator {
         let signed = described.claims.into_iter().map(|(key, claims)| {
             let account = accounts.named(&key);
             account.set_tag(&claims.name);
-            (key, Signed { account, claims })
+            let callout = Callout::of_account(&claims.body.authorization, &account).map(Arc::new);
+            let signed = Signed {
+                account,
+                claims,
+                callout,
+            };
+            (key, signed)
         });
         let mut pinned: Vec<String> = options.pinned_accounts.iter().cloned().collect();
         if !pinned.is_empty() {
@@ -168,7 +207,13 @@ impl Operator {
             accounts: signed.collect(),
             pinned,
             default_sentinel: options.default_sentinel.clone(),
+            changes_at: described.changes_at,
         }
+    }
+
+    /// When what accounts share changes by itself the next time.
+    pub(crate) fn changes_at(&self) -> Option<UnixNanos> {
+        self.changes_at
     }
 
     /// Finds out who a client is. None: nobody who may come in; why goes to the log.
@@ -181,11 +226,7 @@ impl Operator {
         let claims = decoded
             .inspect_err(|err| tracing::debug!(error = %err, "User JWT not valid"))
             .ok()?;
-        let shown = Shown {
-            claims,
-            connection_type: facts.connection_type,
-            peer: facts.peer,
-        };
+        let shown = Shown::new(claims, facts);
         let (identity, is_bearer) = self
             .judge(shown, now)
             .inspect_err(|reason| tracing::debug!(reason, "User JWT is refused"))
@@ -214,6 +255,41 @@ impl Operator {
         })
     }
 
+    /// Whether services let users of any account in.
+    pub(crate) fn asks_services(&self) -> bool {
+        self.accounts.values().any(|signed| signed.callout.is_some())
+    }
+
+    /// The service that lets users of this account in, if there is one.
+    pub(crate) fn service_of(&self, account: &str) -> Option<Arc<Callout>> {
+        self.accounts.get(account)?.callout.clone()
+    }
+
+    /// Who a client is by the token in a service's answer. `signer`: the key that signed the answer, and the account that it is
+    /// said to be of.
+    pub(crate) fn judge_answer(
+        &self,
+        callout: &Callout,
+        shown: Shown,
+        signer: Option<(String, String)>,
+        now: UnixNanos,
+    ) -> Result<Identity, CalloutError> {
+        if let Some((key, account)) = signer {
+            let own = self.accounts.get(&*callout.account.name);
+            let is_own = own.is_some_and(|own| key == own.claims.subject || own.signing_key(&key).is_some());
+            let is_for = account.is_empty() || *account == *callout.account.name;
+            if !is_own || !is_for {
+                return Err(CalloutError::UnknownKey);
+            }
+        }
+        let issuer = shown.issuer().to_owned();
+        if !callout.speaks_for(&issuer) {
+            return Err(CalloutError::Account(issuer));
+        }
+        let (identity, _) = self.judge(shown, now).map_err(CalloutError::Judged)?;
+        Ok(identity)
+    }
+
     /// Who a token is for, and whether that needs no signature. Errs with the reason why not.
     fn judge(&self, shown: Shown, now: UnixNanos) -> Result<(Identity, bool), &'static str> {
         let seconds = now.0 / NANOS_PER_SEC;
@@ -221,10 +297,7 @@ impl Operator {
         if !claims.holds_at(seconds) {
             return Err("user JWT no longer valid");
         }
-        let issuer = match claims.body.issuer_account.as_str() {
-            "" => &claims.issuer,
-            account => account,
-        };
+        let issuer = shown.issuer();
         if !self.pinned.is_empty() && !self.pinned.iter().any(|key| key == issuer) {
             return Err("account not listed as operator pinned account");
         }
@@ -236,38 +309,27 @@ impl Operator {
         if may.bearer_token && signed.claims.body.limits.disallow_bearer {
             return Err("account does not allow bearer tokens");
         }
-        if may.proxy_required {
-            return Err("proxies can't be told apart here");
-        }
-        if !allows_type(&may.allowed_connection_types, shown.connection_type) {
-            return Err("connection type not allowed");
-        }
+        let until = shown.terms(&may, now)?;
         if is_revoked(&signed.claims.body.revocations, &claims.subject, claims.issued_at) {
             return Err("user authentication revoked");
         }
-        if !comes_from(&may.src, shown.peer) {
-            return Err("bad source address");
-        }
-        let until = times::until(&may.times, &may.times_location, now).ok_or("outside connect times")?;
-        let ends = [claims.expires, signed.claims.expires]
-            .into_iter()
-            .filter(|end| *end != 0)
-            .map(|end| UnixNanos(end.saturating_mul(NANOS_PER_SEC)));
-        let expires = ends.chain(until).min();
+        let ends = [claims.expires_at(), signed.claims.expires_at()];
+        let expires = ends.into_iter().flatten().chain(until).min();
         let permissions = accounts::permissions(&may.permissions)
             .or_else(|| accounts::permissions(&signed.claims.body.default_permissions));
-        let limit = |max: i64| u64::try_from(max).ok();
+        let permissions = permissions.map(|source| Arc::new(Permissions::new(&source)));
         let is_bearer = may.bearer_token;
         let identity = Identity {
             user: claims.subject.clone(),
             account: Arc::clone(&signed.account),
-            permissions: permissions.map(|source| Arc::new(Permissions::new(&source))),
-            expires,
-            caps: Caps {
-                max_subscriptions: limit(may.subs),
-                max_payload_bytes: limit(may.payload),
+            permissions: match &signed.callout {
+                Some(_) => Some(callout::without_questions(permissions.as_deref())),
+                None => permissions,
             },
+            expires,
+            caps: may.caps(),
             shown: None,
+            let_in: None,
         };
         let shown = Some(Arc::new(shown));
         Ok((Identity { shown, ..identity }, is_bearer))
@@ -279,10 +341,7 @@ fn rights(claims: &Claims<UserBody>, issuer: &str, signed: &Signed) -> Result<Us
     if claims.issuer == issuer {
         return Ok(claims.body.may.clone());
     }
-    let keys = &signed.claims.body.signing_keys;
-    let key = keys.iter().find(|key| match key {
-        SigningKey::Plain(key) | SigningKey::Scoped { key, .. } => *key == claims.issuer,
-    });
+    let key = signed.signing_key(&claims.issuer);
     match key.ok_or("user JWT issuer is not known")? {
         SigningKey::Plain(_) => Ok(claims.body.may.clone()),
         SigningKey::Scoped { .. } if claims.body.may != UserClaims::default() => {

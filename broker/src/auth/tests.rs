@@ -24,8 +24,19 @@ fn login(user: &str, password: &str) -> Login {
 
 async fn who(options: &AuthOptions, login: &Login) -> Result<(String, String), AuthError> {
     let accounts = Accounts::new(None);
-    let gate = gate::Gate::new(options, false, true, Domains::default(), &accounts, UnixNanos(0)).unwrap();
-    let identity = gate.identify(login, &Facts::default(), UnixNanos(0)).await?;
+    let gate = gate::Gate::new(
+        options,
+        false,
+        true,
+        Domains::default(),
+        &accounts,
+        keys::ServerKeys::new().unwrap(),
+        UnixNanos(0),
+    )
+    .unwrap();
+    let identity = gate
+        .identify(&gate.directory(), login, &Facts::default(), UnixNanos(0))
+        .await?;
     Ok((identity.user, identity.account.name.to_string()))
 }
 
@@ -124,7 +135,16 @@ async fn an_nkey_signs_the_nonce_of_this_connection() {
         assert_eq!(who(&options, &login).await, Err(AuthError::Violation));
     }
     let accounts = Accounts::new(None);
-    let gate = gate::Gate::new(&options, false, true, Domains::default(), &accounts, UnixNanos(0)).unwrap();
+    let gate = gate::Gate::new(
+        &options,
+        false,
+        true,
+        Domains::default(),
+        &accounts,
+        keys::ServerKeys::new().unwrap(),
+        UnixNanos(0),
+    )
+    .unwrap();
     let (one, other) = (gate.nonce().unwrap(), gate.nonce().unwrap());
     assert!(one.len() == 15 && one != other);
 }

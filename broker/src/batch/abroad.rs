@@ -9,12 +9,10 @@ use crate::options::ResponseType;
 use crate::router::{Abroad, Message, Router};
 use crate::shard::inbox::{JsKind, JsOp, ReplyTo};
 use crate::sharing::answers::{self, Answer};
-use crate::sharing::{HOPS_MAX, ServiceLink};
+use crate::sharing::{HOPS_MAX, REQUEST_INFO, ServiceLink};
 use crate::stream::headers;
 use crate::types::{AccountId, MonoNanos};
 
-/// Who asks, as services of other accounts are told.
-const REQUEST_INFO: &str = "Nats-Request-Info";
 /// Acknowledgements of JetStream go back as they are.
 const ACK_PREFIX: &str = "$JS.ACK.";
 
@@ -180,7 +178,9 @@ impl OutBatch {
         match routed.bound.filter(may_take) {
             Some(kind) => {
                 let plain;
-                let stored = if headers::field(msg.headers, REQUEST_INFO).is_some() {
+                // The audit of JetStream's API tells who asks; nothing else has use for it.
+                let is_told = kind != JsKind::Api && headers::field(msg.headers, REQUEST_INFO).is_some();
+                let stored = if is_told {
                     plain = headers::without_fields(msg.headers, |name| name == REQUEST_INFO);
                     Message {
                         headers: &plain,

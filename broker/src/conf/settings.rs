@@ -4,7 +4,6 @@ mod accounts;
 mod auth;
 mod elsewhere;
 mod jetstream;
-mod nkey;
 mod operator;
 mod permissions;
 mod reader;

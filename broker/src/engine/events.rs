@@ -6,17 +6,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::dispatch::Outlet;
 use super::effect::Effect;
 use super::time::Now;
 use super::{ConsumerId, Engine};
-use crate::api::time;
+use crate::api::{AUDIT_SUBJECT, time};
 use crate::consumer;
 use crate::consumer::state::PendingState;
 use crate::router::Message;
 use crate::shard::inbox::JsOp;
+use crate::sharing::REQUEST_INFO;
+use crate::stream::headers;
 use crate::types::{AccountId, UnixNanos};
 
 /// Digits and letters of an event's id.
@@ -133,18 +135,39 @@ impl Engine {
 
     /// A request to the API was answered.
     pub(super) fn tell_api(&mut self, now: Now, op: &JsOp, response: &Bytes, effects: &mut Vec<Effect>) {
-        let account = self.account_name(self.account);
+        let client = self.who_asks(op);
         let mut fields = vec![
             field("server", &self.options.server_name),
-            field("client", serde_json::json!({ "acc": &*account })),
+            field("client", client),
             ("subject", Content::Text(op.subject.clone())),
         ];
         if !op.payload.is_empty() {
             fields.push(("request", Content::Text(op.payload.clone())));
         }
         fields.push(("response", Content::Text(response.clone())));
-        let subject = "$JS.EVENT.ADVISORY.API".to_owned();
+        let subject = AUDIT_SUBJECT.to_owned();
         self.tell(now, "advisory.v1.api_audit", subject, fields, effects);
+    }
+
+    /// What is known of who made a request: its account alone, if nothing else is.
+    fn who_asks(&self, op: &JsOp) -> Map<String, Value> {
+        let account = self.account_name(self.account);
+        let told = headers::field(&op.headers, REQUEST_INFO);
+        let mut client: Map<String, Value> = told
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        let asks_from = client
+            .entry("acc")
+            .or_insert_with(|| account.as_ref().into())
+            .clone();
+        if asks_from != *account {
+            client.insert("svc".to_owned(), account.as_ref().into());
+        }
+        if told.is_some() {
+            let server = &self.options.server_name;
+            client.insert("server".to_owned(), server.as_str().into());
+        }
+        client
     }
 
     /// A stream was created, changed or deleted.

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -134,11 +136,31 @@ impl Guest {
             cipher,
             subject: identity.as_ref().map(|identity| identity.subject.clone()),
         });
+        if self.entry.asks_services() {
+            let shown = socket.peer_certificates();
+            self.entry
+                .show_chain(shown.iter().map(|cert| pem(cert)).collect());
+        }
         if let (true, Some(identity)) = (side.maps_certificates, identity) {
             self.entry.show_certificate(identity.names());
         }
         Ok(())
     }
+}
+
+/// A certificate as PEM. Source: RFC 7468.
+fn pem(der: &[u8]) -> String {
+    const LINE_CHARS: usize = 64;
+    let text = STANDARD.encode(der);
+    let mut out = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    // Base 64 is ASCII: every place is a boundary.
+    for start in (0..text.len()).step_by(LINE_CHARS) {
+        let end = text.len().min(start + LINE_CHARS);
+        out.push_str(&text[start..end]);
+        out.push('\n');
+    }
+    out.push_str("-----END CERTIFICATE-----\n");
+    out
 }
 
 async fn client_with_tls(

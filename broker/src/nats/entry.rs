@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::auth::{AuthError, Facts, Login};
 use crate::env::Clock;
+use crate::nats::callout;
 use crate::nats::connections::Connection;
 use crate::nats::listener::Shared;
 use crate::nats::session::Session;
@@ -18,6 +19,8 @@ use crate::types::MonoNanos;
 pub(crate) struct Entry {
     facts: Facts,
     is_required: bool,
+    /// Services may want to know more of the client.
+    asks_services: bool,
     /// When it has to have come in, or has to go.
     deadline: Option<MonoNanos>,
     /// What stands in for what CONNECT does not say.
@@ -33,6 +36,7 @@ impl Entry {
         Self {
             facts,
             is_required,
+            asks_services: directory.asks_services(),
             deadline,
             cookies: CookieLogin::default(),
         }
@@ -41,6 +45,16 @@ impl Entry {
     /// Names in the client's certificate, best first.
     pub(crate) fn show_certificate(&mut self, names: Vec<String>) {
         self.facts.certificate_names = names;
+    }
+
+    /// Whether services may want to know more of the client.
+    pub(crate) fn asks_services(&self) -> bool {
+        self.asks_services
+    }
+
+    /// What a service may want to see of the client's certificates, as PEM, its own first.
+    pub(crate) fn show_chain(&mut self, certificates: Vec<String>) {
+        self.facts.certificates = certificates;
     }
 
     /// What a browser's cookies say about its user: CONNECT need not say it.
@@ -103,11 +117,20 @@ impl Entry {
         shared: &Shared,
     ) -> Option<CloseReason> {
         let login = self.login(session);
-        let identity = match shared
-            .gate
-            .identify(&login, &self.facts, shared.clock.now())
-            .await
-        {
+        let directory = shared.gate.directory();
+        let now = shared.clock.now();
+        let mut found = shared.gate.identify(&directory, &login, &self.facts, now).await;
+        if let Some(callout) = directory.service_for(&login, found.as_ref().map_err(|err| *err)) {
+            let options = session.options().cloned().unwrap_or_default();
+            let client = callout::Client {
+                login: &login,
+                facts: &self.facts,
+                options: &options,
+                connection,
+            };
+            found = Box::pin(callout::ask(shared, &directory, &callout, &client)).await;
+        }
+        let identity = match found {
             Ok(identity) => Arc::new(identity),
             Err(err) => {
                 let user = if login.user.is_empty() {

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Login;
-use crate::env::Rng;
 use crate::options::Secret;
 use crate::outbound::ClientId;
 
@@ -18,6 +17,9 @@ pub(crate) const API_LEVEL: u32 = 5;
 #[derive(Clone, Debug)]
 pub(crate) struct ServerInfo {
     pub(crate) server_id: String,
+    pub(crate) tags: Vec<String>,
+    /// What services seal for.
+    pub(crate) xkey: String,
     pub(crate) server_name: String,
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -73,6 +75,7 @@ struct Info<'a> {
     ldm: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     domain: Option<&'a str>,
+    xkey: &'a str,
 }
 
 impl ServerInfo {
@@ -99,6 +102,7 @@ impl ServerInfo {
             tls_available: self.tls_available,
             ldm: self.is_lame_duck,
             domain: self.domain.as_deref(),
+            xkey: &self.xkey,
         };
         let mut line = b"INFO ".to_vec();
         // Strings and numbers always have a JSON form.
@@ -177,78 +181,17 @@ impl Default for ConnectOptions {
     }
 }
 
-/// A server id in the form of an nkey's public half: `N` and 55 characters of base 32. It names one run; nothing is signed
-/// with it.
-pub(crate) fn server_id(rng: &mut impl Rng) -> String {
-    const SERVER_PREFIX: u8 = 13 << 3;
-    let mut raw = vec![SERVER_PREFIX];
-    for _ in 0..4 {
-        raw.extend_from_slice(&rng.next_u64().to_le_bytes());
-    }
-    raw.extend_from_slice(&crc16(&raw).to_le_bytes());
-    base32(&raw)
-}
-
-/// CRC-16/XMODEM, as nkeys use it.
-pub(crate) fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc: u16, _| {
-            if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ 0x1021
-            }
-        })
-    })
-}
-
-/// RFC 4648 base 32 without padding.
-fn base32(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-    let mut text = String::new();
-    let (mut held, mut bits) = (0_u32, 0);
-    for byte in bytes {
-        held = (held << 8) | u32::from(*byte);
-        bits += 8;
-        while bits >= 5 {
-            bits -= 5;
-            text.push(char::from(ALPHABET[(held >> bits) as usize & 31]));
-        }
-        held &= (1 << bits) - 1;
-    }
-    if bits > 0 {
-        text.push(char::from(ALPHABET[(held << (5 - bits)) as usize & 31]));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use expect_test::expect;
 
-    struct Fixed;
-
-    impl Rng for Fixed {
-        fn next_u64(&mut self) -> u64 {
-            7
-        }
-    }
-
-    #[test]
-    fn server_ids_look_like_nkeys() {
-        let id = server_id(&mut Fixed);
-        assert_eq!(id.len(), 56);
-        assert!(id.starts_with('N'));
-        assert_eq!(base32(b"foobar"), "MZXW6YTBOI");
-        assert_eq!(base32(b"fooba"), "MZXW6YTB");
-        assert_eq!(crc16(b"123456789"), 0x31c3);
-    }
-
     #[test]
     fn info_line() {
         let info = ServerInfo {
             server_id: "NX".into(),
+            tags: Vec::new(),
+            xkey: "XX".into(),
             server_name: "tarn".into(),
             host: "0.0.0.0".into(),
             port: 4222,
@@ -267,7 +210,7 @@ mod tests {
             &AuthInfo::default(),
         );
         expect![[r#"
-            INFO {"server_id":"NX","server_name":"tarn","version":"2.15.2","proto":1,"go":"none","host":"0.0.0.0","port":4222,"headers":true,"max_payload":1048576,"jetstream":true,"client_id":5,"client_ip":"127.0.0.1","api_lvl":5} 
+            INFO {"server_id":"NX","server_name":"tarn","version":"2.15.2","proto":1,"go":"none","host":"0.0.0.0","port":4222,"headers":true,"max_payload":1048576,"jetstream":true,"client_id":5,"client_ip":"127.0.0.1","api_lvl":5,"xkey":"XX"} 
         "#]]
         .assert_eq(&String::from_utf8(line).unwrap().replace('\r', ""));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +19,8 @@ use crate::env::Clock;
 use crate::env::real::RealClock;
 use crate::local::{LocalClient, LocalQueue};
 use crate::monitor::connz::ConnInfo;
+use crate::nats::audit::note_who_asks;
+use crate::nats::callout::QUESTIONS_MAX;
 use crate::nats::codec::Codec;
 use crate::nats::connections::{ClientName, Connection, Connections};
 use crate::nats::door::{Guest, Port, enter};
@@ -33,6 +35,7 @@ use crate::server::Limits;
 use crate::shard::inbox::Inbox;
 use crate::system;
 use crate::system::events::Events;
+use crate::system::reloads::Reloads;
 use crate::types::MonoNanos;
 
 /// What all connections share.
@@ -56,8 +59,10 @@ pub(crate) struct Shared {
     pub(crate) lame_duck: CancellationToken,
     /// What is told to the system account.
     pub(crate) events: Events,
-    /// Somebody asked the system account for a reload.
-    pub(crate) reload_wanted: Notify,
+    /// Reloads that the system account is asked for.
+    pub(crate) reloads: Reloads,
+    /// Turns of questions to services that let users in.
+    pub(crate) questions: Semaphore,
     /// Tasks of connections.
     pub(crate) tasks: TaskTracker,
     /// Sessions that may still hand something over.
@@ -101,7 +106,8 @@ impl Shared {
             lame_duck: stop.child_token(),
             stop,
             events,
-            reload_wanted: Notify::new(),
+            reloads: Reloads::default(),
+            questions: Semaphore::new(QUESTIONS_MAX),
             tasks: TaskTracker::new(),
             reading: TaskTracker::new(),
         }
@@ -363,13 +369,14 @@ async fn read(
         }
         loop {
             let Received {
-                ops,
+                mut ops,
                 need_bytes,
                 end,
                 asks_who,
                 asks_in,
             } = session.receive(&mut buf.held);
             buf.need_bytes = need_bytes;
+            note_who_asks(&mut ops, connection, &shared.info.server_name);
             if shared.inbox.send(ops).await.is_err() {
                 return Some(CloseReason::ServerShutdown);
             }

@@ -1,5 +1,7 @@
 //! The NATS client protocol: wire codec and session without IO, and the shell that gives them sockets.
 
+pub(crate) mod audit;
+pub(crate) mod callout;
 pub mod codec;
 pub(crate) mod connections;
 pub(crate) mod door;

@@ -1,7 +1,6 @@
 //! Who may connect, and what they may do: accounts, users, permissions, operators.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Secret;
@@ -316,30 +315,14 @@ pub struct OperatorOptions {
     pub operators: Vec<String>,
     /// Public keys of operators, `O…`.
     pub trusted_keys: Vec<String>,
-    /// Where account JWTs come from.
-    pub resolver: Option<ResolverOptions>,
+    /// A resolver is named: `MEMORY`, whose accounts are those of `preload`.
+    pub has_resolver: bool,
     /// Account JWTs by public key.
     pub preload: BTreeMap<String, String>,
     /// Accounts that must be known by the resolver.
     pub pinned_accounts: BTreeSet<String>,
     /// The JWT of clients that have none.
     pub default_sentinel: Option<String>,
-}
-
-/// Where account JWTs come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ResolverOptions {
-    /// What is preloaded, and what is pushed while the server runs.
-    Memory,
-    /// A folder that holds all of them: `type: full`.
-    Directory {
-        /// The folder.
-        dir: PathBuf,
-        /// They may be deleted.
-        allow_delete: bool,
-        /// How many at most; 0: any number.
-        limit: u64,
-    },
 }
 
 /// Authentication by a service.

@@ -1,9 +1,15 @@
 //! Going on with other settings, without ending a connection that may stay. Source: nats-server, "Configuration Reloading".
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
 
 use super::{Broker, BrokerConfig};
 use crate::auth::operator::OperatorError;
+use crate::env::Clock as _;
+use crate::nats::listener::Shared;
 use crate::nats::live::Live;
 use crate::options::Options;
 use crate::tls::TlsError;
@@ -40,6 +46,33 @@ impl Broker {
         self.reload_auth(&new.auth)?;
         shared.set_live(live);
         Ok(())
+    }
+}
+
+/// The longest that a change of time is waited for: clocks are set.
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// Lets what accounts share end and begin when the tokens say so.
+pub(super) async fn watch(shared: Arc<Shared>, stop: CancellationToken) {
+    loop {
+        let now = shared.clock.now();
+        let left = shared.gate.directory().changes_at().map(|at| at.since(now));
+        let wait = match left {
+            Some(nanos) if nanos <= 0 => {
+                let Err(err) = shared.gate.look_again(&shared.accounts, now) else {
+                    continue;
+                };
+                tracing::error!(error = %err, "what accounts share could not be looked at again");
+                LOOK_AGAIN_MAX
+            }
+            Some(nanos) => Duration::from_nanos(nanos.unsigned_abs()).min(LOOK_AGAIN_MAX),
+            None => LOOK_AGAIN_MAX,
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = shared.gate.changed() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
     }
 }
 

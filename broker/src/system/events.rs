@@ -79,13 +79,19 @@ fn account_of(connection: &Connection) -> Option<String> {
 
 /// What a service of another account may be told of a client, as fields of a JSON object without its braces.
 pub(crate) fn details(connection: &Connection, server_name: &str) -> String {
-    let mut client = client(connection);
-    client["server"] = server_name.into();
+    let mut client = client_info(connection, server_name);
     if let Some(fields) = client.as_object_mut() {
         fields.remove("acc");
     }
     let text = client.to_string();
     text.trim_start_matches('{').trim_end_matches('}').to_owned()
+}
+
+/// What others are told of a client.
+pub(crate) fn client_info(connection: &Connection, server_name: &str) -> Value {
+    let mut client = client(connection);
+    client["server"] = server_name.into();
+    client
 }
 
 fn client(connection: &Connection) -> Value {

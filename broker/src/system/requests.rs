@@ -11,6 +11,8 @@ use crate::outbound::{ClientId, CloseReason};
 
 /// Marks an answer that goes without an envelope.
 const ID_ALONE: &str = "idz";
+/// Marks an answer that says no more than that it was done.
+const NO_DATA: &str = "done";
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,10 @@ impl System {
         let (name, value) = match answered {
             Ok(mut data) => {
                 let is_id = |fields: &mut serde_json::Map<String, Value>| fields.remove(ID_ALONE).is_some();
+                let is_done = |fields: &mut serde_json::Map<String, Value>| fields.remove(NO_DATA).is_some();
+                if data.as_object_mut().is_some_and(is_done) {
+                    return Some(json!({"server": self.server()}));
+                }
                 if data.get("server").is_some() || data.as_object_mut().is_some_and(is_id) {
                     return Some(data);
                 }
@@ -93,8 +99,9 @@ impl System {
             "KICK" => self.kick(&args)?,
             "LDM" => self.tell_to_go(&args)?,
             "RELOAD" => {
-                monitor.shared.reload_wanted.notify_one();
-                Value::Null
+                let outcome = monitor.shared.reloads.ask().await;
+                outcome.map_err(|reason| Refusal::Error(500, reason))?;
+                json!({NO_DATA: true})
             }
             _ => return Err(Refusal::Silence),
         })

@@ -4,6 +4,7 @@
 
 mod auth;
 mod backup;
+mod callout;
 mod consumers;
 mod core;
 mod features;

@@ -13,21 +13,21 @@ use serde_json::{Value, json};
 use crate::Server;
 use crate::sharing::{configured, options_of};
 
-const OPERATOR: u8 = 14 << 3;
-const ACCOUNT: u8 = 0;
-const USER: u8 = 20 << 3;
+pub(crate) const OPERATOR: u8 = 14 << 3;
+pub(crate) const ACCOUNT: u8 = 0;
+pub(crate) const USER: u8 = 20 << 3;
 
 /// A key that signs.
 #[derive(Clone)]
-struct Key {
+pub(crate) struct Key {
     pair: Arc<Ed25519KeyPair>,
-    public: String,
+    pub(crate) public: String,
     prefix: u8,
     seed: u8,
 }
 
 impl Key {
-    fn new(prefix: u8, seed: u8) -> Self {
+    pub(crate) fn new(prefix: u8, seed: u8) -> Self {
         let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
         let mut raw = vec![prefix];
         raw.extend_from_slice(pair.public_key().as_ref());
@@ -41,7 +41,7 @@ impl Key {
     }
 
     /// A file of credentials, as `nsc generate creds` writes it.
-    fn credentials(&self, token: &str) -> String {
+    pub(crate) fn credentials(&self, token: &str) -> String {
         const SEED: u8 = 18 << 3;
         let mut raw = vec![SEED | (self.prefix >> 5), (self.prefix & 31) << 3];
         raw.extend_from_slice(&[self.seed; 32]);
@@ -54,7 +54,14 @@ impl Key {
     }
 
     /// A token of this key's about `subject`, issued `age_secs` ago.
-    fn sign_at(&self, subject: &str, name: &str, body: Value, more: Value, age_secs: i64) -> String {
+    pub(crate) fn sign_at(
+        &self,
+        subject: &str,
+        name: &str,
+        body: Value,
+        more: Value,
+        age_secs: i64,
+    ) -> String {
         let mut claims = json!({
             "jti": "x", "iat": now() - age_secs, "iss": self.public, "name": name, "sub": subject, "nats": body,
         });
@@ -70,7 +77,7 @@ impl Key {
         format!("{signed}.{signature}")
     }
 
-    fn sign(&self, subject: &str, name: &str, body: Value) -> String {
+    pub(crate) fn sign(&self, subject: &str, name: &str, body: Value) -> String {
         self.sign_at(subject, name, body, json!({}), 0)
     }
 
@@ -89,7 +96,7 @@ impl Key {
 }
 
 /// CRC-16/XMODEM.
-fn crc16(bytes: &[u8]) -> u16 {
+pub(crate) fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc: u16, _| {
             if crc & 0x8000 == 0 {
@@ -101,7 +108,7 @@ fn crc16(bytes: &[u8]) -> u16 {
     })
 }
 
-fn base32(bytes: &[u8]) -> String {
+pub(crate) fn base32(bytes: &[u8]) -> String {
     let bits: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
     let letter = |chunk: &[u8]| {
         let five = format!("{:0<5}", String::from_utf8_lossy(chunk));
@@ -111,7 +118,7 @@ fn base32(bytes: &[u8]) -> String {
 }
 
 /// Seconds since 1970.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
@@ -140,7 +147,7 @@ fn keys() -> Keys {
 const NO_LIMITS: &str =
     r#"{"subs":-1,"data":-1,"payload":-1,"imports":-1,"exports":-1,"wildcards":true,"conn":-1,"leaf":-1}"#;
 
-fn account(more: Value) -> Value {
+pub(crate) fn account(more: Value) -> Value {
     let mut body = json!({"type": "account", "limits": serde_json::from_str::<Value>(NO_LIMITS).unwrap()});
     for (name, value) in more.as_object().unwrap() {
         match (name.as_str(), value.as_object()) {
@@ -151,7 +158,7 @@ fn account(more: Value) -> Value {
     body
 }
 
-fn user(more: Value) -> Value {
+pub(crate) fn user(more: Value) -> Value {
     let mut body = json!({"type": "user", "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1});
     body.as_object_mut()
         .unwrap()
@@ -196,7 +203,7 @@ impl Keys {
     }
 }
 
-async fn connect(server: &Server, token: &str, key: Option<&Key>) -> Result<Client, ConnectError> {
+pub(crate) async fn connect(server: &Server, token: &str, key: Option<&Key>) -> Result<Client, ConnectError> {
     let options = match key {
         Some(key) => ConnectOptions::with_credentials(&key.credentials(token)).unwrap(),
         None => {
@@ -211,7 +218,7 @@ async fn connect(server: &Server, token: &str, key: Option<&Key>) -> Result<Clie
     options.connect(server.broker.client_addr().to_string()).await
 }
 
-async fn is_let_in(server: &Server, token: &str, key: Option<&Key>) -> bool {
+pub(crate) async fn is_let_in(server: &Server, token: &str, key: Option<&Key>) -> bool {
     match connect(server, token, key).await {
         Ok(client) => client.flush().await.is_ok(),
         Err(_) => false,
@@ -490,6 +497,59 @@ async fn what_is_activated_is_shared() {
         }
         assert_eq!(crate::sharing::heard(&mut heard).await.0, "here.end");
     }
+}
+
+#[tokio::test]
+async fn what_was_activated_ends_at_its_time() {
+    let keys = keys();
+    let exports = json!({"exports": [
+        {"name": "closed", "subject": "closed.>", "type": "stream", "token_req": true},
+        {"name": "ask", "subject": "ask", "type": "service", "token_req": true},
+    ]});
+    let ends = now() + 2;
+    let activation = |kind: &str, subject: &str| {
+        let body = json!({"type": "activation", "subject": subject, "kind": kind});
+        keys.a
+            .sign_at(&keys.b.public, "act", body, json!({"exp": ends}), 0)
+    };
+    let imports = json!({"imports": [
+        {"subject": "closed.x", "account": keys.a.public, "type": "stream", "token": activation("stream", "closed.>")},
+        {"subject": "ask", "account": keys.a.public, "type": "service", "token": activation("service", "ask")},
+    ]});
+    let server = keys.server(exports, imports).await;
+    let a = connect(&server, &keys.user_of_a(json!({})), Some(&keys.user))
+        .await
+        .unwrap();
+    let of_b = keys.b.sign(&keys.user.public, "user", user(json!({})));
+    let b = connect(&server, &of_b, Some(&keys.user)).await.unwrap();
+    let mut heard = b.subscribe("closed.x").await.unwrap();
+    let mut asked = a.subscribe("ask").await.unwrap();
+    crate::sharing::settle(&b).await;
+    crate::sharing::settle(&a).await;
+    a.publish("closed.x", "before".into()).await.unwrap();
+    assert_eq!(heard.next().await.unwrap().payload, "before");
+    b.publish("ask", "before".into()).await.unwrap();
+    assert_eq!(asked.next().await.unwrap().payload, "before");
+    // It ends by itself, not before its time.
+    let gone = async {
+        loop {
+            let answer = b.request("ask", "x".into());
+            match tokio::time::timeout(std::time::Duration::from_millis(50), answer).await {
+                Ok(Err(err)) => break assert_eq!(err.kind(), async_nats::RequestErrorKind::NoResponders),
+                Ok(Ok(_)) => panic!("nobody answers"),
+                Err(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), gone)
+        .await
+        .unwrap();
+    assert!(now() >= ends);
+    let mut own = a.subscribe("closed.x").await.unwrap();
+    a.publish("closed.x", "after".into()).await.unwrap();
+    assert_eq!(own.next().await.unwrap().payload, "after");
+    b.publish("closed.x", "own".into()).await.unwrap();
+    assert_eq!(heard.next().await.unwrap().payload, "own");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use tarn_broker::options::{AccountJetStream, AccountOptions, AuthOptions, JetStr
 use crate::Server;
 use crate::auth::{client_of, server, user};
 use crate::monitor::get;
+use crate::sharing::{configured, options_of};
 
 /// `accounts { $SYS { users: [sys] }, NOETL { jetstream: enabled, users: [noetl] }, PLAIN { users: [plain] } }`
 async fn with_noetl(tier: JetStreamTier) -> Server {
@@ -305,4 +306,112 @@ async fn clients_that_come_and_go_are_told_of() {
         ),
         (&cid.into(), &"Kicked".into())
     );
+}
+
+/// `accounts` of `$SYS` and these, each with a user of its name.
+fn accounts(names: &[&str]) -> String {
+    let one = |name: &&str| {
+        let user = name.trim_start_matches('$').to_lowercase();
+        format!("{name}: {{ jetstream: enabled, users: [{{user: {user}, password: {user}}}] }}\n")
+    };
+    let others: String = names.iter().map(one).collect();
+    format!("jetstream {{}}\naccounts {{\n$SYS: {{ users: [{{user: sys, password: sys}}] }}\n{others}}}")
+}
+
+#[tokio::test]
+async fn accounts_of_a_reload_hear_of_themselves() {
+    let server = configured(&accounts(&["ONE"])).await;
+    let options = options_of(&accounts(&["ONE", "TWO"]));
+    server.broker.reload_auth(&options.auth).unwrap();
+    let two = client_of(&server, "two").await;
+    let connz = ask(&two, "$SYS.REQ.ACCOUNT.PING.CONNZ", "").await;
+    assert_eq!(connz["data"]["total"], 1, "{connz}");
+    let statz = ask(&two, "$SYS.REQ.ACCOUNT.PING.STATZ", "").await;
+    assert_eq!(statz["data"]["account_statz"][0]["acc"], "TWO", "{statz}");
+}
+
+/// The answers are nats-server's: nothing but the server, or the reason with 500.
+#[tokio::test]
+async fn a_reload_is_asked_for_and_answered() {
+    let server = configured(&accounts(&["ONE"])).await;
+    let sys = client_of(&server, "sys").await;
+    let reload = format!("$SYS.REQ.SERVER.{}.RELOAD", sys.server_info().server_id);
+    let serve = async {
+        let request = server.broker.reload_wanted().await;
+        let options = options_of(&accounts(&["ONE", "TWO"]));
+        server.broker.reload_auth(&options.auth).unwrap();
+        request.done(Ok(()));
+        server
+            .broker
+            .reload_wanted()
+            .await
+            .done(Err("config reload not supported for Port".to_owned()));
+    };
+    let asking = async {
+        let done = ask(&sys, &reload, "").await;
+        assert_eq!(done.as_object().unwrap().len(), 1, "{done}");
+        assert_eq!(
+            done["server"]["id"].as_str().unwrap(),
+            sys.server_info().server_id
+        );
+        assert!(client_of(&server, "two").await.flush().await.is_ok());
+        ask(&sys, &reload, "{}").await["error"].clone()
+    };
+    let (_, error) = tokio::join!(serve, asking);
+    assert_eq!(
+        error,
+        serde_json::json!({"code": 500, "description": "config reload not supported for Port"})
+    );
+}
+
+/// What nats-server 2.15.2 says of who asked, where its own account asks and where another one does.
+#[tokio::test]
+async fn the_audit_of_the_api_says_who_asked() {
+    let server = configured(
+        r#"jetstream {}
+        accounts {
+          HUB: { jetstream: enabled, users: [{user: hub, password: hub}], exports: [{service: "$JS.API.>", response_type: stream}] }
+          TEAM: { users: [{user: team, password: team}], imports: [{service: {account: HUB, subject: "$JS.API.>"}, to: "JS.hub.API.>"}] }
+          TOLD: { users: [{user: told, password: told}]
+                  imports: [{service: {account: HUB, subject: "$JS.API.>"}, to: "JS.hub.API.>", share: true}] }
+        }"#,
+    )
+    .await;
+    let hub = client_of(&server, "hub").await;
+    let mut forged = async_nats::HeaderMap::new();
+    forged.insert("Nats-Request-Info", r#"{"acc":"FORGED","user":"root"}"#);
+    // Nobody listens yet.
+    hub.request_with_headers("$JS.API.INFO", forged.clone(), "".into())
+        .await
+        .unwrap();
+    let mut audit = hub.subscribe("$JS.EVENT.ADVISORY.API").await.unwrap();
+    hub.flush().await.unwrap();
+    hub.request_with_headers("$JS.API.INFO", forged, "".into())
+        .await
+        .unwrap();
+    let mut next = async || {
+        let told = tokio::time::timeout(Duration::from_secs(10), audit.next()).await;
+        let event: Value = serde_json::from_slice(&told.unwrap().unwrap().payload).unwrap();
+        assert_eq!(event["type"], "io.nats.jetstream.advisory.v1.api_audit");
+        let client = event["client"].as_object().unwrap().clone();
+        let names: Vec<String> = client.keys().cloned().collect();
+        (client, names.join(" "))
+    };
+    const WHOLE: &str = "acc client_type host id kind lang rtt server start user ver";
+    let (client, names) = next().await;
+    assert_eq!(names, WHOLE);
+    assert_eq!(
+        (&client["acc"], &client["user"], &client["server"]),
+        (&"HUB".into(), &"hub".into(), &"tarn".into())
+    );
+    let team = client_of(&server, "team").await;
+    ask(&team, "JS.hub.API.STREAM.NAMES", "").await;
+    let (client, names) = next().await;
+    assert_eq!(names, "acc rtt server svc");
+    assert_eq!((&client["acc"], &client["svc"]), (&"TEAM".into(), &"HUB".into()));
+    let told = client_of(&server, "told").await;
+    ask(&told, "JS.hub.API.STREAM.NAMES", "").await;
+    let (client, names) = next().await;
+    assert_eq!(names, WHOLE.replace("start", "start svc"));
+    assert_eq!((&client["user"], &client["svc"]), (&"told".into(), &"HUB".into()));
 }

@@ -17,7 +17,6 @@ class Reason:
 
 REASONS = [
     Reason("The wording behind \"invalid JSON\" is the parser's own", path=r"\.error\.description$", real="^(invalid JSON|json:)", ours="invalid JSON"),
-    Reason("`xkey` in INFO is for auth callout, which Tarn has not", where="^frames:", path=r"\.xkey$"),
     Reason("A stream of `>` takes in requests to JetStream and their answers too in nats-server; in Tarn, what clients publish and advisories", where=r'INFO\.S after .*"subjects": \[">"\]', path=r"\.state\."),
     Reason("A request that does not exist is met with silence, in a domain too", where=r"\$JS\.hub\.API\.NOPE$"),
     Reason("nats-server sets up what is copied behind its answer: the filter is in the next one", where=r"STREAM\.CREATE\.\w .*\"mirror\".*filter_subject", path=r"\.mirror\.filter_subject$", real="<nothing>"),

@@ -94,10 +94,14 @@ impl Process {
         let asked = loop {
             let asked = tokio::select! {
                 asked = signals.next() => asked,
-                () = broker.reload_wanted() => Asked::Reload,
+                request = broker.reload_wanted() => {
+                    request.done(self.reload(&broker));
+                    continue;
+                }
             };
             match asked {
-                Asked::Reload => self.reload(&broker),
+                // What came of it is in the log.
+                Asked::Reload => drop(self.reload(&broker)),
                 Asked::Reopen => match self.log.reopen() {
                     Ok(()) => tracing::info!("File log re-opened"),
                     Err(reason) => tracing::error!("{reason}"),
@@ -197,11 +201,13 @@ impl Process {
     }
 
     /// Reads the file again and goes on as it says, or says why not and goes on as before.
-    fn reload(&mut self, broker: &Broker) {
-        match self.try_reload(broker) {
+    fn reload(&mut self, broker: &Broker) -> Result<(), String> {
+        let outcome = self.try_reload(broker);
+        match &outcome {
             Ok(()) => tracing::info!("Reloaded server configuration"),
             Err(reason) => tracing::error!("Failed to reload server configuration: {reason}"),
         }
+        outcome
     }
 
     fn try_reload(&mut self, broker: &Broker) -> Result<(), String> {

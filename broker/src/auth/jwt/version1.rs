@@ -39,6 +39,8 @@ struct Token<T> {
     name: String,
     #[serde(rename = "sub", default)]
     subject: String,
+    #[serde(rename = "aud", default)]
+    audience: String,
     #[serde(rename = "exp", default)]
     expires: i64,
     #[serde(rename = "nbf", default)]
@@ -58,6 +60,7 @@ fn read<Old: DeserializeOwned + Default, New>(
         issuer: token.issuer,
         name: token.name,
         subject: token.subject,
+        audience: token.audience,
         expires: token.expires,
         not_before: token.not_before,
         body: migrate(token.nats, token.beside),

@@ -43,8 +43,18 @@ pub(super) fn describe(claims: &AllClaims, now: i64) -> Vec<AccountOptions> {
     claims.iter().map(describe).collect()
 }
 
+/// When an activation ends or begins to hold the next time after `now`, in seconds since 1970.
+pub(super) fn next_change(claims: &AllClaims, now: i64) -> Option<i64> {
+    let imports = claims.values().flat_map(|own| &own.body.imports);
+    let activations = imports.filter_map(|import| Claims::<ActivationBody>::decode(&import.token).ok());
+    activations
+        .flat_map(|activation| [activation.expires, activation.not_before])
+        .filter(|at| *at > now)
+        .min()
+}
+
 /// What these permissions are; none: everything.
-pub(super) fn permissions(claims: &PermissionClaims) -> Option<Permissions> {
+pub(crate) fn permissions(claims: &PermissionClaims) -> Option<Permissions> {
     let subjects = |claims: &SubjectClaims| {
         let is_empty = claims.allow.is_empty() && claims.deny.is_empty();
         (!is_empty).then(|| SubjectPermissions {

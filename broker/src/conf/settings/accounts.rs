@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use super::super::value::{Node, Table, Value};
 use super::auth::{apply_defaults, read_users};
-use super::nkey::is_public_key;
 use super::reader::{Reader, go_duration};
 use super::{Settings, permissions};
+use crate::auth::nkey::{KeyKind, PublicKey};
 use crate::options::{
     AccountJetStream, AccountLimits, AccountOptions, ExportKind, ExportOptions, GLOBAL_ACCOUNT, ImportKind,
     ImportOptions, JetStreamTier, LatencySampling, MapDestination, ResponseType, ServiceLatency,
@@ -120,7 +120,9 @@ fn account(reader: &mut Reader<'_>, name: &str, table: &Table) -> (AccountOption
     for (key, item) in table.iter() {
         match key.to_ascii_lowercase().as_str() {
             "nkey" => match reader.string(key, item) {
-                Some(nkey) if is_public_key('A', &nkey) => account.nkey = Some(nkey),
+                Some(nkey) if PublicKey::parse(&nkey, KeyKind::Account).is_some() => {
+                    account.nkey = Some(nkey)
+                }
                 Some(nkey) => {
                     reader.error(
                         &item.at,

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use super::super::value::{Node, Table, Value};
-use super::nkey::is_public_key;
 use super::reader::Reader;
 use super::{Settings, operator, permissions};
+use crate::auth::nkey::{KeyKind, PublicKey};
 use crate::options::{
     AuthCallout, ConnectionType, Credential, GLOBAL_ACCOUNT, OperatorOptions, Permissions, SYSTEM_ACCOUNT,
     Secret, UserOptions,
@@ -71,11 +71,6 @@ impl Settings<'_> {
                 }
                 "auth_callout" | "auth_hook" => {
                     auth.callout = callout(reader, item);
-                    // Nobody must be let in unasked because the one who would have refused is not asked.
-                    reader.refuse(
-                        item,
-                        "auth_callout: no service is asked here; name the users in authorization or accounts",
-                    );
                 }
                 "proxy_required" => proxy_required(reader, key, item),
                 _ => reader.unknown(key, item),
@@ -228,7 +223,7 @@ fn read_user(reader: &mut Reader<'_>, node: &Node, table: &Table, account: &str)
             reader.error(&node.at, "User entry requires a user");
             return None;
         }
-        (Some(key), _) if !is_public_key('U', &key) => {
+        (Some(key), _) if PublicKey::parse(&key, KeyKind::User).is_none() => {
             reader.error(&node.at, "Not a valid public nkey for a user");
             return None;
         }
@@ -299,9 +294,9 @@ fn callout(reader: &mut Reader<'_>, node: &Node) -> Option<AuthCallout> {
     let issuer = &callout.issuer;
     let problem = if issuer.is_empty() {
         "Authorization callouts require an issuer to be specified".to_owned()
-    } else if !is_public_key('A', issuer) {
+    } else if PublicKey::parse(issuer, KeyKind::Account).is_none() {
         format!("Expected callout user to be a valid public account nkey, got {issuer:?}")
-    } else if let Some(key) = callout.xkey.as_ref().filter(|key| !is_public_key('X', key)) {
+    } else if let Some(key) = callout.xkey.as_ref().filter(|key| is_no_xkey(key)) {
         format!("Expected callout xkey to be a valid public xkey, got {key:?}")
     } else if callout.auth_users.is_empty() {
         "Authorization callouts require authorized users to be specified".to_owned()
@@ -310,6 +305,10 @@ fn callout(reader: &mut Reader<'_>, node: &Node) -> Option<AuthCallout> {
     };
     reader.error(&node.at, problem);
     None
+}
+
+fn is_no_xkey(key: &str) -> bool {
+    PublicKey::parse(key, KeyKind::Curve).is_none()
 }
 
 fn string_array(reader: &mut Reader<'_>, key: &str, node: &Node) -> Vec<String> {

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::super::parse::unreadable;
 use super::super::value::{Node, Table, Value};
-use super::nkey::is_public_key;
 use super::reader::Reader;
-use crate::options::{AuthOptions, OperatorOptions, ResolverOptions};
+use crate::auth::nkey::{KeyKind, PublicKey};
+use crate::options::{AuthOptions, OperatorOptions};
 
 /// How every JWT begins: `{"` in base 64.
 const JWT_START: &str = "eyJ";
@@ -45,7 +45,7 @@ fn jwt_in(content: &str) -> Option<&str> {
 /// `trusted_keys`
 pub(super) fn trusted_keys(reader: &mut Reader<'_>, into: &mut OperatorOptions, node: &Node) {
     for key in reader.strings("trusted", node).unwrap_or_default() {
-        if !is_public_key('O', &key) {
+        if PublicKey::parse(&key, KeyKind::Operator).is_none() {
             let reason = format!("trust key {key:?} required to be a valid public operator nkey");
             reader.error(&node.at, reason);
         }
@@ -55,63 +55,36 @@ pub(super) fn trusted_keys(reader: &mut Reader<'_>, into: &mut OperatorOptions, 
 
 /// `resolver`
 pub(super) fn resolver(reader: &mut Reader<'_>, into: &mut OperatorOptions, node: &Node) {
-    match &node.value {
-        Value::String(text) if is_memory(text) => into.resolver = Some(ResolverOptions::Memory),
+    into.has_resolver = true;
+    let (kind, place) = match &node.value {
         Value::String(text) if text.trim().to_ascii_uppercase().starts_with("URL") => {
-            reader.refuse(
-                node,
-                "a resolver elsewhere is not asked; use `resolver: MEMORY` with resolver_preload",
-            );
+            return reader.refuse(node, &not_read("a resolver elsewhere is not asked"));
         }
-        Value::Map(table) => into.resolver = directory(reader, node, table),
-        _ => {
-            let reason = "error parsing account resolver, should be MEM or a map containing dir and type";
-            reader.error(&node.at, reason);
+        Value::String(text) => (text.as_str(), "should be MEM or a map containing dir and type"),
+        Value::Map(table) => (kind_of(table), "type should be one of MEMORY, FULL and CACHE"),
+        _ => ("", "should be MEM or a map containing dir and type"),
+    };
+    match kind.trim().to_ascii_uppercase().as_str() {
+        "MEM" | "MEMORY" => {}
+        "FULL" | "CACHE" if matches!(node.value, Value::Map(_)) => {
+            reader.refuse(node, &not_read("a resolver of a folder is not read"));
         }
+        _ => reader.error(&node.at, format!("error parsing account resolver, {place}")),
     }
 }
 
-fn is_memory(text: &str) -> bool {
-    matches!(text.trim().to_ascii_uppercase().as_str(), "MEM" | "MEMORY")
+fn kind_of(table: &Table) -> &str {
+    match table.get("type").map(|item| &item.value) {
+        Some(Value::String(kind)) => kind,
+        _ => "",
+    }
 }
 
-fn directory(reader: &mut Reader<'_>, node: &Node, table: &Table) -> Option<ResolverOptions> {
-    let (mut kind, mut dir, mut allow_delete, mut limit) = (String::new(), None, false, 0);
-    for (key, item) in table.iter() {
-        match key {
-            "type" => reader.put_string(key, item, &mut kind),
-            "dir" => dir = reader.path(key, item),
-            "allow_delete" => reader.put_bool(key, item, &mut allow_delete),
-            "limit" => limit = reader.limit(key, item).flatten().unwrap_or_default(),
-            _ => {}
-        }
-    }
-    match kind.to_ascii_uppercase().as_str() {
-        "MEM" | "MEMORY" => Some(ResolverOptions::Memory),
-        "FULL" => match dir {
-            Some(dir) => Some(ResolverOptions::Directory {
-                dir,
-                allow_delete,
-                limit,
-            }),
-            None => {
-                reader.error(&node.at, "dir has no value and needs to point to a directory");
-                None
-            }
-        },
-        "CACHE" => {
-            let reason = "a cache of other servers' accounts needs those servers; use `type: full` or `resolver: MEMORY`";
-            reader.refuse(node, reason);
-            None
-        }
-        _ => {
-            reader.error(
-                &node.at,
-                "error parsing account resolver, type should be one of MEMORY and FULL",
-            );
-            None
-        }
-    }
+fn not_read(why: &str) -> String {
+    format!(
+        "{why}: put the accounts' JWTs in resolver_preload, with `resolver: MEMORY` \
+         (`nsc generate config --mem-resolver` writes both)"
+    )
 }
 
 /// `resolver_preload`
@@ -137,7 +110,7 @@ pub(super) fn preload(reader: &mut Reader<'_>, into: &mut OperatorOptions, node:
 pub(super) fn problems(operator: &OperatorOptions, auth: &AuthOptions) -> Vec<String> {
     let mut problems = Vec::new();
     let is_on = !operator.operators.is_empty() || !operator.trusted_keys.is_empty();
-    if is_on && !operator.operators.is_empty() && operator.resolver.is_none() {
+    if is_on && !operator.operators.is_empty() && !operator.has_resolver {
         problems.push("operators require an account resolver to be configured".to_owned());
     }
     if is_on && !auth.accounts.is_empty() {
@@ -152,8 +125,11 @@ pub(super) fn problems(operator: &OperatorOptions, auth: &AuthOptions) -> Vec<St
     if is_on && !auth.users.is_empty() {
         problems.push("operators do not allow users to be configured directly".to_owned());
     }
-    if !operator.preload.is_empty() && operator.resolver != Some(ResolverOptions::Memory) {
+    if !operator.preload.is_empty() && !operator.has_resolver {
         problems.push("resolver preload only available for resolver type MEM".to_owned());
+    }
+    if auth.callout.is_some() {
+        problems.push("operators do not allow authorization callouts to be configured directly".to_owned());
     }
     problems
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 use super::{World, options, problems, try_options};
 use crate::conf::{load, read};
 use crate::options::{
-    ConnectionType, Credential, ExportKind, HandshakeFirst, HostPort, ImportKind, ResolverOptions,
-    ResponsePermission, TlsVersion,
+    ConnectionType, Credential, ExportKind, HandshakeFirst, HostPort, ImportKind, ResponsePermission,
+    TlsVersion,
 };
 
 const NKEY: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
@@ -280,7 +280,7 @@ fn users_and_permissions() {
         ),
         (
             "authorization { auth_callout { issuer: x } }",
-            "no service is asked here",
+            "Expected callout user to be a valid public account nkey, got \"x\"",
         ),
         (
             "authorization { proxy_required: true }",
@@ -304,9 +304,32 @@ fn operators() {
     let options = read(Path::new("n"), text, &world).unwrap();
     let operator = options.auth.operator.unwrap();
     assert_eq!(operator.operators, ["eyJa.eyJb.c"]);
-    assert_eq!(operator.resolver, Some(ResolverOptions::Memory));
+    assert!(operator.has_resolver);
     assert_eq!(operator.preload["ADX"], "eyJx.y.z");
-    assert!(problems("resolver: URL(http://localhost:9090/jwt/)").contains("use `resolver: MEMORY`"));
+    for (resolver, problem) in [
+        (
+            "URL(http://localhost:9090/jwt/)",
+            "a resolver elsewhere is not asked: put",
+        ),
+        (
+            "{ type: full, dir: jwt }",
+            "a resolver of a folder is not read: put",
+        ),
+        (
+            "{ type: cache, dir: jwt, ttl: \"1h\" }",
+            "a resolver of a folder is not read: put",
+        ),
+        ("{ dir: jwt }", "type should be one of"),
+        ("nowhere", "should be MEM or"),
+    ] {
+        let found = problems(&format!("resolver: {resolver}"));
+        assert!(found.contains(problem), "{resolver}: {found}");
+        assert_eq!(found.lines().count(), 1, "{found}");
+    }
+    assert!(
+        problems("trusted_keys: [UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4]")
+            .contains("operator nkey")
+    );
     assert!(problems("resolver_preload: { A: nonsense }").contains("invalid account JWT"));
     assert!(problems("operator: nowhere.jwt").contains("error parsing operator JWT: open nowhere.jwt"));
     assert!(problems("trusted_keys: [OABC]").contains("required to be a valid public operator nkey"));
