@@ -251,12 +251,12 @@ impl Consumer {
         self.next_stream_seq
     }
 
-    /// Deliver policy `last_per_subject`: what is left of the messages found at the start.
+    /// Deliver policies `last` and `last_per_subject`: what is left of the messages found at the start.
     pub(crate) fn skip_list(&self) -> &VecDeque<u64> {
         &self.skip_list
     }
 
-    /// Deliver policy `last_per_subject`: where to go on behind the skip list.
+    /// Deliver policies `last` and `last_per_subject`: where to go on behind the skip list.
     pub(crate) fn resume_seq(&self) -> u64 {
         self.resume_seq
     }
@@ -342,7 +342,7 @@ impl Consumer {
         self.next_stream_seq = stream_seq.max(1);
         self.next_consumer_seq = 1;
         self.skip_list.clear();
-        self.resume_seq = 0;
+        self.resume_seq = self.next_stream_seq;
         self.pending = PendingWindow::default();
         self.redeliver.clear();
         self.pending_check = None;

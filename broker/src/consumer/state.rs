@@ -25,9 +25,10 @@ pub(crate) struct ConsumerState {
     pub(crate) next_stream_seq: u64,
     /// The number of the next delivery, from 1.
     pub(crate) next_consumer_seq: u64,
-    /// Deliver policy `last_per_subject`: sequences still to deliver, rising.
+    /// Deliver policies `last` and `last_per_subject`: sequences still to deliver, rising.
     pub(crate) skip_list: Vec<u64>,
-    /// Deliver policy `last_per_subject`: where to go on when the skip list is through.
+    /// Deliver policies `last` and `last_per_subject`: where to go on when the skip list is through, or where the stream
+    /// ended if nothing was found. After a reset: where that led. 0: the consumer starts with the records that its policy names.
     pub(crate) resume_seq: u64,
     /// Delivered and not acknowledged, rising in both sequences.
     pub(crate) pending: Vec<PendingState>,

@@ -223,6 +223,11 @@ fn deliver_next<F: Fs>(
         }
         Err(err) => return undeliverable(observer, store, seq, &err),
     };
+    if matches!(next, Next::Exactly(_)) && !observer.filter.matches(&record.subject) {
+        // The filter was changed since the consumer was created.
+        observer.consumer.skip(seq);
+        return Step::Skipped;
+    }
     if let Some(due) = observer.pace.due(now.mono, record.time, !is_redelivery) {
         return Step::End(Turn::NotBefore(due));
     }

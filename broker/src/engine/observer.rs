@@ -3,7 +3,7 @@
 use crate::consumer::Consumer;
 use crate::consumer::config::DeliverPolicy;
 use crate::consumer::pace::Pace;
-use crate::engine::recover::{starting_state, starts_beyond};
+use crate::engine::recover::start_after_loss;
 use crate::engine::time::{Mono, earliest};
 use crate::env::Fs;
 use crate::store::{Store, StreamState, SubjectFilter};
@@ -72,7 +72,9 @@ impl Observer {
     pub(crate) fn num_pending<F: Fs>(&mut self, store: &Store<F>) -> u64 {
         let last_seq = store.state(self.stream).last_seq.0;
         let skip_list = self.consumer.skip_list();
-        if !skip_list.is_empty() {
+        // Behind the one that `last` found, nothing matches: it counts like any other.
+        let is_per_subject = self.consumer.config.deliver_policy == DeliverPolicy::LastPerSubject;
+        if is_per_subject && !skip_list.is_empty() {
             self.is_counted = false;
             let later = StreamSeq(self.consumer.resume_seq());
             return skip_list.len() as u64 + store.count_matching(self.stream, &self.filter, later);
@@ -121,8 +123,7 @@ impl Observer {
     pub(crate) fn rolled_back<F: Fs>(&mut self, last_seq: u64, store: &Store<F>) {
         self.is_counted = false;
         let config = &self.consumer.config;
-        if starts_beyond(config, &self.consumer.start(), last_seq) {
-            let state = starting_state(config, self.stream, store);
+        if let Some(state) = start_after_loss(config, &self.consumer.start(), self.stream, store) {
             self.consumer.start_anew(state);
         } else if config.deliver_policy != DeliverPolicy::ByStartSequence {
             self.consumer.rewind(last_seq + 1);

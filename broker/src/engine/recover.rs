@@ -134,9 +134,7 @@ impl Engine {
                     consumer: name.clone(),
                     reason,
                 })?;
-            let recovered = recovered_state(stream, &name, &config, &state, store);
-            let is_anew = recovered.is_none();
-            let state = recovered.unwrap_or_else(|| starting_state(&config, stream.id, store));
+            let (state, is_anew) = recovered_state(stream, &name, &config, &state, store);
             let delivered = state.next_stream_seq.saturating_sub(1);
             let last_seq = store.state(stream.id).last_seq.0;
             if state.next_consumer_seq > 1 && delivered > last_seq {
@@ -192,44 +190,55 @@ impl Engine {
     }
 }
 
-/// The state as it was written. `None`: nothing usable was, or it is a start at records that a crash took before they
-/// were durable.
+/// The state as it was written, or where the consumer starts if nothing usable was, or what it was to start at is gone; and
+/// whether it is another one than what was written.
 fn recovered_state<F: Fs>(
     stream: &Stream,
     name: &str,
     config: &ConsumerConfig,
     state: &[u8],
     store: &Store<F>,
-) -> Option<ConsumerState> {
+) -> (ConsumerState, bool) {
+    let anew = || (starting_state(config, stream.id, store), true);
     if state.is_empty() {
-        return None;
+        return anew();
     }
     match ConsumerState::decode(state) {
-        Ok(state) => {
-            let last_seq = store.state(stream.id).last_seq.0;
-            (!starts_beyond(config, &state, last_seq)).then_some(state)
-        }
+        Ok(state) => match start_after_loss(config, &state, stream.id, store) {
+            Some(other) => (other, true),
+            None => (state, false),
+        },
         Err(err) => {
             tracing::error!(stream = %stream.name, consumer = %name, error = %err, "consumer starts anew");
-            None
+            anew()
         }
     }
 }
 
-/// Whether the state is one of a consumer that has delivered nothing and was to start with records above `last_seq`,
-/// which were in the stream when it was created and are not any more.
-pub(in crate::engine) fn starts_beyond(
+/// Where a consumer that has delivered nothing starts instead, if it was to start with records which were in the stream when it
+/// was created and are not any more. One that found nothing to start with still starts with what is stored from now on.
+pub(in crate::engine) fn start_after_loss<F: Fs>(
     config: &ConsumerConfig,
     state: &ConsumerState,
-    last_seq: u64,
-) -> bool {
-    let first_above = match config.deliver_policy {
-        DeliverPolicy::ByStartSequence => return false,
-        DeliverPolicy::Last => last_seq + 1,
-        _ => last_seq + 2,
-    };
-    let is_skip_gone = state.skip_list.last().is_some_and(|seq| *seq > last_seq);
-    state.next_consumer_seq <= 1 && (state.next_stream_seq >= first_above || is_skip_gone)
+    id: StreamId,
+    store: &Store<F>,
+) -> Option<ConsumerState> {
+    let end = store.state(id).last_seq.next().0;
+    let is_skip_gone = state.skip_list.last().is_some_and(|seq| *seq >= end);
+    let is_beyond = state.next_stream_seq > end || is_skip_gone;
+    let is_said = config.deliver_policy == DeliverPolicy::ByStartSequence;
+    if state.next_consumer_seq > 1 || is_said || !is_beyond {
+        return None;
+    }
+    let found_nothing = state.skip_list.is_empty() && state.resume_seq > 0;
+    Some(match found_nothing {
+        true => ConsumerState {
+            next_stream_seq: end,
+            resume_seq: end,
+            ..state.clone()
+        },
+        false => starting_state(config, id, store),
+    })
 }
 
 /// Where a new consumer starts.
@@ -249,18 +258,24 @@ pub(in crate::engine) fn starting_state<F: Fs>(
     let next = match config.deliver_policy {
         DeliverPolicy::All => state.first_seq,
         DeliverPolicy::New => end,
-        DeliverPolicy::Last => store.last_match(id, &filter).unwrap_or(end),
         DeliverPolicy::ByStartSequence => StreamSeq(config.opt_start_seq).max(state.first_seq.min(end)),
         DeliverPolicy::ByStartTime => {
             let time = config.opt_start_time.map_or(UnixNanos(0), |time| time.0);
             store.seq_at_or_after(id, time).unwrap_or(end)
         }
-        DeliverPolicy::LastPerSubject => {
-            let mut last: Vec<u64> = store
-                .subjects(id, &filter)
-                .iter()
-                .map(|subject| subject.last.0)
-                .collect();
+        policy @ (DeliverPolicy::Last | DeliverPolicy::LastPerSubject) => {
+            let mut last: Vec<u64> = match policy {
+                DeliverPolicy::Last => store
+                    .last_match(id, &filter)
+                    .map(|seq| seq.0)
+                    .into_iter()
+                    .collect(),
+                _ => store
+                    .subjects(id, &filter)
+                    .iter()
+                    .map(|subject| subject.last.0)
+                    .collect(),
+            };
             last.sort_unstable();
             let first = last.first().map_or(end, |seq| StreamSeq(*seq));
             start.skip_list = last;

@@ -100,3 +100,78 @@ fn a_consumer_made_for_records_that_a_crash_took_starts_at_those_that_follow() {
     }
     assert!(found > 4, "{found} consumers were there");
 }
+
+#[test]
+fn a_consumer_that_found_nothing_delivers_nothing_that_a_crash_brings_back() {
+    let mut found = 0;
+    for seed in 0..24 {
+        for policy in ["last", "last_per_subject", "new"] {
+            let mut world = World::new(seed);
+            stream(
+                &mut world,
+                r#"{"name":"S","subjects":["s.*"],"max_age":1000000000,"duplicate_window":1000000000}"#,
+            );
+            world.publish("s.a", "", "old");
+            world.wait(3_000_000_000);
+            assert_eq!(world.messages("S"), 0);
+            world.ask("$JS.API.CONSUMER.CREATE.S.C", &creation(policy));
+            world.jump(-10_000_000_000);
+            world.crash(seed);
+            let is_back = world.messages("S") > 0;
+            found += u32::from(is_back);
+            world.publish("s.b", "", "new");
+            world.pull("S", "C", "5");
+            assert_eq!(texts(&world.deliveries()), ["new"], "{policy}, crash {seed}");
+        }
+    }
+    assert!(found > 4, "{found} times the message was back");
+}
+
+#[test]
+fn a_consumer_whose_last_message_was_deleted_starts_with_no_other_after_a_restart() {
+    let mut world = World::new(1);
+    stream(&mut world, r#"{"name":"S","subjects":["s.*"]}"#);
+    world.publish("s.a", "", "first");
+    world.publish("s.b", "", "second");
+    consumer(
+        &mut world,
+        "S",
+        r#"{"durable_name":"C","ack_policy":"explicit","deliver_policy":"last","filter_subject":"s.*"}"#,
+    );
+    let pending = |world: &mut World| {
+        let info = world.ask("$JS.API.CONSUMER.INFO.S.C", "");
+        let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+        info["num_pending"].as_u64().unwrap()
+    };
+    assert_eq!(pending(&mut world), 1);
+    world.ask("$JS.API.STREAM.MSG.DELETE.S", r#"{"seq":2}"#);
+    assert_eq!(pending(&mut world), 0);
+    world.pull("S", "C", r#"{"batch":1,"no_wait":true}"#);
+    world.restart();
+    world.publish("s.c", "", "third");
+    world.pull("S", "C", "5");
+    assert_eq!(texts(&world.deliveries()), ["third"]);
+}
+
+#[test]
+fn a_consumer_that_was_reset_stays_where_it_was_set_to() {
+    for policy in ["all", "last"] {
+        let mut world = World::new(1);
+        stream(&mut world, r#"{"name":"S","subjects":["s.*"]}"#);
+        world.publish("s.a", "", "first");
+        consumer(
+            &mut world,
+            "S",
+            &format!(r#"{{"durable_name":"C","ack_policy":"explicit","deliver_policy":"{policy}"}}"#),
+        );
+        world.pull("S", "C", "1");
+        let delivered = world.deliveries();
+        world.ack(&delivered[0], "+ACK");
+        let reset = world.ask("$JS.API.CONSUMER.RESET.S.C", "");
+        assert!(reset.contains(r#""reset_seq":2"#), "{reset}");
+        world.restart();
+        world.publish("s.b", "", "second");
+        world.pull("S", "C", "5");
+        assert_eq!(texts(&world.deliveries()), ["second"], "{policy}");
+    }
+}
