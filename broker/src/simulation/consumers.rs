@@ -137,6 +137,24 @@ impl ConsumerModel {
         }
     }
 
+    /// Holds what a creation was answered with against where the consumer must start.
+    pub(super) fn check_start(&self, stream: &StreamModel, info: &Value) {
+        let found = info.pointer("/delivered/stream_seq").and_then(Value::as_u64);
+        // The others begin no sooner than with the first message, and messages without an answer may be there.
+        let is_exact = matches!(
+            self.config.start,
+            Start::New | Start::Last | Start::LastPerSubject
+        );
+        let is_known = is_exact && !stream.is_sick && stream.damage == 0;
+        assert!(
+            !is_known || found == Some(self.start - 1),
+            "consumer {} of {} starts behind {found:?}, not at {}",
+            self.config.name,
+            stream.config.name,
+            self.start
+        );
+    }
+
     /// Whether a message is one that the consumer was made to deliver.
     pub(super) fn covers(&self, seq: u64) -> bool {
         match &self.firsts {
