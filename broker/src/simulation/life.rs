@@ -76,6 +76,7 @@ impl Run {
             return false;
         }
         self.has_failed = self.world.fs.troubles() > self.troubles;
+        self.is_flipped &= self.has_failed;
         self.check_recovered();
         true
     }
@@ -333,7 +334,8 @@ impl Run {
         }
     }
 
-    /// Flips one bit of one file.
+    /// Flips one bit of one file. What is kept in two copies bears one flip until a start has repaired it: in between no other
+    /// follows, since both copies could be hit, and a broker that then refuses to start and names the file does what it must.
     fn flip(&mut self) {
         let files = self.world.fs.files();
         let Some((path, len)) = files.get(self.rng.below(files.len() as u64) as usize) else {
@@ -341,6 +343,9 @@ impl Run {
         };
         if *len > 0 {
             let bit = self.rng.below(len * 8);
+            if std::mem::replace(&mut self.is_flipped, true) {
+                return;
+            }
             self.world.fs.flip_bit(path, bit);
             self.streams.values_mut().for_each(|stream| stream.damage += 1);
         }

@@ -105,6 +105,8 @@ struct Run {
     is_full: bool,
     /// The disk has failed in this life.
     has_failed: bool,
+    /// A bit has flipped, and no start has had the chance to repair it since.
+    is_flipped: bool,
 }
 
 impl Run {
@@ -125,6 +127,7 @@ impl Run {
             troubles: 0,
             is_full: false,
             has_failed: false,
+            is_flipped: false,
         }
     }
 
