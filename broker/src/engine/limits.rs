@@ -117,6 +117,10 @@ impl Engine {
             }
             return;
         }
+        if let Err(err) = store.settle_front(id) {
+            self.removal_failed(id, &err);
+            return;
+        }
         if !subject::is_literal(subject) {
             // It covers all subjects that its wildcards match.
             let filter = SubjectFilter::new(&[subject]);

@@ -448,7 +448,12 @@ impl Run {
                 let fits = !is_there || stream.config.deny_delete || stream.is_loose() || stream.damage > 0;
                 assert!(fits, "{seq} of {name} is not deleted: {answer:?}");
             }
-            Answer::Refused { .. } | Answer::Missing => stream.set(seq, Fate::Unknown),
+            Answer::Refused { .. } | Answer::Missing => {
+                stream.set(seq, Fate::Unknown);
+                if let Some(message) = stream.messages.get_mut(&seq) {
+                    message.is_doubted = true;
+                }
+            }
         }
     }
 

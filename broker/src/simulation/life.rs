@@ -119,13 +119,14 @@ impl Run {
         let has_jumped = self.has_jumped;
         let world = &self.world;
         let stream = self.streams.get_mut(name).expect("a known stream");
+        let was_refused = !stream.is_alive;
         (stream.is_alive, stream.is_in_doubt) = (true, false);
         let doubts = std::mem::take(&mut stream.configs_in_doubt);
         if mark != stream.config.mark {
             let found = doubts.into_iter().find(|config| config.mark == mark);
             let config = found.unwrap_or_else(|| panic!("{name} has a configuration it never had"));
-            if stream.config.in_memory {
-                // That one is gone; this is what was on disk behind it.
+            if stream.config.in_memory || was_refused {
+                // That one is gone, or never was; this is what was on disk behind it.
                 let damage = stream.damage;
                 *stream = StreamModel::new(config);
                 stream.damage = damage;

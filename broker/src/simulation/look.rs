@@ -145,7 +145,8 @@ impl StreamModel {
             sent: found,
             fate: Fate::Live,
             is_back: false,
-            is_doubted: false,
+            // Another one without an answer may push it out once it is there as well.
+            is_doubted: !self.doubtful.is_empty(),
             is_guess: false,
         };
         self.messages.insert(seq, message);

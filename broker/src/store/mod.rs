@@ -181,6 +181,16 @@ impl<F: Fs> Store<F> {
         self.change(id)?.0.remove_below(seq.0)
     }
 
+    /// Lets what limits have removed stay away from the next commit on, whatever happens then. To be called when a subject is
+    /// rolled up or purged: otherwise a crash could bring back an older record of it.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `NoSuchStream`.
+    pub fn settle_front(&mut self, id: StreamId) -> Result<(), StoreError> {
+        self.change(id)?.0.settle_front();
+        Ok(())
+    }
+
     /// Removes every record below `up_to`; durable after the next commit. Returns how many.
     ///
     /// # Errors

@@ -420,6 +420,17 @@ impl<F: Fs> Stream<F> {
         Ok(removed)
     }
 
+    /// Lets what limits took from the front stay away: it is removed for good with the next commit. Not while records are
+    /// missing: those may be there the next time the stream is opened.
+    pub(super) fn settle_front(&mut self) {
+        let first = self.index.first;
+        if let Some(log) = self.log.as_mut().filter(|log| log.floor < first)
+            && self.lost.is_empty()
+        {
+            log.to_remove.insert(log.floor, first - 1);
+        }
+    }
+
     pub(super) fn purge(&mut self, up_to: u64) -> Result<u64, StoreError> {
         self.check_writable()?;
         let up_to = up_to.min(self.index.last + 1);

@@ -308,6 +308,9 @@ impl Engine {
             StreamSeq(request.seq)
         };
         let mut purged = 0;
+        store
+            .settle_front(id)
+            .map_err(|err| ApiError::stream_general(text_of(&err)))?;
         let mut next = store.next_match(id, &filter, StreamSeq(1));
         while let Some(seq) = next.filter(|seq| *seq < up_to && left > 0) {
             let was_there = store

@@ -481,3 +481,39 @@ fn a_batch_over_three_segments_without_room_in_the_first_is_refused_and_heals() 
         assert_eq!(picture(&store, id), now, "{seed}");
     }
 }
+
+#[test]
+fn what_limits_took_stays_away_once_something_was_removed_for_good() {
+    for kept in 0..4 {
+        let fs = SimFs::new(kept);
+        let (mut store, _) = open(&fs, 1);
+        let id = store
+            .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(0))
+            .unwrap();
+        for subject in ["a", "b", "a", "a"] {
+            append(&mut store, id, subject, b"old");
+        }
+        commit(&mut store);
+        // A limit takes the first, and a roll-up the others of its subject.
+        assert_eq!(store.remove_below(id, StreamSeq(2)).unwrap(), 1);
+        let by = append(&mut store, id, "a", b"new");
+        store.settle_front(id).unwrap();
+        for seq in [3, 4] {
+            assert!(store.displace(id, StreamSeq(seq), by).unwrap());
+        }
+        commit(&mut store);
+        drop(store);
+        fs.crash(kept);
+        let (store, _) = open(&fs, 2);
+        let id = id_of(&store, "S").unwrap();
+        assert_eq!(
+            store.last_match(id, &SubjectFilter::new(&["b"])),
+            Some(StreamSeq(2))
+        );
+        assert_eq!(store.state(id).first_seq, StreamSeq(2), "crash {kept}");
+        assert_eq!(
+            store.count_matching(id, &SubjectFilter::new(&["a"]), StreamSeq(1)),
+            1
+        );
+    }
+}
