@@ -66,9 +66,10 @@ impl Engine {
             }
             let removed = match by {
                 Some(by) => store.displace_first(id, by),
-                None => store
-                    .remove_below(id, state.first_seq.next())
-                    .map(|count| count > 0),
+                None => {
+                    let kept = store.first_within(id, messages_max, bytes_max);
+                    store.remove_below(id, kept).map(|count| count > 0)
+                }
             };
             match removed {
                 Ok(true) => {}

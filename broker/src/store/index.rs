@@ -1,5 +1,6 @@
 //! Where each record of a stream is, one table a segment, so that a whole segment goes at once.
 
+mod owed;
 mod remove;
 
 use std::cell::Cell;
@@ -65,6 +66,8 @@ pub(super) struct StreamIndex {
     pub(super) messages: u64,
     pub(super) bytes: u64,
     pub(super) overhead: Overhead,
+    /// Segments whose subjects are still counted though all of their records are gone.
+    owing: usize,
     /// A position and the time of its record: the first one's is asked for all the time.
     pub(super) known_time: Cell<Option<(u64, i64)>>,
 }
@@ -81,6 +84,7 @@ impl StreamIndex {
             messages: 0,
             bytes: 0,
             overhead,
+            owing: 0,
             known_time: Cell::new(None),
         }
     }
@@ -164,6 +168,7 @@ impl StreamIndex {
             live: header.entries,
             live_bytes: bytes,
             time_max: header.time_max,
+            owed: None,
         });
         self.raise_last(header.last_seq.max(base.saturating_sub(1)));
         if header.entries == 0 {
@@ -282,9 +287,10 @@ impl StreamIndex {
             .find_map(|segment| segment.next_live(from))
     }
 
-    /// Drops the first segment if it has no record and is not the last. Returns whether it did.
+    /// Drops the first segment if it has no record, owes nothing and is not the last. Returns whether it did.
     pub(super) fn pop_dead_front(&mut self) -> bool {
-        let dead = self.segments.len() > 1 && self.segments.front().is_some_and(|segment| segment.live == 0);
+        let is_dead = |segment: &SegmentIndex| segment.live == 0 && segment.owed.is_none();
+        let dead = self.segments.len() > 1 && self.segments.front().is_some_and(is_dead);
         if dead {
             self.segments.pop_front();
         }
@@ -300,6 +306,7 @@ impl StreamIndex {
             live_bytes: old.map(|segment| segment.live_bytes).sum(),
             time_max: table.index.header.time_max,
             table: Table::Sealed(Box::new(table)),
+            owed: None,
         };
         self.segments.drain(at..at + count);
         self.segments.insert(at, merged);

@@ -89,6 +89,8 @@ pub struct Store<F: Fs> {
     damaged: RefCell<BTreeSet<StreamId>>,
     /// Streams committed since they were last settled.
     unsettled: Vec<StreamId>,
+    /// Streams that count subjects of segments that are gone.
+    owing: Vec<StreamId>,
     tending: Tending<F>,
     compaction: Compaction<F>,
     _lock: F::Lock,
@@ -178,7 +180,15 @@ impl<F: Fs> Store<F> {
     /// # Errors
     /// `ReadOnly`, `NoSuchStream`.
     pub fn remove_below(&mut self, id: StreamId, seq: StreamSeq) -> Result<u64, StoreError> {
-        self.change(id)?.0.remove_below(seq.0)
+        let removed = self.change(id)?.0.remove_below(seq.0);
+        self.note_owing(id);
+        removed
+    }
+
+    /// The first record to be kept if the oldest go until at most so many messages, with so many bytes, are left.
+    pub fn first_within(&self, id: StreamId, messages_max: u64, bytes_max: u64) -> StreamSeq {
+        let stream = self.streams.get(&id);
+        StreamSeq(stream.map_or(0, |stream| stream.index.first_within(messages_max, bytes_max)))
     }
 
     /// Lets what limits have removed stay away from the next commit on, whatever happens then. To be called when a subject is
@@ -214,7 +224,9 @@ impl<F: Fs> Store<F> {
     /// # Errors
     /// `ReadOnly`, `NoSuchStream`.
     pub fn displace_first(&mut self, id: StreamId, by: StreamSeq) -> Result<bool, StoreError> {
-        self.change(id)?.0.displace_first(by.0)
+        let displaced = self.change(id)?.0.displace_first(by.0);
+        self.note_owing(id);
+        displaced
     }
 
     /// Removes every record below `by` in favour of `by`, as [`Store::displace`]. Returns how many.
@@ -559,8 +571,14 @@ impl<F: Fs> Store<F> {
 
     /// One subject. `None`: it has no record. Cheap.
     pub fn subject(&self, id: StreamId, subject: &str) -> Option<SubjectSummary> {
-        let stream = self.streams.get(&id)?;
-        Some(stream.query().subject(stream.index.subjects.index_of(subject)?))
+        self.streams.get(&id)?.query().subject(subject)
+    }
+
+    /// Number of subjects that have a record.
+    pub fn num_subjects(&self, id: StreamId) -> u64 {
+        self.streams
+            .get(&id)
+            .map_or(0, |stream| stream.index.subjects_alive())
     }
 
     /// Whether the store can be trusted with more.

@@ -83,6 +83,7 @@ impl<F: Fs> Store<F> {
             health_changed: false,
             damaged: RefCell::default(),
             unsettled: Vec::new(),
+            owing: Vec::new(),
             tending,
             compaction,
             states_due: Vec::new(),

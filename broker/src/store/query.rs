@@ -1,5 +1,7 @@
 //! Questions to the index.
 
+use std::collections::BTreeMap;
+
 use super::filter::SubjectFilter;
 use super::index::StreamIndex;
 use super::ranges::Ranges;
@@ -32,6 +34,7 @@ impl Query<'_> {
         let subjects = &self.index.subjects;
         subjects
             .iter()
+            .filter(|&slot| self.index.is_alive(subjects.slot(slot)))
             .filter(|&slot| filter.matches(subjects.name(slot)))
     }
 
@@ -114,7 +117,11 @@ impl Query<'_> {
         }
         if let Some(literals) = filter.literals() {
             let slots = literals.filter_map(|name| index.subjects.index_of(name));
-            return slots.map(|slot| index.subjects.slot(slot).last).max();
+            let slots = slots.map(|slot| index.subjects.slot(slot));
+            return slots
+                .filter(|slot| index.is_alive(slot))
+                .map(|slot| slot.last)
+                .max();
         }
         let mut near = SCAN_MAX;
         for segment in index.segments.iter().rev().filter(|segment| segment.live > 0) {
@@ -178,13 +185,39 @@ impl Query<'_> {
             _ if filter.is_all() => index.messages,
             Some(_) => {
                 let slots = self.literal_slots(filter);
-                slots.iter().map(|&slot| index.subjects.slot(slot).count).sum()
+                slots.iter().map(|&slot| self.count_of(slot)).sum()
             }
-            None => self
-                .wanted_slots(filter)
-                .map(|slot| index.subjects.slot(slot).count)
-                .sum(),
+            None => {
+                let owed = self.owed(filter);
+                let wanted = self.wanted_slots(filter);
+                wanted
+                    .map(|slot| index.subjects.slot(slot).count - owed.get(&slot).unwrap_or(&0))
+                    .sum()
+            }
         }
+    }
+
+    /// Records of the subject in `slot`.
+    fn count_of(&self, slot: u32) -> u64 {
+        let counted = self.index.subjects.slot(slot).count;
+        if !self.index.owes() {
+            return counted;
+        }
+        counted.saturating_sub(self.index.owed_of(self.index.subjects.name(slot)))
+    }
+
+    /// What subjects that `filter` wants are counted too much, by slot.
+    fn owed(&self, filter: &SubjectFilter) -> BTreeMap<u32, u64> {
+        let mut owed = BTreeMap::new();
+        let subjects = &self.index.subjects;
+        self.index.for_owed(filter.prefix(), |name, count| {
+            if filter.matches(name)
+                && let Some(slot) = subjects.index_of(name)
+            {
+                *owed.entry(slot).or_default() += count;
+            }
+        });
+        owed
     }
 
     /// Slots of the subjects of a filter without wildcards.
@@ -273,13 +306,19 @@ impl Query<'_> {
         found.next()
     }
 
-    /// One subject.
-    pub(super) fn subject(&self, slot: u32) -> SubjectSummary {
+    /// One subject. `None`: it has no record.
+    pub(super) fn subject(&self, name: &str) -> Option<SubjectSummary> {
+        let slot = self.index.subjects.index_of(name)?;
+        let is_alive = self.index.is_alive(self.index.subjects.slot(slot));
+        is_alive.then(|| self.summary(slot, self.count_of(slot)))
+    }
+
+    fn summary(&self, slot: u32, messages: u64) -> SubjectSummary {
         let found = self.index.subjects.slot(slot);
         let first = self.next_of(slot, self.index.first).unwrap_or(found.last);
         SubjectSummary {
             subject: self.index.subjects.name(slot).into(),
-            messages: found.count,
+            messages,
             first: StreamSeq(first),
             last: StreamSeq(found.last),
         }
@@ -287,7 +326,12 @@ impl Query<'_> {
 
     /// The subjects that `filter` wants, sorted.
     pub(super) fn subjects(&self, filter: &SubjectFilter) -> Vec<SubjectSummary> {
-        let mut out: Vec<_> = self.wanted_slots(filter).map(|slot| self.subject(slot)).collect();
+        let owed = self.owed(filter);
+        let summary = |slot| {
+            let counted = self.index.subjects.slot(slot).count;
+            self.summary(slot, counted - owed.get(&slot).unwrap_or(&0))
+        };
+        let mut out: Vec<_> = self.wanted_slots(filter).map(summary).collect();
         out.sort_unstable_by(|a, b| a.subject.cmp(&b.subject));
         out
     }

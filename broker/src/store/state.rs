@@ -156,8 +156,6 @@ pub struct StreamState {
     pub messages: u64,
     /// Their size as nats-server counts it.
     pub bytes: u64,
-    /// Subjects that have a record.
-    pub num_subjects: u64,
     /// Positions between first and last that hold no record.
     pub num_deleted: u64,
     /// Positions whose record was lost to damage since the store was opened, or found so when opening it.

@@ -415,7 +415,22 @@ impl<F: Fs> Stream<F> {
     pub(super) fn remove_below(&mut self, seq: u64) -> Result<u64, StoreError> {
         self.check_writable()?;
         self.remove_below_for_sure(seq, false);
-        let removed = self.index.remove_below(seq);
+        // What may be put back is taken off at once, and so is what makes room.
+        if self.log.is_none() || !self.undo.is_empty() || self.no_space {
+            let removed = self.index.remove_below(seq);
+            self.drop_dead();
+            return Ok(removed);
+        }
+        let owing = self.index.owing();
+        let removed = self.index.remove_below_and_owe(seq);
+        let floor = self.index.first.min(self.durable + 1);
+        if let Some(log) = self.log.as_mut().filter(|_| self.index.owing() > owing)
+            && log.floor < floor
+        {
+            // The files stay for a while, but nothing in them counts after a restart.
+            log.floor = floor;
+            log.meta_dirty = true;
+        }
         self.drop_dead();
         Ok(removed)
     }
@@ -492,7 +507,6 @@ impl<F: Fs> Stream<F> {
             last_time: UnixNanos(index.last_time),
             messages: index.messages,
             bytes: index.bytes,
-            num_subjects: index.subjects.len() as u64,
             num_deleted: if index.messages == 0 {
                 0
             } else {

@@ -90,6 +90,8 @@ pub(super) struct SegmentIndex {
     pub(super) live_bytes: u64,
     /// Highest time of any entry.
     pub(super) time_max: i64,
+    /// All of it went at once, and its subjects are still counted, from this block of its list on.
+    pub(super) owed: Option<usize>,
 }
 
 impl SegmentIndex {
@@ -100,6 +102,7 @@ impl SegmentIndex {
             live: 0,
             live_bytes: 0,
             time_max: i64::MIN,
+            owed: None,
         }
     }
 

@@ -9,6 +9,7 @@ mod damage;
 mod faults;
 mod late;
 mod model;
+mod owed;
 mod together;
 mod verify;
 

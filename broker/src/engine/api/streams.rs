@@ -469,7 +469,7 @@ pub(in crate::engine) fn state_info<F: Fs>(
         }),
         last_seq: state.last_seq.0,
         last_ts: JsonTime(state.last_time),
-        num_subjects: state.num_subjects,
+        num_subjects: store.num_subjects(stream.id),
         subjects: None,
         num_deleted: state.num_deleted,
         deleted: deleted.filter(|deleted| !deleted.is_empty()),

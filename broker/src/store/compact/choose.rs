@@ -52,6 +52,7 @@ impl<F: Fs> Stream<F> {
             return false;
         };
         matches!((&segment.data, &found.table), (Data::Sealed(_), Table::Sealed(_)))
+            && found.owed.is_none()
             && self
                 .lost
                 .within(found.base, next.saturating_sub(1))

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::ranges::Ranges;
 use super::super::sealed::Bits;
-use super::super::subjects::Subjects;
 use super::super::table::{Entry, MemoryTable, SealedTable, Table};
 use super::StreamIndex;
 
@@ -44,8 +43,55 @@ impl StreamIndex {
         true
     }
 
+    /// The first record to be kept if the oldest go until at most so many messages, with so many bytes, are left.
+    pub(in super::super) fn first_within(&self, messages_max: u64, bytes_max: u64) -> u64 {
+        let (mut messages, mut bytes) = (self.messages, self.bytes);
+        let is_within = |messages, bytes| messages <= messages_max && bytes <= bytes_max;
+        for segment in self.segments.iter().filter(|segment| segment.live > 0) {
+            if is_within(messages, bytes) {
+                return segment.base.max(self.first);
+            }
+            let (live, live_bytes) = (u64::from(segment.live), segment.live_bytes);
+            if !is_within(messages - live, bytes - live_bytes) {
+                (messages, bytes) = (messages - live, bytes - live_bytes);
+                continue;
+            }
+            let mut kept = None;
+            let mut take = |entry: &Entry| {
+                kept = Some(segment.seq(entry)).filter(|_| is_within(messages, bytes));
+                messages -= 1;
+                bytes -= self.overhead.size(entry.len);
+                kept.is_none()
+            };
+            match &segment.table {
+                Table::Memory(table) => {
+                    let mut live = table.entries.from(0).filter(|(_, entry)| entry.is_live());
+                    live.find(|(_, entry)| !take(entry));
+                }
+                Table::Sealed(table) => {
+                    let is_gone = |place| table.removed.contains(place);
+                    let entries = 0..table.index.len();
+                    let visit = |place, entry: &Entry| is_gone(place) || take(entry);
+                    table.index.for_entries(entries.start, entries.end, visit);
+                }
+            }
+            if let Some(kept) = kept {
+                return kept;
+            }
+        }
+        self.last + 1
+    }
+
     /// Removes every record below `seq`. Returns how many. Full segments go whole.
     pub(in super::super) fn remove_below(&mut self, seq: u64) -> u64 {
+        let removed = self.remove_below_and_owe(seq);
+        self.pay(usize::MAX);
+        removed
+    }
+
+    /// Removes every record below `seq`. Returns how many. Sealed segments go whole, however many subjects they have:
+    /// those are counted until [`StreamIndex::pay`] has taken them off.
+    pub(in super::super) fn remove_below_and_owe(&mut self, seq: u64) -> u64 {
         let before = self.messages;
         for at in 0..self.segments.len() {
             let segment = &self.segments[at];
@@ -70,7 +116,7 @@ impl StreamIndex {
     }
 
     fn clear_segment(&mut self, at: usize) {
-        let next_base = self.segments.get(at + 1).map_or(u64::MAX, |next| next.base);
+        let next_base = self.base_after(at);
         let segment = &mut self.segments[at];
         if segment.live == 0 {
             return;
@@ -80,24 +126,19 @@ impl StreamIndex {
             self.remove_places(at, 0, len);
         } else {
             let subjects = &mut self.subjects;
-            let take = |subjects: &mut Subjects, slot: u32, count: u64| {
-                if count > 0 && subjects.take(slot, count) {
-                    let slot = subjects.slot_mut(slot);
-                    slot.first_from = slot.first_from.max(next_base);
-                }
-            };
             match &segment.table {
                 Table::Memory(table) => {
                     for slot in table.lists.slots() {
-                        take(subjects, slot, table.lists.get(slot).len() as u64);
+                        let count = table.lists.get(slot).len() as u64;
+                        if count > 0 && subjects.take(slot, count) {
+                            let slot = subjects.slot_mut(slot);
+                            slot.first_from = slot.first_from.max(next_base);
+                        }
                     }
                 }
-                Table::Sealed(table) => {
-                    table.index.for_subjects("", |_, name, subject| {
-                        if let Some(slot) = subjects.index_of(name) {
-                            take(subjects, slot, u64::from(subject.count));
-                        }
-                    });
+                Table::Sealed(_) => {
+                    segment.owed = Some(0);
+                    self.owing += 1;
                 }
             }
             self.messages -= u64::from(segment.live);

@@ -375,19 +375,51 @@ impl SealedIndex {
         })
     }
 
+    /// What the segment has of one subject, if its list has that in block `from` or after it.
+    pub(in super::super) fn find_from(&self, name: &str, from: usize) -> Option<SubjectEntry> {
+        let is_there = || self.with_subject_places(|directory| Some(directory.block_of(name) >= from));
+        (from == 0 || is_there()?).then(|| self.find(name)).flatten()
+    }
+
+    /// Blocks of the list of subjects.
+    pub(in super::super) fn blocks(&self) -> usize {
+        (self.header.subjects as usize).div_ceil(SUBJECTS_PER_BLOCK)
+    }
+
+    /// Goes through the subjects of one block. `false`: it is not there, or cannot be read.
+    pub(in super::super) fn for_block(
+        &self,
+        number: usize,
+        mut visit: impl FnMut(&str, SubjectEntry),
+    ) -> bool {
+        let gone_through = self.with_subject_block(number, |block| {
+            (0..block.len())
+                .filter_map(|at| block.get(at))
+                .for_each(|(name, subject)| visit(name, subject));
+            Some(())
+        });
+        gone_through.is_some()
+    }
+
     /// Goes through the subjects that begin with `prefix`, in order, with their ranks.
-    pub(in super::super) fn for_subjects(
+    pub(in super::super) fn for_subjects(&self, prefix: &str, visit: impl FnMut(u32, &str, SubjectEntry)) {
+        self.for_subjects_from(prefix, 0, visit);
+    }
+
+    /// The same from a block on.
+    pub(in super::super) fn for_subjects_from(
         &self,
         prefix: &str,
+        from: usize,
         mut visit: impl FnMut(u32, &str, SubjectEntry),
     ) {
-        let blocks = (self.header.subjects as usize).div_ceil(SUBJECTS_PER_BLOCK);
+        let blocks = self.blocks();
         let first = if prefix.is_empty() {
             Some(0)
         } else {
             self.with_subject_places(|directory| Some(directory.block_of(prefix)))
         };
-        for number in first.unwrap_or(blocks)..blocks {
+        for number in first.unwrap_or(blocks).max(from)..blocks {
             let goes_on = self.with_subject_block(number, |block| {
                 for at in block.below(prefix)..block.len() {
                     let (name, subject) = block.get(at)?;

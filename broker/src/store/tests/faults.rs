@@ -171,7 +171,7 @@ fn a_commit_without_room_is_rolled_back_and_can_be_repeated() {
         assert!(report.failed[0].1.is_no_space() && report.committed.is_empty());
         let state = store.state(id);
         assert_eq!(
-            (state.last_seq, state.messages, state.num_subjects),
+            (state.last_seq, state.messages, store.num_subjects(id)),
             (StreamSeq(1), 1, 1)
         );
         assert!(store.read(id, StreamSeq(2)).unwrap().is_none());

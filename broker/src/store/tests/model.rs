@@ -252,7 +252,7 @@ pub(super) fn check_answers(model: &ModelStream, store: &Store<SimFs>, id: Strea
     };
     assert_eq!(state.bytes, live.iter().map(|(_, sent)| size(sent)).sum::<u64>());
     let subjects: BTreeSet<&str> = live.iter().map(|(_, sent)| sent.subject.as_str()).collect();
-    assert_eq!(state.num_subjects, subjects.len() as u64);
+    assert_eq!(store.num_subjects(id), subjects.len() as u64);
     let holes: u64 = store.deleted(id).iter().map(SeqRange::count).sum();
     assert_eq!(holes, (model.last + 1).saturating_sub(first) - live.len() as u64);
     assert_eq!(state.num_deleted, if live.is_empty() { 0 } else { holes });
