@@ -25,6 +25,7 @@ use crate::types::StreamId;
 
 /// What a request brought.
 struct Outcome {
+    kind: String,
     payload: Vec<u8>,
     is_error: bool,
     /// The answer holds only if the commit of this stream succeeds.
@@ -35,6 +36,7 @@ impl Outcome {
     fn new<T: Serialize>(kind: &str, result: Result<T, ApiError>) -> Self {
         let is_error = result.is_err();
         Self {
+            kind: kind.to_owned(),
             payload: Answer::encode(kind, result),
             is_error,
             after: None,
@@ -133,9 +135,13 @@ impl Engine {
                 headers: Bytes::new(),
                 payload,
             };
-            effects.push(Effect::Reply {
-                message,
-                after: outcome.after,
+            effects.push(match outcome.after.filter(|_| !outcome.is_error) {
+                Some(after) => Effect::Answer {
+                    message,
+                    kind: outcome.kind,
+                    after,
+                },
+                None => Effect::Reply { message, after: None },
             });
         }
     }

@@ -59,6 +59,13 @@ pub(crate) enum Effect {
         message: Outgoing,
         after: Option<StreamId>,
     },
+    /// The answer to a request of the API that was granted. If the commit of the stream fails, an error goes out instead.
+    Answer {
+        message: Outgoing,
+        /// What the answer is called, for instance `stream_purge`.
+        kind: String,
+        after: StreamId,
+    },
     /// A status message of a consumer.
     Status(Notice),
     /// What a stream captures has changed. Empty: nothing any more.

@@ -2,6 +2,7 @@
 
 mod control;
 mod displaced;
+mod failed;
 mod features;
 mod pace;
 mod sourcing;

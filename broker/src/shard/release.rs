@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::accounts::Accounts;
 use crate::api::error::ApiError;
+use crate::api::types::Answer;
 use crate::batch::OutBatch;
 use crate::consumer::Receiver;
 use crate::engine::{AckExtra, Effect, Engine, Outgoing, Outlet, push_number, send_notice, store_error};
@@ -163,7 +164,10 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
                 Effect::Enter(entered) => account = entered,
                 Effect::Reply {
                     after: Some(stream), ..
-                } if self.store.has_states_due(stream) => {
+                }
+                | Effect::Answer { after: stream, .. }
+                    if self.store.has_states_due(stream) =>
+                {
                     held.extend([Effect::Enter(account), effect]);
                     continue;
                 }
@@ -215,9 +219,25 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
                     self.send(&message);
                 }
             }
+            Effect::Answer { message, kind, after } => {
+                if self.store.is_settled(self.report, after) {
+                    self.send(&message);
+                } else {
+                    let payload = self.refusal(&kind, after).into();
+                    self.send(&Outgoing { payload, ..message });
+                }
+            }
             Effect::Status(notice) => send_notice(self.outlet, &notice.reply, &notice.status),
             Effect::Capture { stream, subjects } => self.outlet.capture(stream, &subjects),
         }
+    }
+
+    /// The answer to a request that the store did not make durable.
+    fn refusal(&self, kind: &str, stream: StreamId) -> Vec<u8> {
+        let failed_before = self.store.failure(stream);
+        let err = self.failure(stream).or(failed_before.as_ref());
+        let error = err.map_or_else(|| ApiError::store_failed("the stream is read-only"), store_error);
+        Answer::<()>::encode(kind, Err(error))
     }
 
     fn failure(&self, stream: StreamId) -> Option<&StoreError> {

@@ -472,6 +472,11 @@ impl<F: Fs> Store<F> {
         !has_failed && self.streams.get(&id).is_none_or(|stream| stream.failed.is_none())
     }
 
+    /// Why nothing is written to the stream any more. `None`: it takes writes, or there is no such stream.
+    pub fn failure(&self, id: StreamId) -> Option<StoreError> {
+        self.streams.get(&id)?.check_writable().err()
+    }
+
     /// The record at `seq`. `None`: there is none.
     ///
     /// # Errors
