@@ -52,6 +52,10 @@ bench-broker *arguments:
     e2e/setup.sh nats-server
     cargo bench --locked --bench broker -- --nats-server {{ cache }}/nats-server {{ arguments }}
 
+# What a commit of the store takes with compaction beside it and without, p50 and p99, on the disk of DIRECTORY: one minute
+compaction-latency directory="/var/tmp":
+    TMPDIR={{ directory }} cargo test --release --locked -p tarn-broker --lib -- --ignored --nocapture commits_are_not_held_up
+
 # N messages over SUBJECTS subjects in a store of their own in DIRECTORY: filling, opening, asking (100 bytes of disk a message)
 scale messages="1000000" subjects="1000000" directory="/tmp/tarn-scale":
     cargo build --release --locked -p tarn-broker --example scale

@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod faults;
 mod late;
+mod latency;
 mod model;
 mod owed;
 mod together;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use super::super::{Backing, NewRecord, Store, StoreOptions, verify};
 use super::model::{ModelStream, Sent, check_answers};
 use super::{DIR, commit, id_of, small, try_open};
-use crate::env::real::{RealClock, RealFs};
+use crate::env::real::RealFs;
 use crate::env::sim::{SimFs, SplitMix};
-use crate::env::{Clock, Fs, Rng};
+use crate::env::{Fs, Rng};
 use crate::types::{MonoNanos, StreamId, StreamSeq, UnixNanos};
 
 const SECOND: u64 = 1_000_000_000;
@@ -538,54 +538,4 @@ fn a_real_disk_gets_its_room_back_in_the_background() {
     check(&store);
     drop(store);
     check(&open());
-}
-
-/// Latencies of commits of a busy bucket, in microseconds: half, 99 of 100, 999 of 1000 and all are below.
-fn latencies(compact_bytes_per_second: u64, seconds: u64) -> ([u64; 4], usize, u64) {
-    let dir = tempfile::tempdir().unwrap();
-    let options = StoreOptions {
-        segment_bytes_max: 8 * 1024 * 1024,
-        compact_bytes_per_second,
-        ..StoreOptions::new(5)
-    };
-    let mut store = Store::open(RealFs, dir.path(), options).unwrap().0;
-    let id = store
-        .create_stream("S", b"", Backing::File, StreamSeq(1), UnixNanos(5))
-        .unwrap();
-    let clock = RealClock::default();
-    let mut rng = SplitMix::new(1);
-    let mut newest = vec![None; 4_000];
-    let mut taken = Vec::new();
-    let start = clock.monotonic().0;
-    while clock.monotonic().0 - start < seconds * SECOND {
-        for _ in 0..32 {
-            let key = rng.below(newest.len() as u64) as usize;
-            let seq = super::append(&mut store, id, &format!("kv.{key}"), &[1; 512]);
-            if let Some(old) = newest[key].replace(seq) {
-                assert!(store.remove(id, old).unwrap());
-            }
-        }
-        let before = clock.monotonic();
-        store.tend(UnixNanos(0), before);
-        commit(&mut store);
-        store.settle();
-        taken.push((clock.monotonic().0 - before.0) / 1_000);
-    }
-    taken.sort_unstable();
-    let at = |permille: usize| taken[(taken.len() - 1) * permille / 1_000];
-    let parts = [at(500), at(990), at(999), at(1_000)];
-    (parts, taken.len(), store.figures().compacted_segments)
-}
-
-#[test]
-#[ignore = "measures a real disk for a minute"]
-fn commits_are_not_held_up() {
-    for _ in 0..3 {
-        for rate in [0, 16 * 1024 * 1024] {
-            let (parts, commits, compacted) = latencies(rate, 10);
-            eprintln!(
-                "{rate} B/s: p50, p99, p999, max {parts:?} us, {commits} commits, {compacted} compacted"
-            );
-        }
-    }
 }
