@@ -203,6 +203,19 @@ pub struct JetStreamOptions {
     pub lenient: bool,
     /// Upper bounds of what streams and consumers ask for.
     pub limits: JetStreamLimits,
+    /// What the store may do besides, and keep.
+    pub upkeep: StoreUpkeep,
+}
+
+/// What the store may do besides taking and giving messages. None: what it does by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreUpkeep {
+    /// Bytes of full segments read for damage in a second; 0: none are.
+    pub scrub_bytes_per_second: Option<u64>,
+    /// Bytes of sparse segments read in a second to copy what is left of them; 0: none are.
+    pub compact_bytes_per_second: Option<u64>,
+    /// Bytes kept of each stream's segments that cannot be read at all.
+    pub damaged_bytes_max: Option<u64>,
 }
 
 /// Upper bounds of what streams and consumers ask for. None: no bound.

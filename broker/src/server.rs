@@ -450,9 +450,18 @@ async fn open(
         server_name: shared.info.server_name.clone(),
         ..EngineOptions::new(rng.next_u64())
     };
+    let defaults = StoreOptions::new(rng.next_u64());
+    let upkeep = &jetstream.upkeep;
     let store = StoreOptions {
         notes: NOTES,
-        ..StoreOptions::new(rng.next_u64())
+        scrub_bytes_per_second: upkeep
+            .scrub_bytes_per_second
+            .unwrap_or(defaults.scrub_bytes_per_second),
+        compact_bytes_per_second: upkeep
+            .compact_bytes_per_second
+            .unwrap_or(defaults.compact_bytes_per_second),
+        damaged_bytes_max: upkeep.damaged_bytes_max.unwrap_or(defaults.damaged_bytes_max),
+        ..defaults
     };
     let path = dir.to_owned();
     let opening = move || Shard::open(RealFs, &path, store, engine, RealClock::new(), links);
@@ -470,6 +479,7 @@ async fn open(
         streams = report.streams,
         records = report.records,
         torn_bytes = report.torn_bytes,
+        set_aside_removed = report.set_aside_removed,
         "store opened"
     );
     shard.spawn().map_err(|source| StartError::Thread { source })

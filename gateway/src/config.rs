@@ -26,6 +26,8 @@ pub struct Settings {
     pub allow_anonymous: bool,
     /// The NATS side.
     pub nats: Nats,
+    /// The embedded broker's store.
+    pub store: Store,
     /// nats-server's monitoring endpoints.
     pub monitor: Monitor,
     /// The MQTT side.
@@ -50,6 +52,7 @@ impl Default for Settings {
             data_dir: PathBuf::from("tarn-data"),
             allow_anonymous: false,
             nats: Nats::default(),
+            store: Store::default(),
             monitor: Monitor::default(),
             mqtt: Mqtt::default(),
             http: Http::default(),
@@ -125,6 +128,28 @@ impl Default for Nats {
         Nats {
             listen: Listen::loopback(4222),
             url: None,
+        }
+    }
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// Bytes of full segments read for damage in a second; 0: none are.
+    pub scrub_rate: Size,
+    /// Bytes of sparse segments read in a second to copy what is left of them; 0: none are.
+    pub compact_rate: Size,
+    /// Bytes kept of each stream's unreadable segments.
+    pub max_damaged: Size,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Store {
+            scrub_rate: Size::from(4 << 20),
+            compact_rate: Size::from(16 << 20),
+            max_damaged: Size::from(256 << 20),
         }
     }
 }

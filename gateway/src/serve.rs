@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tarn_broker::options::StoreUpkeep;
 use tarn_broker::server::{Broker, BrokerConfig};
 use tarn_processor::stats::ProcessorState;
 use tarn_processor::storage::Warehouse;
@@ -93,9 +94,14 @@ impl Server {
     }
 
     async fn start_broker(&mut self, settings: &Settings) -> Result<(), ServeError> {
-        let config = BrokerConfig {
+        let mut config = BrokerConfig {
             monitor_listen: settings.monitor.listen.address(),
             ..BrokerConfig::new(settings.broker_dir(), settings.nats.listen.to_string())
+        };
+        config.jetstream.upkeep = StoreUpkeep {
+            scrub_bytes_per_second: Some(settings.store.scrub_rate.bytes()),
+            compact_bytes_per_second: Some(settings.store.compact_rate.bytes()),
+            damaged_bytes_max: Some(settings.store.max_damaged.bytes()),
         };
         let broker = Broker::start(config).await?;
         self.lines.push(line("NATS", broker.client_addr(), ""));

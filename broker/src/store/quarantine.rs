@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::format::{DATA_START, SegmentHeader};
+use super::prepare::remove_quietly;
 use super::record::{self, Kind};
 use super::scan::Gap;
 use super::state::SeqRange;
@@ -14,6 +15,8 @@ use crate::types::StreamSeq;
 
 /// Directory of damaged bytes inside a stream's.
 pub(super) const DIR: &str = "quarantine";
+/// Ending of segments that are set aside as a whole: neither of their headers can be read.
+pub(super) const SET_ASIDE: &str = "damaged";
 /// Suffix of the files in it.
 const SUFFIX: &str = ".bytes";
 /// Files kept for one stream at most.
@@ -93,7 +96,7 @@ impl Quarantine {
         match written {
             Ok(()) => Ok(Some(path)),
             Err(err) => {
-                super::prepare::remove_quietly(fs, &path);
+                remove_quietly(fs, &path);
                 Err(err.to_string())
             }
         }
@@ -186,6 +189,38 @@ impl<F: Fs> Stream<F> {
     }
 }
 
+/// Removes the oldest of the segments that were set aside in a stream's directory, until at most `max` bytes of them
+/// are left. Returns how many.
+pub(super) fn bound_set_aside<F: Fs>(fs: &F, stream: &str, dir: &Path, max: u64) -> u64 {
+    let mut names: Vec<String> = fs
+        .list(dir)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|entry| entry.name)
+        .collect();
+    names.retain(|name| {
+        Path::new(name)
+            .extension()
+            .is_some_and(|ending| ending == SET_ASIDE)
+    });
+    // Their names are their numbers, which rise.
+    names.sort_unstable();
+    let mut kept = 0u64;
+    let mut removed = 0;
+    for path in names.iter().rev().map(|name| dir.join(name)) {
+        let bytes = fs.open_read(&path).and_then(|file| file.len()).unwrap_or(0);
+        if removed == 0 && kept.saturating_add(bytes) <= max {
+            kept += bytes;
+            continue;
+        }
+        tracing::warn!(stream, path = %path.display(), bytes, max,
+            "too much is set aside: an unreadable segment is removed");
+        remove_quietly(fs, &path);
+        removed += 1;
+    }
+    removed
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +238,32 @@ mod tests {
             range,
         };
         kept.keep(fs, "S", Path::new("/s"), &damage);
+    }
+
+    #[test]
+    fn of_what_is_set_aside_the_oldest_goes_first() {
+        let fs = SimFs::new(1);
+        let dir = Path::new("/s");
+        fs.create_dir_all(dir).unwrap();
+        let set_aside = |id: u64| dir.join(format!("{id:016x}.{SET_ASIDE}"));
+        for id in [9, 10, 200, 3000] {
+            let file = fs.create(&set_aside(id)).unwrap();
+            file.write_at(&[1; 1000], 0).unwrap();
+        }
+        fs.create(&dir.join("0000000000000001.seg")).unwrap();
+        let left = |fs: &SimFs| -> Vec<PathBuf> { fs.files().into_iter().map(|(path, _)| path).collect() };
+        assert_eq!(bound_set_aside(&fs, "S", dir, 4000), 0);
+        assert_eq!(bound_set_aside(&fs, "S", dir, 2999), 2);
+        let kept = |ids: &[u64]| -> Vec<PathBuf> {
+            let segment = dir.join("0000000000000001.seg");
+            [segment]
+                .into_iter()
+                .chain(ids.iter().map(|id| set_aside(*id)))
+                .collect()
+        };
+        assert_eq!(left(&fs), kept(&[200, 3000]));
+        assert_eq!(bound_set_aside(&fs, "S", dir, 0), 2);
+        assert_eq!(left(&fs), kept(&[]));
     }
 
     #[test]

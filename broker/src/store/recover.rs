@@ -14,6 +14,7 @@ use super::index::{NewEntry, StreamIndex};
 use super::marks::Marks;
 use super::meta::{Loaded, MetaKind, Pair, StreamBody};
 use super::prepare::remove_quietly;
+use super::quarantine;
 use super::ranges::Ranges;
 use super::record::{self, Kind};
 use super::scan::{self, Gap};
@@ -144,6 +145,7 @@ fn open_segments<F: Fs>(
     let mut found: Vec<Found> = Vec::with_capacity(ids.len());
     // Segments up to this number were replaced by one before them.
     let mut through = 0;
+    let mut is_set_aside = false;
     for &id in ids {
         let path = dir.join(segment::file_name(id));
         if id <= through {
@@ -179,13 +181,18 @@ fn open_segments<F: Fs>(
             None => {
                 tracing::warn!(stream = %body.name, path = %path.display(),
                     "both headers of a segment are unusable, it is set aside");
-                let aside = path.with_extension("damaged");
+                let aside = path.with_extension(quarantine::SET_ASIDE);
                 shared
                     .fs
                     .rename(&path, &aside)
                     .map_err(|err| StoreError::io("rename", &path, err))?;
+                is_set_aside = true;
             }
         }
+    }
+    if is_set_aside {
+        let max = shared.options.damaged_bytes_max;
+        report.set_aside_removed += quarantine::bound_set_aside(&shared.fs, &body.name, dir, max);
     }
     Ok(found)
 }

@@ -24,6 +24,8 @@ pub struct StoreOptions {
     pub scrub_interval_ns: u64,
     /// Bytes of sparse segments read in a second to copy what is left of them; 0: none are compacted.
     pub compact_bytes_per_second: u64,
+    /// Bytes kept of each stream's segments that were set aside because neither of their headers can be read.
+    pub damaged_bytes_max: u64,
     /// Memory for what was read lately of the indexes of sealed segments, in bytes.
     pub index_cache_bytes: usize,
     /// Subjects in the lists of sealed segments, all lists together, from which on they are added up in a file of their
@@ -56,7 +58,7 @@ impl Notes {
 
 impl StoreOptions {
     /// Segments from 256 KiB to 64 MiB, 8 MiB in reserve, read for damage once a day at 4 MiB a
-    /// second, compacted at 16 MiB a second. `salt_seed` is entropy, different in each run.
+    /// second, compacted at 16 MiB a second; 256 MiB of unreadable ones are kept of each stream. `salt_seed` is entropy, different in each run.
     #[must_use]
     pub fn new(salt_seed: u64) -> Self {
         Self {
@@ -67,6 +69,7 @@ impl StoreOptions {
             scrub_bytes_per_second: 4 * 1024 * 1024,
             scrub_interval_ns: 24 * 3600 * 1_000_000_000,
             compact_bytes_per_second: 16 * 1024 * 1024,
+            damaged_bytes_max: 256 * 1024 * 1024,
             index_cache_bytes: 32 * 1024 * 1024,
             census_subjects_min: 200_000,
             notes: Notes::none(),
@@ -203,6 +206,8 @@ pub struct RecoveryReport {
     pub metadata_repaired: u64,
     /// Indexes of segments that were missing or unusable, and made anew from the segment.
     pub indexes_rebuilt: u64,
+    /// Segments that were set aside as unreadable and have gone because there were too many.
+    pub set_aside_removed: u64,
 }
 
 /// Records lost to damage.

@@ -14,6 +14,18 @@ pub const KEYS: &[(&str, &str)] = &[
         "a NATS server or cluster to read from, instead of the embedded broker",
     ),
     (
+        "store.scrub_rate",
+        "bytes a second at which full segments are read for damage; 0: never",
+    ),
+    (
+        "store.compact_rate",
+        "bytes a second at which sparse segments are read to be compacted; 0: never",
+    ),
+    (
+        "store.max_damaged",
+        "bytes that each stream keeps of segments that cannot be read at all",
+    ),
+    (
         "monitor.listen",
         "nats-server's monitoring endpoints (`/varz`, `/jsz`, …); `off` to disable",
     ),

@@ -65,6 +65,11 @@ fn the_default_settings_as_toml() {
         [nats]
         listen = "127.0.0.1:4222"
 
+        [store]
+        scrub_rate = "4MiB"
+        compact_rate = "16MiB"
+        max_damaged = "256MiB"
+
         [monitor]
         listen = "127.0.0.1:8222"
 

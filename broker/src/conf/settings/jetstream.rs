@@ -54,6 +54,11 @@ fn set(reader: &mut Reader<'_>, jetstream: &mut JetStreamOptions, key: &str, nod
         "enable" | "enabled" => reader.put_bool(key, node, &mut jetstream.enabled),
         "strict" => jetstream.lenient = reader.bool(key, node) == Some(false),
         "limits" => jetstream.limits = limits(reader, node),
+        "scrub_rate" => jetstream.upkeep.scrub_bytes_per_second = reader.storage_size(key, node).flatten(),
+        "compact_rate" => {
+            jetstream.upkeep.compact_bytes_per_second = reader.storage_size(key, node).flatten()
+        }
+        "max_damaged" => jetstream.upkeep.damaged_bytes_max = reader.storage_size(key, node).flatten(),
         _ => return false,
     }
     true
