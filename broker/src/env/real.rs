@@ -173,7 +173,7 @@ impl Fs for RealFs {
     }
 
     fn sync_files(&self, files: &[&RealFile]) -> Vec<io::Result<()>> {
-        let lanes = files.len().min(SYNC_LANES_MAX).max(1);
+        let lanes = files.len().clamp(1, SYNC_LANES_MAX);
         let mut lanes = files.chunks(files.len().div_ceil(lanes).max(1));
         let own = lanes.next().unwrap_or_default();
         std::thread::scope(|scope| {
