@@ -227,6 +227,13 @@ impl Accounts {
         self.read().clone()
     }
 
+    /// Accounts whose services' answers are measured.
+    pub(crate) fn measuring(&self) -> Vec<Arc<Account>> {
+        let accounts = self.read();
+        let is_measured = |account: &&Arc<Account>| account.router.sharing().measures;
+        accounts.iter().filter(is_measured).cloned().collect()
+    }
+
     /// Subscriptions in all accounts.
     pub(crate) fn subscription_count(&self) -> usize {
         let accounts = self.read();

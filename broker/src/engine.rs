@@ -12,7 +12,7 @@ mod batches;
 mod copied;
 mod dispatch;
 mod effect;
-mod events;
+pub(crate) mod events;
 mod fast;
 mod features;
 mod limits;

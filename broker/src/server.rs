@@ -3,6 +3,7 @@
 mod config;
 mod error;
 mod lame_duck;
+mod latency;
 mod monitor_tls;
 mod reload;
 mod sockets;
@@ -29,7 +30,7 @@ use crate::nats::door::Port;
 use crate::nats::info::ServerInfo;
 use crate::nats::listener::{Shared, accept};
 use crate::nats::live::Live;
-use crate::options::{AuthOptions, ExportKind, JetStreamOptions, JetStreamTier};
+use crate::options::{AuthOptions, JetStreamOptions, JetStreamTier};
 use crate::outbound::CloseReason;
 use crate::shard::thread::{Links, Shard};
 use crate::shard::view::{ShardFigures, ShardView};
@@ -118,7 +119,6 @@ pub enum Health {
 impl Broker {
     /// Starts a broker: the store, the storage thread, the listener, monitoring.
     pub async fn start(config: BrokerConfig) -> Result<Self, StartError> {
-        warn_of_unsupported(&config.auth);
         let sockets = Sockets::bind(&config).await?;
         let client_addr = sockets.client_addr;
         let rng = RealRng::new().map_err(|source| StartError::Entropy { source })?;
@@ -198,6 +198,8 @@ impl Broker {
         broker.system = System::start(&monitor, told, &broker.services, stop);
         let watching = reload::watch(Arc::clone(&broker.shared), stop.clone());
         broker.services.spawn(watching);
+        let telling = latency::tell_of_late(Arc::clone(&broker.shared), stop.clone());
+        broker.services.spawn(telling);
         Ok(broker)
     }
 
@@ -376,25 +378,6 @@ impl Broker {
 fn no_entropy() -> StartError {
     StartError::Entropy {
         source: std::io::Error::other("the system gives no entropy"),
-    }
-}
-
-/// Says what the options ask of accounts that has no effect here.
-fn warn_of_unsupported(auth: &AuthOptions) {
-    for account in &auth.accounts {
-        let measured = account.exports.iter().find(|export| {
-            let ExportKind::Service { latency, .. } = &export.kind else {
-                return false;
-            };
-            latency.is_some()
-        });
-        if let Some(export) = measured {
-            tracing::warn!(
-                account = account.name,
-                subject = export.subject,
-                "the latency of a service is not measured here: no metrics are published"
-            );
-        }
     }
 }
 

@@ -7,13 +7,14 @@
 
 pub(crate) mod answers;
 pub(crate) mod check;
+pub(crate) mod latency;
 pub(crate) mod mapping;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use self::mapping::Mappings;
-use crate::options::ResponseType;
+use crate::options::{ResponseType, ServiceLatency};
 use crate::router::Router;
 use crate::subject;
 use crate::subject::transform::{SubjectTransform, TransformError};
@@ -35,6 +36,8 @@ pub(crate) struct Sharing {
     pub(crate) listeners: Vec<StreamLink>,
     /// Accounts whose routes change with the subscriptions of this one.
     pub(crate) origins: Vec<Weak<Router>>,
+    /// Answers of its services are measured.
+    pub(crate) measures: bool,
 }
 
 /// A stream of one account that another takes.
@@ -59,6 +62,8 @@ pub(crate) struct ServiceLink {
     pub(crate) asker_name: Arc<str>,
     /// The account of the service.
     pub(crate) router: Weak<Router>,
+    /// Its name.
+    pub(crate) account_name: Arc<str>,
     /// What is asked.
     pub(crate) from: Box<str>,
     /// What a subject is called in the service's account.
@@ -67,6 +72,8 @@ pub(crate) struct ServiceLink {
     pub(crate) threshold: Duration,
     /// The service is told who asks.
     pub(crate) share: bool,
+    /// How its answers are measured.
+    pub(crate) latency: Option<ServiceLatency>,
 }
 
 /// What a subject is called in another account.

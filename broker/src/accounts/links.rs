@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::{Account, Accounts, Domains};
-use crate::options::{AccountOptions, AuthOptions, ExportKind, MapDestination, ResponseType, SubjectMapping};
+use crate::options::{
+    AccountOptions, AuthOptions, ExportKind, ExportOptions, MapDestination, ResponseType, SubjectMapping,
+};
 use crate::sharing::check::{Import, check};
 use crate::sharing::mapping::Mappings;
 use crate::sharing::{RESPONSE_THRESHOLD, ServiceLink, Sharing, StreamLink};
@@ -38,6 +40,7 @@ impl Accounts {
         for account in self.all() {
             let index = accounts.iter().position(|known| known.name == account.name);
             let mut sharing = index.map_or_else(Sharing::default, |index| std::mem::take(&mut shared[index]));
+            sharing.measures = index.is_some_and(|index| wishes[index].exports.iter().any(is_measured));
             sharing.mappings = Self::mappings(&account, index.map(|index| &wishes[index]), domains);
             account.router.set_sharing(sharing);
         }
@@ -69,13 +72,20 @@ impl Accounts {
     }
 }
 
+fn is_measured(export: &ExportOptions) -> bool {
+    matches!(&export.kind, ExportKind::Service { latency, .. } if latency.is_some())
+}
+
 fn service(accounts: &[Arc<Account>], wishes: &[AccountOptions], own: usize, import: Import) -> ServiceLink {
     let offer = &wishes[import.origin].exports[import.export];
-    let (response, threshold) = match &offer.kind {
+    let (response, threshold, latency) = match &offer.kind {
         ExportKind::Service {
-            response, threshold, ..
-        } => (*response, *threshold),
-        ExportKind::Stream => (ResponseType::Singleton, None),
+            response,
+            threshold,
+            latency,
+            ..
+        } => (*response, *threshold, latency.clone()),
+        ExportKind::Stream => (ResponseType::Singleton, None, None),
     };
     let before: usize = wishes[..import.origin]
         .iter()
@@ -86,10 +96,12 @@ fn service(accounts: &[Arc<Account>], wishes: &[AccountOptions], own: usize, imp
         asker: Arc::downgrade(&accounts[own].router),
         asker_name: Arc::clone(&accounts[own].name),
         router: Arc::downgrade(&accounts[import.origin].router),
+        account_name: Arc::clone(&accounts[import.origin].name),
         from: import.local.into(),
         rename: import.rename,
         response,
         threshold: threshold.unwrap_or(RESPONSE_THRESHOLD),
         share: import.share,
+        latency,
     }
 }

@@ -402,7 +402,17 @@ pub(crate) struct ExportClaim {
     pub(crate) response_type: String,
     /// In nanoseconds.
     pub(crate) response_threshold: i64,
+    pub(crate) service_latency: Option<LatencyClaim>,
     pub(crate) account_token_position: u32,
+}
+
+/// How answers of a service are measured.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct LatencyClaim {
+    /// Of a hundred; 0 or `headers`: where a request asks for it.
+    pub(crate) sampling: serde_json::Value,
+    pub(crate) results: String,
 }
 
 /// One of a mapping's destinations.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::OutBatch;
+use crate::engine::events::unique_id;
 use crate::options::ResponseType;
 use crate::router::{Abroad, Message, Router};
 use crate::shard::inbox::{JsKind, JsOp, ReplyTo};
 use crate::sharing::answers::{self, Answer};
+use crate::sharing::latency::{Measured, Outcome, sample};
 use crate::sharing::{HOPS_MAX, REQUEST_INFO, ServiceLink};
 use crate::stream::headers;
 use crate::types::{AccountId, MonoNanos};
@@ -86,16 +88,21 @@ impl OutBatch {
         };
         let random = self.next_random() as u32;
         let subject = router.mapped(&subject, random).map_or(subject, Into::into);
-        let reply = msg.reply.map(|reply| match reply.strip_prefix(ACK_PREFIX) {
-            Some(_) => reply.to_owned(),
-            None => self.expect_answer(service, &router, reply),
-        });
         let asker = self
             .trail
             .asker
             .clone()
             .unwrap_or_else(|| (Arc::clone(&service.asker_name), service.share));
-        let told = headers::set_field(msg.headers, REQUEST_INFO, &self.request_info(&asker, service));
+        let info = self.request_info(&asker, service);
+        let measured = self.measured(service, &router, &info, msg.headers);
+        let reply = msg.reply.map(|reply| match reply.strip_prefix(ACK_PREFIX) {
+            Some(_) => reply.to_owned(),
+            None => self.expect_answer(service, &router, reply, measured.clone()),
+        });
+        if let (Some(measured), None) = (&measured, &reply) {
+            self.tell(&router, measured, Outcome::BadRequest);
+        }
+        let told = headers::set_field(msg.headers, REQUEST_INFO, &info);
         let request = Message {
             subject: &subject,
             reply: reply.as_deref(),
@@ -112,9 +119,71 @@ impl OutBatch {
         if receivers == 0
             && let Some(reply) = reply.filter(|reply| reply.starts_with(answers::PREFIX))
         {
+            if let Some(measured) = router.answers().take_measured(&reply) {
+                self.tell(&router, &measured, Outcome::Unavailable);
+            }
             router.answers().came(&reply, true, router.monotonic());
         }
         receivers
+    }
+
+    /// What is told of how long a request takes, if that is measured.
+    fn measured(
+        &mut self,
+        service: &ServiceLink,
+        router: &Router,
+        info: &str,
+        headers: &[u8],
+    ) -> Option<Measured> {
+        let latency = service.latency.as_ref()?;
+        let trace = sample(latency, headers, self.random())?;
+        Some(Measured {
+            subject: latency.subject.as_str().into(),
+            account: Arc::clone(&service.account_name),
+            requestor: info.into(),
+            requestor_rtt_nanos: self.rtt_nanos,
+            trace,
+            asked_at: router.now(),
+            asked: router.monotonic(),
+        })
+    }
+
+    /// Tells in the service's account how a measured request ended.
+    fn tell(&mut self, router: &Router, measured: &Measured, outcome: Outcome<'_>) {
+        let now = router.now();
+        let id = u128::from(now.0.unsigned_abs()) << 64 | self.next_random() as u128;
+        let payload = measured.metric(outcome, &unique_id(id), now);
+        let metric = Message {
+            subject: &measured.subject,
+            reply: None,
+            headers: &[],
+            payload: &payload,
+        };
+        let origin = self.origin;
+        let nested = self
+            .abroad
+            .entry(router.account())
+            .or_insert_with(|| Box::new(Self::new(origin)));
+        nested.echo = true;
+        let before = std::mem::take(&mut nested.trail);
+        let delivery = nested.deliver_to(router, metric.subject, &metric);
+        nested.trail = before;
+        let routed = router.finish(delivery);
+        let mut crossed = nested.take_crossed();
+        self.pending_bytes += std::mem::take(&mut nested.pending_bytes);
+        self.crossed.append(&mut crossed);
+        if let Some(kind @ JsKind::Publish(_)) = routed.bound {
+            self.cross(router.account(), kind, metric.subject, &metric);
+        }
+    }
+
+    /// What a measured answer tells of who gave it: JSON.
+    fn responder(&self, measured: &Measured) -> String {
+        let account = serde_json::Value::from(&*measured.account);
+        match &self.details {
+            Some(details) => format!("{{\"acc\":{account},{details}}}"),
+            None => format!("{{\"acc\":{account}}}"),
+        }
     }
 
     /// Passes on what is sent to an answer's subject. Returns how many took it.
@@ -144,7 +213,17 @@ impl OutBatch {
         let mut exports = self.trail.exports.clone();
         exports.push(usize::MAX);
         let trail = Trail { exports, asker: None };
+        let came = router.monotonic();
         let receivers = self.publish_in(&asker, trail, &answer.to, &passed);
+        if let Some(measured) = router.answers().take_measured(to) {
+            let outcome = Outcome::Answered {
+                responder: &self.responder(&measured),
+                responder_rtt_nanos: self.rtt_nanos,
+                came,
+                gone: router.monotonic(),
+            };
+            self.tell(router, &measured, outcome);
+        }
         let is_empty = msg.headers.is_empty() && msg.payload.is_empty();
         let is_last = receivers == 0 || answer.response == ResponseType::Singleton || is_empty;
         router.answers().came(to, is_last, router.monotonic());
@@ -197,7 +276,13 @@ impl OutBatch {
     }
 
     /// A subject for the answer to a request that wants it at `reply`.
-    fn expect_answer(&mut self, service: &ServiceLink, router: &Router, reply: &str) -> String {
+    fn expect_answer(
+        &mut self,
+        service: &ServiceLink,
+        router: &Router,
+        reply: &str,
+        measured: Option<Measured>,
+    ) -> String {
         let mut subject = answers::PREFIX.to_owned();
         push_letters(&mut subject, u64::from(router.account().0));
         subject.push('.');
@@ -210,6 +295,7 @@ impl OutBatch {
             to: reply.into(),
             response: service.response,
             due: MonoNanos(now.0.saturating_add(patience_nanos)),
+            measured: measured.map(Box::new),
             patience_nanos,
         };
         router.answers().expect(&subject, answer, now);

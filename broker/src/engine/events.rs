@@ -81,7 +81,7 @@ impl Event {
 }
 
 /// Letters and digits as nats-server's ids have them.
-pub(super) fn unique_id(mut random: u128) -> String {
+pub(crate) fn unique_id(mut random: u128) -> String {
     const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut letter = || {
         let letter = ALPHABET[(random % 62) as usize];

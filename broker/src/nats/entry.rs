@@ -155,7 +155,7 @@ impl Entry {
         });
         shared.events.connected(connection);
         let sharing = identity.account.router.sharing();
-        let is_told = sharing.services.iter().any(|service| service.share);
+        let is_told = sharing.measures || sharing.services.iter().any(|service| service.share);
         let details = is_told.then(|| details(connection, &shared.info.server_name));
         session.admit(&identity, connection.rtt_nanos(), details)
     }

@@ -7,7 +7,7 @@ use super::{Abroad, Receivers, Router, Subscription};
 use crate::env::Clock;
 use crate::sharing::answers::{self, Answer, Answers};
 use crate::sharing::{HOPS_MAX, Sharing};
-use crate::types::MonoNanos;
+use crate::types::{MonoNanos, UnixNanos};
 
 impl Router {
     /// Sets what the account has to do with others.
@@ -47,6 +47,11 @@ impl Router {
             return None;
         }
         self.answers.find(subject, self.monotonic())
+    }
+
+    /// The time of day.
+    pub(crate) fn now(&self) -> UnixNanos {
+        self.clock.now()
     }
 
     pub(crate) fn monotonic(&self) -> MonoNanos {

@@ -9,6 +9,7 @@ mod consumers;
 mod core;
 mod features;
 mod jetstream;
+mod latency;
 mod leaving;
 mod monitor;
 mod operator;

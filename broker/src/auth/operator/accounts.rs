@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::is_revoked;
 use crate::auth::jwt::{
     AccountBody, AccountLimitClaims, ActivationBody, Claims, ExportClaim, ImportClaim, JetStreamClaims,
-    MappingClaim, PermissionClaims, SigningKey, SubjectClaims,
+    LatencyClaim, MappingClaim, PermissionClaims, SigningKey, SubjectClaims,
 };
 use crate::options::{
     AccountJetStream, AccountLimits, AccountOptions, ExportKind, ExportOptions, ImportKind, ImportOptions,
-    JetStreamTier, MapDestination, Permissions, ResponsePermission, ResponseType, SubjectMapping,
-    SubjectPermissions,
+    JetStreamTier, LatencySampling, MapDestination, Permissions, ResponsePermission, ResponseType,
+    ServiceLatency, SubjectMapping, SubjectPermissions,
 };
 use crate::subject;
 
@@ -177,6 +179,24 @@ fn import(claim: &ImportClaim) -> Option<ImportOptions> {
     })
 }
 
+/// How answers are measured; none where that is not understood.
+fn latency(claim: &LatencyClaim) -> Option<ServiceLatency> {
+    let percent = match &claim.sampling {
+        Value::Number(percent) => percent.as_u64(),
+        Value::String(text) if text.eq_ignore_ascii_case("headers") => Some(0),
+        Value::String(text) => text.trim_end_matches('%').parse().ok(),
+        _ => None,
+    };
+    let sampling = match percent? {
+        0 => LatencySampling::Headers,
+        percent => LatencySampling::Percent(u8::try_from(percent).ok().filter(|percent| *percent <= 100)?),
+    };
+    subject::is_valid_literal(&claim.results).then(|| ServiceLatency {
+        subject: claim.results.clone(),
+        sampling,
+    })
+}
+
 fn export(all: &AllClaims, own: &Claims<AccountBody>, claim: &ExportClaim, now: i64) -> ExportOptions {
     let kind = if claim.kind == "service" {
         ExportKind::Service {
@@ -186,7 +206,7 @@ fn export(all: &AllClaims, own: &Claims<AccountBody>, claim: &ExportClaim, now: 
                 _ => ResponseType::Singleton,
             },
             threshold: positive(claim.response_threshold).map(Duration::from_nanos),
-            latency: None,
+            latency: claim.service_latency.as_ref().and_then(latency),
             allow_trace: false,
         }
     } else {
@@ -253,5 +273,32 @@ fn remote(import: &ImportClaim) -> &str {
         &import.to
     } else {
         &import.subject
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sampling_is_a_share_or_left_to_headers() {
+        let sampling = |text: &str, results: &str| {
+            let claim = LatencyClaim {
+                sampling: serde_json::from_str(text).unwrap(),
+                results: results.to_owned(),
+            };
+            latency(&claim).map(|latency| latency.sampling)
+        };
+        assert_eq!(sampling("30", "lat"), Some(LatencySampling::Percent(30)));
+        assert_eq!(sampling("\"headers\"", "lat"), Some(LatencySampling::Headers));
+        for (text, results) in [
+            ("101", "lat"),
+            ("-1", "lat"),
+            ("null", "lat"),
+            ("30", "lat.*"),
+            ("30", ""),
+        ] {
+            assert_eq!(sampling(text, results), None, "{text} {results}");
+        }
     }
 }
