@@ -439,10 +439,13 @@ impl<F: Fs> Stream<F> {
     /// missing: those may be there the next time the stream is opened.
     pub(super) fn settle_front(&mut self) {
         let first = self.index.first;
-        if let Some(log) = self.log.as_mut().filter(|log| log.floor < first)
-            && self.lost.is_empty()
-        {
-            log.to_remove.insert(log.floor, first - 1);
+        let Some(log) = self.log.as_mut().filter(|_| self.lost.is_empty()) else {
+            return;
+        };
+        // What the metadata is to say comes after the frames of the same commit: the power may fail between them.
+        let floor = if log.meta_dirty { 1 } else { log.floor };
+        if floor < first {
+            log.to_remove.insert(floor, first - 1);
         }
     }
 
