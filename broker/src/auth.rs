@@ -124,7 +124,7 @@ pub(crate) struct Directory {
     callout: Option<Arc<Callout>>,
     /// Accounts that a service may place users in.
     accounts: HashMap<String, Arc<Account>>,
-    global: Arc<Account>,
+    anybody: Arc<Identity>,
     timeout: Duration,
 }
 
@@ -183,7 +183,15 @@ impl Directory {
             operator,
             accounts: placeable(options, accounts),
             callout,
-            global: Arc::clone(accounts.global()),
+            anybody: Arc::new(Identity {
+                user: String::new(),
+                account: Arc::clone(accounts.global()),
+                permissions: None,
+                expires: None,
+                caps: Caps::default(),
+                shown: None,
+                let_in: None,
+            }),
             timeout: options.timeout.unwrap_or(TIMEOUT),
         }
     }
@@ -219,16 +227,8 @@ impl Directory {
     }
 
     /// What everybody is who does not have to say who he is.
-    pub(crate) fn anybody(&self) -> Identity {
-        Identity {
-            user: String::new(),
-            account: Arc::clone(&self.global),
-            permissions: None,
-            expires: None,
-            caps: Caps::default(),
-            shown: None,
-            let_in: None,
-        }
+    pub(crate) fn anybody(&self) -> Arc<Identity> {
+        Arc::clone(&self.anybody)
     }
 
     /// Whether `identity` would still be let in, with the same rights.
@@ -278,7 +278,7 @@ impl Directory {
             return Err(AuthError::Violation);
         }
         if !self.is_required() {
-            return Ok(self.anybody());
+            return Ok(Identity::clone(&self.anybody));
         }
         if let Some(user) = self.by_nkey(login, facts)? {
             return Ok(user.identity());
@@ -355,7 +355,7 @@ impl Directory {
         }
         Ok(Identity {
             user: name.to_owned(),
-            ..self.anybody()
+            ..Identity::clone(&self.anybody)
         })
     }
 }

@@ -205,9 +205,27 @@ impl OutBatch {
     /// Gives back memory that is only kept to be used again.
     pub fn shrink(&mut self) {
         if self.dirty.is_empty() && self.abroad.values().all(|other| other.dirty.is_empty()) {
-            self.forget();
+            self.routes = Routes {
+                generation: self.routes.generation,
+                ..Routes::default()
+            };
+            self.drop_slots();
             self.abroad.clear();
         }
+    }
+
+    /// Gives back what answers to the sender itself have left, if it sends to nobody else.
+    pub(crate) fn rest(&mut self) {
+        if !self.slots.is_empty() && self.routes.entries.is_empty() && self.dirty.is_empty() {
+            self.drop_slots();
+        }
+    }
+
+    fn drop_slots(&mut self) {
+        self.slots = Vec::new();
+        self.slot_of = HashMap::new();
+        self.dirty = Vec::new();
+        self.kept_bytes = 0;
     }
 
     pub(crate) fn deliver(&mut self, router: &Router, msg: &Message<'_>) -> Delivery {

@@ -1,16 +1,19 @@
 //! The way out of one connection: a byte queue with a bound, and the socket.
 //!
 //! Whoever has bytes for the connection writes them on the socket at once, without waiting, as long as nothing is queued;
-//! what the socket does not take is queued for the connection's writer task. A connection that lets more than
+//! what the socket does not take is queued for the connection's task. A connection that lets more than
 //! `max_pending` bytes queue up, or takes nothing for `write_deadline`, is cut off as a slow consumer.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::auth::permissions::Replies;
 use crate::env::Clock;
@@ -167,20 +170,31 @@ pub struct Outbound {
     max_pending_bytes: usize,
     queue: Mutex<Queue>,
     backlog_bytes: AtomicUsize,
-    /// Wakes the writer task.
-    work: Notify,
+    owner: Mutex<Owner>,
     /// Wakes publishers that wait for the backlog to shrink.
     relief: Notify,
-    ended: CancellationToken,
+    has_ended: AtomicBool,
     accepts_headers: AtomicBool,
     /// A subscription covers subjects that are denied: each delivery is looked at.
     checks_denials: AtomicBool,
     /// The requests that the client got and may answer, if its permissions are of that kind.
-    replies: OnceLock<Mutex<Replies>>,
-    clock: RealClock,
+    replies: OnceLock<Box<Answerable>>,
     /// What went in and out.
     pub counters: ClientCounters,
     broker: Arc<Counters>,
+}
+
+/// The connection's task.
+#[derive(Default)]
+struct Owner {
+    task: Option<Waker>,
+    /// There is something that it has not looked at yet.
+    has_news: bool,
+}
+
+struct Answerable {
+    requests: Mutex<Replies>,
+    clock: RealClock,
 }
 
 struct Queue {
@@ -235,13 +249,12 @@ impl Outbound {
                 flush_first: false,
             }),
             backlog_bytes: AtomicUsize::new(0),
-            work: Notify::new(),
+            owner: Mutex::default(),
             relief: Notify::new(),
-            ended: CancellationToken::new(),
+            has_ended: AtomicBool::new(false),
             accepts_headers: AtomicBool::new(false),
             checks_denials: AtomicBool::new(false),
             replies: OnceLock::new(),
-            clock: RealClock::new(),
             counters: ClientCounters::default(),
             broker,
         }
@@ -254,9 +267,31 @@ impl Outbound {
         self
     }
 
-    /// Lets the writer task see to what a layer holds back.
-    pub fn wake_writer(&self) {
-        self.work.notify_one();
+    /// Wakes the connection's task: there is something to write, or to end.
+    pub fn wake(&self) {
+        let mut owner = self.lock_owner();
+        // Who has not looked at the last news yet was woken for it.
+        let task = (!owner.has_news).then(|| owner.task.clone()).flatten();
+        owner.has_news = true;
+        drop(owner);
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    /// Names the task that [`Self::wake`] wakes. Returns whether there has been anything new since it was asked last: to be
+    /// asked before anything else is looked at, so that nothing is missed.
+    pub fn attend(&self, task: &Waker) -> bool {
+        let mut owner = self.lock_owner();
+        if !owner.task.as_ref().is_some_and(|held| held.will_wake(task)) {
+            owner.task = Some(task.clone());
+        }
+        std::mem::take(&mut owner.has_news)
+    }
+
+    /// The connection's task is over: nobody is woken any more.
+    pub fn dismiss(&self) {
+        self.lock_owner().task = None;
     }
 
     /// The connection.
@@ -287,7 +322,7 @@ impl Outbound {
         if rest == 0 {
             data.clear();
             if queue.is_layered && queue.holds_back() {
-                self.work.notify_one();
+                self.wake();
             }
             return;
         }
@@ -304,10 +339,10 @@ impl Outbound {
         queue.append(data, written);
         self.backlog_bytes.store(queue.bytes, Relaxed);
         drop(queue);
-        self.work.notify_one();
+        self.wake();
     }
 
-    /// Writes queued bytes until the queue is empty or the socket full. For the writer task.
+    /// Writes queued bytes until the queue is empty or the socket full. For the connection's task.
     pub fn write_queued(&self) -> Progress {
         let mut queue = self.lock();
         if queue.reason.is_some() && !queue.flush_first {
@@ -338,16 +373,11 @@ impl Outbound {
         Progress::Idle
     }
 
-    /// Waits until something is queued or the connection ends. For the writer task.
-    pub async fn work(&self) {
-        self.work.notified().await;
-    }
-
     /// Waits until the backlog is at most half of [`STALL_BACKLOG_BYTES`] or the connection has ended.
     pub async fn relieved(&self) {
         loop {
             let notified = self.relief.notified();
-            if self.backlog_bytes() <= STALL_BACKLOG_BYTES / 2 || self.ended.is_cancelled() {
+            if self.backlog_bytes() <= STALL_BACKLOG_BYTES / 2 || self.has_ended() {
                 return;
             }
             notified.await;
@@ -386,14 +416,14 @@ impl Outbound {
             queue.flush_first = true;
         }
         drop(queue);
-        self.ended.cancel();
-        self.work.notify_one();
+        self.has_ended.store(true, Release);
+        self.wake();
         self.relief.notify_waiters();
     }
 
-    /// Cancelled once the connection has ended, for whatever reason.
-    pub fn ended(&self) -> &CancellationToken {
-        &self.ended
+    /// Whether the connection has ended, for whatever reason.
+    pub fn has_ended(&self) -> bool {
+        self.has_ended.load(Acquire)
     }
 
     /// Why the connection ended, if it has.
@@ -422,28 +452,27 @@ impl Outbound {
     /// From now on, the client may answer the requests that it gets.
     pub(crate) fn set_replies(&self, replies: Replies) {
         // A client that connects twice keeps what it may answer already.
-        self.replies.get_or_init(|| Mutex::new(replies));
+        self.replies.get_or_init(|| {
+            Box::new(Answerable {
+                requests: Mutex::new(replies),
+                clock: RealClock::new(),
+            })
+        });
     }
 
     /// A request is delivered that wants its answer at `reply`.
     pub(crate) fn note_request(&self, reply: &str) {
-        if let Some(replies) = self.replies.get() {
-            let now = self.clock.monotonic();
-            replies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .asked(reply, now);
+        if let Some(answerable) = self.replies.get() {
+            let now = answerable.clock.monotonic();
+            answerable.lock().asked(reply, now);
         }
     }
 
     /// Whether the client may publish to `subject` because it was asked to; it counts as an answer.
     pub(crate) fn may_answer(&self, subject: &str) -> bool {
-        let now = self.clock.monotonic();
-        self.replies.get().is_some_and(|replies| {
-            replies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .may_answer(subject, now)
+        self.replies.get().is_some_and(|answerable| {
+            let now = answerable.clock.monotonic();
+            answerable.lock().may_answer(subject, now)
         })
     }
 
@@ -460,8 +489,8 @@ impl Outbound {
         queue.socket = None;
         drop(queue);
         self.backlog_bytes.store(0, Relaxed);
-        self.ended.cancel();
-        self.work.notify_one();
+        self.has_ended.store(true, Release);
+        self.wake();
         self.relief.notify_waiters();
     }
 
@@ -474,6 +503,16 @@ impl Outbound {
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_owner(&self) -> MutexGuard<'_, Owner> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Answerable {
+    fn lock(&self) -> MutexGuard<'_, Replies> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

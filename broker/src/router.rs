@@ -63,7 +63,7 @@ impl Target {
     /// Whether the client takes no more.
     pub fn is_ended(&self) -> bool {
         match self {
-            Self::Connection(outbound) => outbound.ended().is_cancelled(),
+            Self::Connection(outbound) => outbound.has_ended(),
             Self::Local(queue) => queue.is_closed(),
         }
     }

@@ -294,7 +294,7 @@ impl Broker {
             ..
         } = self;
         shared.events.about_server(&shared.info.server_id, "SHUTDOWN");
-        shared.stop.cancel();
+        shared.stop_reading();
         shared.reading.close();
         shared.reading.wait().await;
         shared.inbox.close();
@@ -403,7 +403,7 @@ struct Closer(Arc<Shared>);
 
 impl Drop for Closer {
     fn drop(&mut self) {
-        self.0.stop.cancel();
+        self.0.stop_reading();
         self.0.inbox.close();
         self.0.close_locals();
         for connection in self.0.connections.all() {

@@ -69,6 +69,16 @@ impl UnixNanos {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonoNanos(pub u64);
 
+impl MonoNanos {
+    /// The time `duration` later; the last one that there is if that is beyond it.
+    pub(crate) fn after(self, duration: std::time::Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
+        )
+    }
+}
+
 /// Handle of a stream within one run of the process. Never given twice in one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);

@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 
 def memory(process, what="VmRSS"):
-    """Resident memory of a process, in bytes; `VmHWM` is the most it ever was."""
+    """Resident memory of a process, in bytes; `VmHWM` is the most it ever was, `RssAnon` leaves out what it shares with files."""
     for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines():
         if line.startswith(what):
             return int(line.split()[1]) * 1024
@@ -31,33 +31,30 @@ def memory(process, what="VmRSS"):
 # --- partitions, half-open connections, trickle ---
 
 
+def wires_in(wires, seconds, cut=False, **modes):
+    """Puts the wires in these modes for a while; then everything passes again, on new connections if the old ones are cut."""
+    for wire in wires:
+        wire.set(**modes)
+    time.sleep(seconds)
+    for wire in wires:
+        if cut:
+            wire.cut()
+        wire.set()
+
+
 def partition(wires):
     """Nothing passes for 3 s, then all that was on its way arrives."""
-    for wire in wires:
-        wire.set(up=proxy.HOLD, down=proxy.HOLD)
-    time.sleep(3)
-    for wire in wires:
-        wire.set()
+    wires_in(wires, 3, up=proxy.HOLD, down=proxy.HOLD)
 
 
 def partition_and_reset(wires):
     """Nothing passes for 3 s; what was on its way is lost with its connection."""
-    for wire in wires:
-        wire.set(up=proxy.HOLD, down=proxy.HOLD)
-    time.sleep(3)
-    for wire in wires:
-        wire.cut()
-        wire.set()
+    wires_in(wires, 3, cut=True, up=proxy.HOLD, down=proxy.HOLD)
 
 
 def lost_answers(wires):
     """The server hears everything for 2 s, the devices nothing: then each sends again what the server has already kept."""
-    for wire in wires:
-        wire.set(down=proxy.HOLD)
-    time.sleep(2)
-    for wire in wires:
-        wire.cut()
-        wire.set()
+    wires_in(wires, 2, cut=True, down=proxy.HOLD)
 
 
 def half_open(wires):
@@ -68,11 +65,7 @@ def half_open(wires):
 
 def trickle(wires):
     """Seven bytes at a time, 1.4 kB/s a connection, for 5 s."""
-    for wire in wires:
-        wire.set(up=proxy.TRICKLE, down=proxy.TRICKLE)
-    time.sleep(5)
-    for wire in wires:
-        wire.set()
+    wires_in(wires, 5, up=proxy.TRICKLE, down=proxy.TRICKLE)
 
 
 KINDS = (partition, partition_and_reset, lost_answers, half_open, trickle)
@@ -166,13 +159,14 @@ def greet(port, more=b""):
     return client
 
 
-def crowd(idle, sleepers, limit):
+def crowd(idle, sleepers, limit, each):
     with tempfile.TemporaryDirectory(prefix="tarn-e2e-") as folder, Broker(folder) as broker:
-        empty = memory(broker.process)
+        empty = memory(broker.process, "RssAnon")
         began = time.monotonic()
         crowd = [greet(broker.port) for _ in range(idle)]
         connected = time.monotonic() - began
-        full = memory(broker.process)
+        cost = (memory(broker.process, "RssAnon") - empty) / idle
+        assert cost < each, f"an idle connection costs {cost:.0f} bytes, {each} allowed"
         asleep = [greet(broker.port, b"SUB flood 1\r\n") for _ in range(sleepers)]
         awake = Wire(broker.port)
         awake.socket.sendall(b"SUB echo 9\r\n")
@@ -194,7 +188,7 @@ def crowd(idle, sleepers, limit):
         load.close()
         awake.close()
         assert broker.stop() == 0, broker.log.read_text(errors="replace")[-2000:]
-        print(f"network: {idle} idle connections in {connected:.1f} s, {(full - empty) / idle / 1024:.1f} kB each; {sleepers} clients "
+        print(f"network: {idle} idle connections in {connected:.1f} s, {cost / 1024:.1f} kB each; {sleepers} clients "
               f"that do not read cut off, {answered} answers to another meanwhile; at most {peak / MIB:.0f} MiB resident", flush=True)
 
 
@@ -208,7 +202,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     assert hard > options.idle + 200, f"{hard} open files allowed: raise it (ulimit -n) or lower --idle"
     bad_networks(options.rounds, limit=256 * MIB)
-    crowd(options.idle, options.sleepers, limit=128 * MIB)
+    crowd(options.idle, options.sleepers, limit=64 * MIB, each=3 * 1024)
 
 
 if __name__ == "__main__":

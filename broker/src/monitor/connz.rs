@@ -108,9 +108,9 @@ impl ConnInfo {
             in_bytes: load(&counters.in_bytes),
             out_bytes: load(&counters.out_bytes),
             subscriptions: load(&counters.subscriptions),
-            name: client.name,
-            lang: client.lang,
-            version: client.version,
+            name: client.name.to_string(),
+            lang: client.lang.to_string(),
+            version: client.version.to_string(),
             order: Order {
                 last,
                 stop: UnixNanos(0),

@@ -80,7 +80,7 @@ async fn answer(
             name: &known.name,
             lang: &known.lang,
             version: &known.version,
-            protocol: known.protocol,
+            protocol: known.manners.protocol,
             tls: tls.map(|tls| (tls.version, tls.cipher.as_str())),
         },
         user_key: &user.public,

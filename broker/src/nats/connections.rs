@@ -21,7 +21,7 @@ pub(crate) struct Connection {
     /// What it travels on.
     pub(crate) transport: Transport,
     /// Who the client says it is, once it has.
-    pub(crate) client: OnceLock<ClientName>,
+    pub(crate) client: OnceLock<Arc<ClientName>>,
     /// Who it has shown itself to be, once it has.
     identity: Mutex<Option<Arc<Identity>>>,
     /// Its place in the account.
@@ -43,12 +43,15 @@ pub(crate) struct Closed {
 }
 
 /// Who a client says it is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClientName {
-    pub(crate) name: String,
-    pub(crate) lang: String,
-    pub(crate) version: String,
+    pub(crate) name: Arc<str>,
+    pub(crate) lang: Arc<str>,
+    pub(crate) version: Arc<str>,
 }
+
+/// Names that are shared among clients that say the same.
+const SHARED_NAMES_MAX: usize = 64;
 
 impl Connection {
     /// Who it has shown itself to be.
@@ -123,6 +126,8 @@ impl Connection {
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     held: Mutex<BTreeMap<ClientId, Arc<Connection>>>,
+    /// What clients called themselves lately.
+    names: Mutex<VecDeque<Arc<ClientName>>>,
     closed: Mutex<VecDeque<Arc<Closed>>>,
     /// Ended connections that are remembered.
     closed_max: AtomicUsize,
@@ -137,6 +142,34 @@ impl Connections {
         }
         held.insert(connection.id(), connection);
         true
+    }
+
+    /// The name of a client, shared with others that say the same: many are of one kind.
+    pub(crate) fn name(&self, name: &str, lang: &str, version: &str) -> Arc<ClientName> {
+        let mut names = lock(&self.names);
+        let same = |held: &&Arc<ClientName>| *held.lang == *lang && *held.version == *version;
+        let exact = names
+            .iter()
+            .filter(same)
+            .find(|held| *held.name == *name)
+            .map(Arc::clone);
+        if let Some(known) = exact {
+            return known;
+        }
+        let (lang, version) = match names.iter().find(same) {
+            Some(held) => (Arc::clone(&held.lang), Arc::clone(&held.version)),
+            None => (lang.into(), version.into()),
+        };
+        let new = Arc::new(ClientName {
+            name: name.into(),
+            lang,
+            version,
+        });
+        if names.len() >= SHARED_NAMES_MAX {
+            names.pop_front();
+        }
+        names.push_back(Arc::clone(&new));
+        new
     }
 
     /// Remembers as many ended connections from now on.
@@ -184,4 +217,24 @@ impl Connections {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_that_say_the_same_share_what_they_said() {
+        let connections = Connections::default();
+        let first = connections.name("a", "go", "1.2");
+        assert!(Arc::ptr_eq(&first, &connections.name("a", "go", "1.2")));
+        let other = connections.name("b", "go", "1.2");
+        assert_eq!((&*other.name, &*other.lang, &*other.version), ("b", "go", "1.2"));
+        assert!(Arc::ptr_eq(&first.version, &other.version));
+        for number in 0..1000 {
+            connections.name("c", "go", &number.to_string());
+        }
+        assert_eq!(lock(&connections.names).len(), SHARED_NAMES_MAX);
+        assert_eq!(*connections.name("a", "go", "1.2"), *first);
+    }
 }

@@ -15,8 +15,9 @@ use tokio::time::timeout;
 use crate::auth::Facts;
 use crate::nats::entry::Entry;
 use crate::nats::info::AuthInfo;
-use crate::nats::listener::{Shared, serve};
+use crate::nats::listener::Shared;
 use crate::nats::live::{Live, LiveTls, LiveWebsocket, TlsSide};
+use crate::nats::serve::serve;
 use crate::nats::transport::Socket;
 use crate::nats::transport::tls::TlsSocket;
 use crate::nats::transport::websocket::WsSocket;
@@ -56,7 +57,7 @@ pub(crate) struct Guest {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Transport {
     pub(crate) is_websocket: bool,
-    pub(crate) tls: Option<TlsFacts>,
+    pub(crate) tls: Option<Box<TlsFacts>>,
 }
 
 /// What TLS came to.
@@ -68,10 +69,49 @@ pub(crate) struct TlsFacts {
     pub(crate) subject: Option<String>,
 }
 
-/// Serves one connection from its first byte to its last.
-pub(crate) async fn enter(tcp: TcpStream, peer: SocketAddr, port: Port, shared: Arc<Shared>) {
-    let id = shared.next_client();
-    let entered = async {
+/// Serves one connection from its first byte to its last, in tasks of its own: one for what comes first on TLS and
+/// WebSocket, which most connections never need again, and another for all that follows.
+pub(crate) fn enter(tcp: TcpStream, peer: SocketAddr, port: Port, shared: &Arc<Shared>) {
+    let guest = match Guest::new(&tcp, peer, port, shared) {
+        Ok(guest) => Box::new(guest),
+        Err(err) => return say_refused(shared.next_client(), peer, &err),
+    };
+    let (id, live) = (guest.id, Arc::clone(&guest.live));
+    let own = Arc::clone(shared);
+    let is_plain = match port {
+        Port::Client => live.tls.is_none(),
+        Port::Websocket => false,
+    };
+    if is_plain {
+        shared.tasks.spawn(serve(Arc::new(tcp), guest, own));
+        return;
+    }
+    shared.tasks.spawn(async move {
+        let entered = match (port, &live.tls, &live.websocket) {
+            (Port::Client, Some(tls), _) => client_with_tls(tcp, guest, tls, own).await,
+            (Port::Websocket, _, Some(ws)) => websocket(tcp, guest, ws, own).await,
+            (Port::Client, None, _) | (Port::Websocket, _, None) => Ok(()),
+        };
+        if let Err(err) = entered {
+            say_refused(id, peer, &err);
+        }
+    });
+}
+
+/// Anybody can bring this about, as often as they like.
+fn say_refused(id: ClientId, peer: SocketAddr, err: &io::Error) {
+    tracing::debug!(conn = id.0, %peer, error = %err, "a connection ended before it began");
+}
+
+/// The connection begins.
+fn begin<S: Socket>(socket: S, guest: Box<Guest>, shared: Arc<Shared>) {
+    let tasks = shared.tasks.clone();
+    tasks.spawn(serve(Arc::new(socket), guest, shared));
+}
+
+impl Guest {
+    /// A connection that has just come in.
+    fn new(tcp: &TcpStream, peer: SocketAddr, port: Port, shared: &Shared) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         let nonce = shared
             .gate
@@ -88,31 +128,17 @@ pub(crate) async fn enter(tcp: TcpStream, peer: SocketAddr, port: Port, shared: 
             ..Facts::default()
         };
         let live = shared.live();
-        let guest = Guest {
-            id,
+        Ok(Self {
+            id: shared.next_client(),
             peer,
             ping_interval: live.limits.ping_interval,
-            live: Arc::clone(&live),
-            entry: Entry::new(&shared, facts),
+            live,
+            entry: Entry::new(shared, facts),
             is_greeted: false,
             transport: Transport::default(),
-        };
-        // Each in a box of its own: a future is as large as its largest branch, and most connections idle.
-        match (port, &live.tls, &live.websocket) {
-            (Port::Client, None, _) => Box::pin(serve(Arc::new(tcp), guest, shared)).await,
-            (Port::Client, Some(tls), _) => Box::pin(client_with_tls(tcp, guest, tls, shared)).await?,
-            (Port::Websocket, _, Some(ws)) => Box::pin(websocket(tcp, guest, ws, shared)).await?,
-            (Port::Websocket, _, None) => {}
-        }
-        Ok::<(), io::Error>(())
-    };
-    if let Err(err) = entered.await {
-        // Anybody can bring this about, as often as they like.
-        tracing::debug!(conn = id.0, %peer, error = %err, "a connection ended before it began");
+        })
     }
-}
 
-impl Guest {
     /// The INFO line.
     pub(crate) fn info(&self) -> Vec<u8> {
         let auth = AuthInfo {
@@ -131,11 +157,11 @@ impl Guest {
             ));
         }
         let (version, cipher) = socket.protocol();
-        self.transport.tls = Some(TlsFacts {
+        self.transport.tls = Some(Box::new(TlsFacts {
             version,
             cipher,
             subject: identity.as_ref().map(|identity| identity.subject.clone()),
-        });
+        }));
         if self.entry.asks_services() {
             let shown = socket.peer_certificates();
             self.entry
@@ -165,7 +191,7 @@ fn pem(der: &[u8]) -> String {
 
 async fn client_with_tls(
     mut tcp: TcpStream,
-    mut guest: Guest,
+    mut guest: Box<Guest>,
     tls: &LiveTls,
     shared: Arc<Shared>,
 ) -> io::Result<()> {
@@ -179,19 +205,19 @@ async fn client_with_tls(
         within(tls.side.timeout, tcp.write_all(&hello)).await?;
         guest.is_greeted = true;
         if !tls.is_required && !begins_tls(&tcp, tls.side.timeout).await? {
-            serve(Arc::new(tcp), guest, shared).await;
+            begin(tcp, guest, shared);
             return Ok(());
         }
     }
     let socket = handshake(tcp, &tls.side).await?;
     guest.know(&socket, &tls.side)?;
-    serve(Arc::new(socket), guest, shared).await;
+    begin(socket, guest, shared);
     Ok(())
 }
 
 async fn websocket(
     tcp: TcpStream,
-    mut guest: Guest,
+    mut guest: Box<Guest>,
     ws: &LiveWebsocket,
     shared: Arc<Shared>,
 ) -> io::Result<()> {
@@ -209,7 +235,7 @@ async fn websocket(
 
 async fn upgraded<S: Socket>(
     socket: S,
-    mut guest: Guest,
+    mut guest: Box<Guest>,
     ws: &LiveWebsocket,
     shared: Arc<Shared>,
 ) -> io::Result<()> {
@@ -224,7 +250,7 @@ async fn upgraded<S: Socket>(
     let accepting = WsSocket::accept(socket, upgrade, message_bytes_max);
     let socket = within(ws.options.handshake_timeout, accepting).await?;
     guest.entry.show_cookies(cookies.take());
-    serve(Arc::new(socket), guest, shared).await;
+    begin(socket, guest, shared);
     Ok(())
 }
 

@@ -17,12 +17,17 @@ use crate::types::MonoNanos;
 /// What a connection is asked for and how long it may stay.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    facts: Facts,
-    is_required: bool,
-    /// Services may want to know more of the client.
-    asks_services: bool,
+    /// What is known of a client that has to say who it is; none: it need not.
+    asked: Option<Box<Asked>>,
     /// When it has to have come in, or has to go.
     deadline: Option<MonoNanos>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    facts: Facts,
+    /// Services may want to know more of the client.
+    asks_services: bool,
     /// What stands in for what CONNECT does not say.
     cookies: CookieLogin,
 }
@@ -32,34 +37,43 @@ impl Entry {
     pub(crate) fn new(shared: &Shared, facts: Facts) -> Self {
         let directory = shared.gate.directory();
         let is_required = directory.is_required();
-        let deadline = is_required.then(|| after(shared.clock.monotonic(), directory.timeout()));
+        let deadline = is_required.then(|| shared.clock.monotonic().after(directory.timeout()));
         Self {
-            facts,
-            is_required,
-            asks_services: directory.asks_services(),
+            asked: is_required.then(|| {
+                Box::new(Asked {
+                    facts,
+                    asks_services: directory.asks_services(),
+                    cookies: CookieLogin::default(),
+                })
+            }),
             deadline,
-            cookies: CookieLogin::default(),
         }
     }
 
     /// Names in the client's certificate, best first.
     pub(crate) fn show_certificate(&mut self, names: Vec<String>) {
-        self.facts.certificate_names = names;
+        if let Some(asked) = &mut self.asked {
+            asked.facts.certificate_names = names;
+        }
     }
 
     /// Whether services may want to know more of the client.
     pub(crate) fn asks_services(&self) -> bool {
-        self.asks_services
+        self.asked.as_ref().is_some_and(|asked| asked.asks_services)
     }
 
     /// What a service may want to see of the client's certificates, as PEM, its own first.
     pub(crate) fn show_chain(&mut self, certificates: Vec<String>) {
-        self.facts.certificates = certificates;
+        if let Some(asked) = &mut self.asked {
+            asked.facts.certificates = certificates;
+        }
     }
 
     /// What a browser's cookies say about its user: CONNECT need not say it.
     pub(crate) fn show_cookies(&mut self, cookies: CookieLogin) {
-        self.cookies = cookies;
+        if let Some(asked) = &mut self.asked {
+            asked.cookies = cookies;
+        }
     }
 
     fn login(&self, session: &Session) -> Login {
@@ -67,11 +81,14 @@ impl Entry {
             .options()
             .map(|options| options.login.clone())
             .unwrap_or_default();
+        let Some(Asked { cookies, .. }) = self.asked.as_deref() else {
+            return login;
+        };
         for (own, cookie) in [
-            (&mut login.user, &self.cookies.user),
-            (&mut login.password.0, &self.cookies.pass),
-            (&mut login.token.0, &self.cookies.token),
-            (&mut login.jwt.0, &self.cookies.jwt),
+            (&mut login.user, &cookies.user),
+            (&mut login.password.0, &cookies.pass),
+            (&mut login.token.0, &cookies.token),
+            (&mut login.jwt.0, &cookies.jwt),
         ] {
             if own.is_empty() {
                 own.clone_from(cookie);
@@ -82,12 +99,12 @@ impl Entry {
 
     /// What the client has to sign; empty: nothing.
     pub(crate) fn nonce(&self) -> &str {
-        &self.facts.nonce
+        self.asked.as_ref().map_or("", |asked| &asked.facts.nonce)
     }
 
     /// Whether clients have to say who they are.
     pub(crate) fn is_required(&self) -> bool {
-        self.is_required
+        self.asked.is_some()
     }
 
     /// Lets the connection in as anybody, if that is enough. Returns the end of one that is too many.
@@ -97,7 +114,7 @@ impl Entry {
         connection: &Connection,
         shared: &Shared,
     ) -> Option<CloseReason> {
-        if self.is_required {
+        if self.is_required() {
             session.require_login();
             return None;
         }
@@ -105,7 +122,7 @@ impl Entry {
         let Some(place) = identity.account.take_place() else {
             return Some(refuse(session, AuthError::TooManyAccountConnections));
         };
-        connection.set_identity(Arc::new(identity), place);
+        connection.set_identity(identity, place);
         None
     }
 
@@ -119,12 +136,14 @@ impl Entry {
         let login = self.login(session);
         let directory = shared.gate.directory();
         let now = shared.clock.now();
-        let mut found = shared.gate.identify(&directory, &login, &self.facts, now).await;
+        let none = Facts::default();
+        let facts = self.asked.as_ref().map_or(&none, |asked| &asked.facts);
+        let mut found = shared.gate.identify(&directory, &login, facts, now).await;
         if let Some(callout) = directory.service_for(&login, found.as_ref().map_err(|err| *err)) {
             let options = session.options().cloned().unwrap_or_default();
             let client = callout::Client {
                 login: &login,
-                facts: &self.facts,
+                facts,
                 options: &options,
                 connection,
             };
@@ -151,7 +170,7 @@ impl Entry {
         connection.set_identity(Arc::clone(&identity), place);
         self.deadline = identity.expires.map(|at| {
             let left = u64::try_from(at.since(shared.clock.now())).unwrap_or(0);
-            after(shared.clock.monotonic(), Duration::from_nanos(left))
+            shared.clock.monotonic().after(Duration::from_nanos(left))
         });
         shared.events.connected(connection);
         let sharing = identity.account.router.sharing();
@@ -160,15 +179,9 @@ impl Entry {
         session.admit(&identity, connection.rtt_nanos(), details)
     }
 
-    /// Waits until the connection has to go; for ever, if it has not.
-    pub(crate) async fn over(&self, shared: &Shared) {
-        match self.deadline {
-            Some(at) => {
-                let left = at.0.saturating_sub(shared.clock.monotonic().0);
-                tokio::time::sleep(Duration::from_nanos(left)).await;
-            }
-            None => std::future::pending().await,
-        }
+    /// When the connection has to go, if it has to.
+    pub(crate) fn deadline(&self) -> Option<MonoNanos> {
+        self.deadline
     }
 
     /// Whether the connection has to go at `now`.
@@ -194,11 +207,4 @@ fn refuse(session: &mut Session, err: AuthError) -> CloseReason {
         AuthError::Violation => CloseReason::AuthenticationViolation,
         AuthError::TooManyAccountConnections => CloseReason::MaxAccountConnectionsExceeded,
     }
-}
-
-fn after(now: MonoNanos, duration: Duration) -> MonoNanos {
-    MonoNanos(
-        now.0
-            .saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)),
-    )
 }

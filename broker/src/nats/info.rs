@@ -116,16 +116,22 @@ impl ServerInfo {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "Connect")]
 pub(crate) struct ConnectOptions {
+    pub(crate) manners: Manners,
+    pub(crate) name: String,
+    pub(crate) lang: String,
+    pub(crate) version: String,
+    pub(crate) login: Login,
+}
+
+/// How a client wants to be talked to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manners {
     pub(crate) verbose: bool,
     pub(crate) pedantic: bool,
     pub(crate) echo: bool,
     pub(crate) headers: bool,
     pub(crate) no_responders: bool,
     pub(crate) protocol: i64,
-    pub(crate) name: String,
-    pub(crate) lang: String,
-    pub(crate) version: String,
-    pub(crate) login: Login,
 }
 
 /// CONNECT as it is sent: anything may be left out or null.
@@ -153,12 +159,14 @@ impl From<Connect> for ConnectOptions {
     /// What is left out is as nats-server has it.
     fn from(connect: Connect) -> Self {
         Self {
-            verbose: connect.verbose.unwrap_or(true),
-            pedantic: connect.pedantic.unwrap_or(true),
-            echo: connect.echo.unwrap_or(true),
-            headers: connect.headers.unwrap_or_default(),
-            no_responders: connect.no_responders.unwrap_or_default(),
-            protocol: connect.protocol.unwrap_or_default(),
+            manners: Manners {
+                verbose: connect.verbose.unwrap_or(true),
+                pedantic: connect.pedantic.unwrap_or(true),
+                echo: connect.echo.unwrap_or(true),
+                headers: connect.headers.unwrap_or_default(),
+                no_responders: connect.no_responders.unwrap_or_default(),
+                protocol: connect.protocol.unwrap_or_default(),
+            },
             name: connect.name.unwrap_or_default(),
             lang: connect.lang.unwrap_or_default(),
             version: connect.version.unwrap_or_default(),
@@ -178,6 +186,12 @@ impl From<Connect> for ConnectOptions {
 impl Default for ConnectOptions {
     fn default() -> Self {
         Connect::default().into()
+    }
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        ConnectOptions::default().manners
     }
 }
 
@@ -219,6 +233,13 @@ mod tests {
     fn connect_options_left_out_are_those_of_nats_server() {
         let options: ConnectOptions =
             serde_json::from_str(r#"{"verbose":false,"name":null,"tls_required":false}"#).unwrap();
-        assert!(!options.verbose && options.pedantic && options.echo && !options.headers);
+        let Manners {
+            verbose,
+            pedantic,
+            echo,
+            headers,
+            ..
+        } = options.manners;
+        assert!(!verbose && pedantic && echo && !headers);
     }
 }

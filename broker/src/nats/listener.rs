@@ -1,39 +1,31 @@
 //! The tokio shell around sessions: accepts connections, reads, writes what was queued, and keeps time.
 
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::{Account, Accounts, Traffic};
 use crate::auth::gate::Gate;
-use crate::batch::wait_for;
 use crate::env::Clock;
 use crate::env::real::RealClock;
 use crate::local::{LocalClient, LocalQueue};
-use crate::monitor::connz::ConnInfo;
-use crate::nats::audit::note_who_asks;
 use crate::nats::callout::QUESTIONS_MAX;
-use crate::nats::codec::Codec;
-use crate::nats::connections::{ClientName, Connection, Connections};
-use crate::nats::door::{Guest, Port, enter};
-use crate::nats::entry::Entry;
+use crate::nats::connections::{Connection, Connections};
+use crate::nats::door::{Port, enter};
 use crate::nats::info::{AuthInfo, ServerInfo};
 use crate::nats::live::Live;
-use crate::nats::session::{Received, Session, SessionLimits};
-use crate::nats::transport::Socket;
-use crate::outbound::{ClientId, CloseReason, Outbound, Progress};
+use crate::outbound::ClientId;
 use crate::router::Router;
 use crate::server::Limits;
 use crate::shard::inbox::Inbox;
-use crate::system;
 use crate::system::events::Events;
 use crate::system::reloads::Reloads;
 use crate::types::MonoNanos;
@@ -55,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) locals: Mutex<Vec<Weak<LocalQueue>>>,
     /// Cancelled when nothing more is to be accepted or read.
     pub(crate) stop: CancellationToken,
+    /// The same, for those that look often.
+    is_stopping: AtomicBool,
     /// Cancelled when nothing more is to be accepted.
     pub(crate) lame_duck: CancellationToken,
     /// What is told to the system account.
@@ -69,12 +63,6 @@ pub(crate) struct Shared {
     pub(crate) reading: TaskTracker,
 }
 
-/// How long a connection that ends may leave its last words untaken.
-const FAREWELL_MAX: Duration = Duration::from_secs(1);
-const READ_BYTES_MIN: usize = 4 << 10;
-const READ_BYTES_MAX: usize = 64 << 10;
-/// A read of this much is followed by a chance for other tasks.
-const LONG_READ_BYTES: usize = 64 << 10;
 /// How long accepting pauses after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -105,12 +93,28 @@ impl Shared {
             locals: Mutex::default(),
             lame_duck: stop.child_token(),
             stop,
+            is_stopping: AtomicBool::new(false),
             events,
             reloads: Reloads::default(),
             questions: Semaphore::new(QUESTIONS_MAX),
             tasks: TaskTracker::new(),
             reading: TaskTracker::new(),
         }
+    }
+
+    /// Nothing more is accepted or read from now on.
+    pub(crate) fn stop_reading(&self) {
+        self.is_stopping.store(true, SeqCst);
+        self.stop.cancel();
+        // Who comes in later looks after that.
+        for connection in self.connections.all() {
+            connection.outbound.wake();
+        }
+    }
+
+    /// Whether nothing more is to be read.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(SeqCst)
     }
 
     /// Settings for new connections.
@@ -212,8 +216,7 @@ pub(crate) async fn accept(listener: TcpListener, port: Port, shared: Arc<Shared
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = enter(stream, peer, port, Arc::clone(&shared));
-                shared.tasks.spawn(connection);
+                enter(stream, peer, port, &shared);
             }
             Err(err) => {
                 let now = shared.clock.monotonic();
@@ -226,298 +229,3 @@ pub(crate) async fn accept(listener: TcpListener, port: Port, shared: Arc<Shared
         }
     }
 }
-
-/// Serves a connection whose transport stands.
-pub(crate) async fn serve<S: Socket>(stream: Arc<S>, guest: Guest, shared: Arc<Shared>) {
-    let info = guest.info();
-    let Guest {
-        id,
-        peer,
-        live,
-        mut entry,
-        transport,
-        is_greeted,
-        ping_interval,
-        ..
-    } = guest;
-    let counters = Arc::clone(shared.accounts.counters());
-    counters.total_connections.fetch_add(1, Relaxed);
-    let outbound = Outbound::new(id, stream.clone(), live.limits.max_pending_bytes, counters);
-    let outbound = Arc::new(if S::IS_LAYERED {
-        outbound.layered()
-    } else {
-        outbound
-    });
-    let (now, start) = (shared.clock.monotonic(), shared.clock.now());
-    let connection = Connection::new(peer, start, now, Arc::clone(&outbound)).on(transport);
-    let connection = Arc::new(connection);
-    let limits = SessionLimits {
-        codec: Codec {
-            max_control_line_bytes: live.limits.max_control_line_bytes,
-            max_payload_bytes: live.limits.max_payload_bytes,
-        },
-        max_subscriptions: live.limits.max_subscriptions,
-        max_subscription_tokens: live.limits.max_subscription_tokens,
-        ping_max: live.limits.ping_max,
-    };
-    let router = Arc::clone(&shared.accounts.global().router);
-    let mut session = Session::new(limits, router, Arc::clone(&outbound));
-    if is_greeted {
-        session.greeted(info);
-    } else {
-        session.greet(info);
-    }
-    tracing::debug!(conn = id.0, %peer, "connection opened");
-
-    // Given to `join!` as they are: a variable of its own would make the task as much larger as the future is.
-    tokio::join!(
-        async {
-            if shared
-                .connections
-                .insert(Arc::clone(&connection), live.limits.max_connections)
-            {
-                let held = shared.reading.token();
-                let end = match entry.open(&mut session, &connection, &shared) {
-                    None => {
-                        read(
-                            &mut session,
-                            &*stream,
-                            &connection,
-                            &mut entry,
-                            ping_interval,
-                            &shared,
-                        )
-                        .await
-                    }
-                    end => end,
-                };
-                drop(held);
-                if let Some(reason) = end {
-                    outbound.finish(reason);
-                }
-            } else {
-                session.say(b"-ERR 'maximum connections exceeded'\r\n");
-                outbound.finish(CloseReason::MaxConnectionsExceeded);
-            }
-        },
-        write(&outbound, &*stream, live.limits.write_deadline),
-    );
-    stream.goodbye();
-    let now = shared.clock.now();
-    shared.events.disconnected(&connection, now);
-    shared.connections.remember(ConnInfo::closed(&connection, now));
-    session.close();
-    if let Some(identity) = connection.identity() {
-        let was_slow = matches!(
-            outbound.reason(),
-            Some(CloseReason::SlowConsumerPendingBytes | CloseReason::SlowConsumerWriteDeadline)
-        );
-        identity.account.ended(&outbound.counters, was_slow);
-    }
-    connection.leave();
-    shared.connections.remove(id);
-    let reason = outbound.reason().map(tracing::field::display);
-    tracing::debug!(conn = id.0, reason, "connection closed");
-}
-
-/// Reads until the connection ends, gives why; none when the broker stops: the connection is then still written to.
-async fn read(
-    session: &mut Session,
-    stream: &impl Socket,
-    connection: &Connection,
-    entry: &mut Entry,
-    ping_interval: Duration,
-    shared: &Shared,
-) -> Option<CloseReason> {
-    let mut buf = ReadBuffer::default();
-    let mut pings = tokio::time::interval(ping_interval);
-    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    pings.reset();
-    let ended = connection.outbound.ended();
-    loop {
-        if ended.is_cancelled() || shared.stop.is_cancelled() {
-            return ended.is_cancelled().then_some(CloseReason::ClientClosed);
-        }
-        let read = buf.try_read(stream);
-        if stream.owes() {
-            connection.outbound.wake_writer();
-        }
-        let count = match read {
-            Ok(0) => return Some(CloseReason::ClientClosed),
-            Ok(count) => count,
-            Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                buf.rest();
-                tokio::select! {
-                    end = wait(session, stream, &mut pings, ended, &shared.stop) => {
-                        if end.is_some() {
-                            return end;
-                        }
-                    }
-                    () = entry.over(shared) => return Some(entry.end(session)),
-                }
-                continue;
-            }
-            Err(_) => return Some(CloseReason::ReadError),
-        };
-        let now = shared.clock.monotonic();
-        connection.touch(now);
-        if entry.is_over(now) {
-            return Some(entry.end(session));
-        }
-        if buf.held.len() < buf.need_bytes {
-            continue;
-        }
-        loop {
-            let Received {
-                mut ops,
-                need_bytes,
-                end,
-                asks_who,
-                asks_in,
-            } = session.receive(&mut buf.held);
-            buf.need_bytes = need_bytes;
-            note_who_asks(&mut ops, connection, &shared.info.server_name);
-            if shared.inbox.send(ops).await.is_err() {
-                return Some(CloseReason::ServerShutdown);
-            }
-            introduce(session, connection);
-            for reply in asks_who {
-                session.answer_to(&reply, &system::user_info(shared, connection));
-            }
-            if end.is_some() {
-                return end;
-            }
-            if !asks_in {
-                break;
-            }
-            let end = Box::pin(entry.admit(session, connection, shared)).await;
-            if end.is_some() {
-                return end;
-            }
-        }
-        let stalled = session.take_stalled();
-        if !stalled.is_empty() {
-            wait_for(stalled).await;
-        } else if count >= LONG_READ_BYTES {
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-/// Waits for something to read, pinging meanwhile. Gives the end of a stale connection.
-async fn wait(
-    session: &mut Session,
-    stream: &impl Socket,
-    pings: &mut Interval,
-    ended: &CancellationToken,
-    stop: &CancellationToken,
-) -> Option<CloseReason> {
-    tokio::select! {
-        ready = stream.tcp().readable() => ready.is_err().then_some(CloseReason::ReadError),
-        () = ended.cancelled() => None,
-        () = stop.cancelled() => None,
-        _ = pings.tick() => session.ping(),
-    }
-}
-
-/// Notes who the client says it is.
-fn introduce(session: &Session, connection: &Connection) {
-    if let Some(options) = session.options() {
-        connection.client.get_or_init(|| {
-            connection.set_first_rtt();
-            ClientName {
-                name: options.name.clone(),
-                lang: options.lang.clone(),
-                version: options.version.clone(),
-            }
-        });
-    }
-}
-
-/// Writes what is queued until the connection ends; what is queued then may take [`FAREWELL_MAX`] without progress.
-async fn write(outbound: &Outbound, stream: &impl Socket, deadline: Duration) {
-    let ended = outbound.ended();
-    loop {
-        match outbound.write_queued() {
-            Progress::Ended => return,
-            Progress::Idle => outbound.work().await,
-            Progress::Blocked => {
-                let has_ended = ended.is_cancelled();
-                let wait = if has_ended {
-                    deadline.min(FAREWELL_MAX)
-                } else {
-                    deadline
-                };
-                tokio::select! {
-                    ready = tokio::time::timeout(wait, stream.tcp().writable()) => {
-                        if ready.is_err() {
-                            outbound.close_for_write_deadline();
-                        }
-                    }
-                    () = ended.cancelled(), if !has_ended => {}
-                }
-            }
-        }
-    }
-}
-
-/// What was read and not yet taken. Grows to what the connection brings at once, and shrinks again, so that quiet
-/// connections cost little.
-#[derive(Debug)]
-struct ReadBuffer {
-    held: BytesMut,
-    need_bytes: usize,
-    target_bytes: usize,
-    short_reads: u32,
-}
-
-impl Default for ReadBuffer {
-    fn default() -> Self {
-        Self {
-            held: BytesMut::new(),
-            need_bytes: 1,
-            target_bytes: READ_BYTES_MIN,
-            short_reads: 0,
-        }
-    }
-}
-
-impl ReadBuffer {
-    fn try_read(&mut self, stream: &impl Socket) -> io::Result<usize> {
-        let missing = self.need_bytes.saturating_sub(self.held.len());
-        // What a frame announces is reserved step by step, as it arrives.
-        let wanted = self.target_bytes.max(missing.min(self.held.len()));
-        if self.held.capacity() - self.held.len() < wanted / 2 {
-            self.held.reserve(wanted);
-        }
-        let room = self.held.capacity() - self.held.len();
-        let count = stream.try_read(&mut self.held)?;
-        self.adapt(count, room);
-        Ok(count)
-    }
-
-    /// Nothing is there to be read: a quiet connection needs no buffer meanwhile.
-    fn rest(&mut self) {
-        if self.held.is_empty() && self.target_bytes == READ_BYTES_MIN {
-            self.held = BytesMut::new();
-        }
-    }
-
-    fn adapt(&mut self, count: usize, room: usize) {
-        if count == room {
-            self.target_bytes = (self.target_bytes * 2).min(READ_BYTES_MAX);
-            self.short_reads = 0;
-        } else if count < self.target_bytes / 4 {
-            self.short_reads += 1;
-            if self.short_reads >= 8 {
-                self.target_bytes = (self.target_bytes / 2).max(READ_BYTES_MIN);
-                self.short_reads = 0;
-            }
-        } else {
-            self.short_reads = 0;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

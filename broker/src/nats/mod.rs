@@ -9,6 +9,7 @@ pub(crate) mod entry;
 pub(crate) mod info;
 pub(crate) mod listener;
 pub(crate) mod live;
+pub(crate) mod serve;
 pub(crate) mod session;
 pub(crate) mod transport;
 pub(crate) mod upgrade;

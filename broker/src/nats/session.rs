@@ -14,7 +14,8 @@ use crate::auth::Identity;
 use crate::auth::permissions::Permissions;
 use crate::batch::OutBatch;
 use crate::nats::codec::{self, ClientOp, Codec, Decoded, ProtocolError};
-use crate::nats::info::ConnectOptions;
+use crate::nats::info::{ConnectOptions, Manners};
+use crate::options::GLOBAL_ACCOUNT;
 use crate::outbound::{CloseReason, Outbound};
 use crate::router::{Message, Router, Subscription, Target};
 use crate::shard::inbox::{JsKind, JsOp, ReplyTo};
@@ -61,12 +62,15 @@ pub(crate) struct Session {
     outbound: Arc<Outbound>,
     target: Target,
     batch: OutBatch,
-    options: ConnectOptions,
+    manners: Manners,
+    /// The client's CONNECT, until [`Session::forget_options`].
+    options: Option<Box<ConnectOptions>>,
     is_connected: bool,
     entry: Entry,
     /// The INFO that is repeated with the account once the client is in, until that is done.
-    greeting: Vec<u8>,
-    account: Arc<str>,
+    greeting: Box<[u8]>,
+    /// None: the global one.
+    account: Option<Arc<str>>,
     permissions: Option<Arc<Permissions>>,
     subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
     /// Ended subscriptions are swept out when the table has grown to this.
@@ -104,11 +108,12 @@ impl Session {
             target: Target::Connection(Arc::clone(&outbound)),
             batch: OutBatch::new(outbound.id()),
             outbound,
-            options: ConnectOptions::default(),
+            manners: Manners::default(),
+            options: None,
             is_connected: false,
             entry: Entry::Open,
-            greeting: Vec::new(),
-            account: Arc::from("$G"),
+            greeting: Box::default(),
+            account: None,
             permissions: None,
             subscriptions: HashMap::new(),
             sweep_at: SWEEP_MIN,
@@ -150,7 +155,7 @@ impl Session {
         self.close();
         self.batch.set_details(rtt_nanos, details);
         self.router = Arc::clone(&identity.account.router);
-        self.account = Arc::clone(&identity.account.name);
+        self.account = Some(Arc::clone(&identity.account.name));
         self.permissions.clone_from(&identity.permissions);
         self.batch.set_permissions(identity.permissions.clone());
         if let Some(replies) = identity.permissions.as_ref().and_then(|held| held.replies()) {
@@ -188,12 +193,12 @@ impl Session {
     /// Says INFO to the client, now and with its account after its first PING.
     pub(crate) fn greet(&mut self, info: Vec<u8>) {
         self.say(&info);
-        self.greeting = info;
+        self.greeting = info.into_boxed_slice();
     }
 
     /// INFO was said before the session began.
     pub(crate) fn greeted(&mut self, info: Vec<u8>) {
-        self.greeting = info;
+        self.greeting = info.into_boxed_slice();
     }
 
     /// Says `line` to the client.
@@ -279,9 +284,19 @@ impl Session {
         self.batch.take_stalled()
     }
 
-    /// What the client asked for with CONNECT.
+    /// What the client asked for with CONNECT, until that is forgotten.
     pub(crate) fn options(&self) -> Option<&ConnectOptions> {
-        self.is_connected.then_some(&self.options)
+        self.options.as_deref()
+    }
+
+    /// What the client asked for with CONNECT has been seen to.
+    pub(crate) fn forget_options(&mut self) {
+        self.options = None;
+    }
+
+    /// Gives back memory that a client needs only while it is busy.
+    pub(crate) fn rest(&mut self) {
+        self.batch.rest();
     }
 
     /// Ends all subscriptions.
@@ -311,10 +326,10 @@ impl Session {
     /// Source: nats-server, `processPing`: the first one after CONNECT is followed by INFO.
     fn pong(&mut self) {
         self.answer(b"PONG\r\n");
-        if !self.is_connected || self.options.protocol < 1 || self.greeting.is_empty() {
+        if !self.is_connected || self.manners.protocol < 1 || self.greeting.is_empty() {
             return;
         }
-        let mut line = std::mem::take(&mut self.greeting);
+        let mut line = std::mem::take(&mut self.greeting).into_vec();
         line.truncate(line.len().saturating_sub(b"} \r\n".len()));
         let (own, told) = (self.limits.codec, self.server_limits.codec);
         if own.max_payload_bytes != told.max_payload_bytes {
@@ -322,7 +337,7 @@ impl Session {
             let field = |codec: Codec| format!("\"max_payload\":{},", codec.max_payload_bytes);
             line = text.replacen(&field(told), &field(own), 1).into_bytes();
         }
-        let account = serde_json::Value::from(&*self.account);
+        let account = serde_json::Value::from(self.account.as_deref().unwrap_or(GLOBAL_ACCOUNT));
         let more = format!(",\"connect_info\":true,\"remote_account\":{account}}} \r\n");
         line.extend_from_slice(more.as_bytes());
         self.answer(&line);
@@ -330,7 +345,10 @@ impl Session {
 
     fn connect(&mut self, json: &[u8]) -> Result<(), CloseReason> {
         self.close();
-        self.options = serde_json::from_slice(json).map_err(|_| self.violation(ProtocolError::Arguments))?;
+        let options: ConnectOptions =
+            serde_json::from_slice(json).map_err(|_| self.violation(ProtocolError::Arguments))?;
+        self.manners = options.manners;
+        self.options = Some(Box::new(options));
         self.is_connected = true;
         if self.entry != Entry::Open {
             self.entry = Entry::Asked;
@@ -340,13 +358,17 @@ impl Session {
     }
 
     fn complete_connect(&mut self) -> Result<(), CloseReason> {
-        self.outbound.set_accepts_headers(self.options.headers);
-        self.batch.set_echo(self.options.echo);
-        if !(0..=1).contains(&self.options.protocol) {
+        self.outbound.set_accepts_headers(self.manners.headers);
+        self.batch.set_echo(self.manners.echo);
+        if self.manners.protocol < 1 {
+            // Such a client would not understand a second one.
+            self.greeting = Box::default();
+        }
+        if !(0..=1).contains(&self.manners.protocol) {
             self.error("invalid client protocol");
             return Err(CloseReason::ProtocolViolation);
         }
-        if self.options.no_responders && !self.options.headers {
+        if self.manners.no_responders && !self.manners.headers {
             self.error("no responders requires headers support");
             return Err(CloseReason::ProtocolViolation);
         }
@@ -357,10 +379,10 @@ impl Session {
     fn publish(&mut self, msg: &Message<'_>, buf: &[u8]) -> Result<(), CloseReason> {
         self.in_msgs += 1;
         self.in_bytes += (msg.headers.len() + msg.payload.len()) as u64;
-        if !msg.headers.is_empty() && !self.options.headers {
+        if !msg.headers.is_empty() && !self.manners.headers {
             return Err(self.violation(ProtocolError::HeadersNotSupported));
         }
-        if self.options.pedantic && !subject::is_valid_literal(msg.subject) {
+        if self.manners.pedantic && !subject::is_valid_literal(msg.subject) {
             self.error("Invalid Publish Subject");
         }
         if self.router.shares()
@@ -400,7 +422,7 @@ impl Session {
                 headers: place(buf, msg.headers),
                 payload: place(buf, msg.payload),
             });
-        } else if routed.receivers == 0 && self.options.no_responders {
+        } else if routed.receivers == 0 && self.manners.no_responders {
             self.say_no_responders(msg);
         }
         Ok(())
@@ -500,7 +522,7 @@ impl Session {
     }
 
     fn ok(&mut self) {
-        if self.options.verbose {
+        if self.manners.verbose {
             self.answer(b"+OK\r\n");
         }
     }

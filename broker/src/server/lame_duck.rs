@@ -37,7 +37,7 @@ impl Broker {
 
 async fn close_one_by_one(connections: &[Arc<Connection>], pause: Duration) {
     for connection in connections {
-        if connection.outbound.ended().is_cancelled() {
+        if connection.outbound.has_ended() {
             continue;
         }
         connection.outbound.finish(CloseReason::ServerShutdown);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 
 use crate::types::{AccountId, StreamId, StreamSeq};
 
@@ -239,6 +239,22 @@ impl Inbox {
                 self.put(ops, bytes as usize)
             }
             Err(_) => Err(InboxClosed(ops)),
+        }
+    }
+
+    /// As [`Self::send`], without waiting: `Ok(Some)` gives the batch back because there is no room.
+    pub fn try_send(&self, ops: Vec<JsOp>) -> Result<Option<Vec<JsOp>>, InboxClosed> {
+        if ops.is_empty() {
+            return Ok(None);
+        }
+        let bytes = self.charge(&ops);
+        match self.room.try_acquire_many(bytes) {
+            Ok(permit) => {
+                permit.forget();
+                self.put(ops, bytes as usize).map(|()| None)
+            }
+            Err(TryAcquireError::NoPermits) => Ok(Some(ops)),
+            Err(TryAcquireError::Closed) => Err(InboxClosed(ops)),
         }
     }
 

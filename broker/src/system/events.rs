@@ -102,9 +102,9 @@ fn client(connection: &Connection) -> Value {
         "kind": "Client", "client_type": "nats", "rtt": connection.rtt_nanos(),
     });
     let fields = [
-        ("name", known.name),
-        ("lang", known.lang),
-        ("ver", known.version),
+        ("name", known.name.to_string()),
+        ("lang", known.lang.to_string()),
+        ("ver", known.version.to_string()),
         (
             "acc",
             identity
