@@ -38,7 +38,8 @@ impl<F: Fs> Store<F> {
             let entries = table.entries.from(0).map(|(_, entry)| entry);
             for entry in entries.filter(|entry| entry.is_live() && entry.has_headers()) {
                 let seq = StreamSeq(segment.seq(&entry));
-                let Ok(Some(record)) = self.read(id, seq) else {
+                // An id that is not seen now is not known until the next start.
+                let Ok(Some(record)) = self.read_patiently(id, seq) else {
                     continue;
                 };
                 buf.clear();

@@ -174,3 +174,17 @@ fn a_message_that_cannot_be_read_is_not_said_to_be_missing() {
     let answer = world.ask("$JS.API.STREAM.MSG.GET.S", r#"{"seq":1}"#);
     assert_eq!(text(&answer)["message"]["data"], "eA==", "{answer}");
 }
+
+#[test]
+fn an_id_is_known_after_a_start_in_which_a_read_failed_once() {
+    for nth in 1..60 {
+        let mut world = World::new(nth);
+        stream(&mut world, r#"{"name":"S","subjects":["s.*"]}"#);
+        world.publish("s.a", "Nats-Msg-Id: one", "first");
+        world.publish("s.a", "", "second");
+        world.fs.fail_nth_read(nth);
+        world.restart();
+        let again = world.publish("s.b", "Nats-Msg-Id: one", "third");
+        assert!(again.contains("duplicate"), "read {nth} fails: {again}");
+    }
+}
