@@ -145,6 +145,9 @@ pub(crate) struct Consumer {
     /// Wall time of the last acknowledgement, 0 if there was none.
     pub(crate) last_acked: UnixNanos,
     is_dirty: bool,
+    /// The position has moved past what is no longer there since the durable part was last taken. That alone is written with
+    /// the next change.
+    has_skipped: bool,
 }
 
 impl Consumer {
@@ -179,6 +182,7 @@ impl Consumer {
             last_delivered: UnixNanos(0),
             last_acked: UnixNanos(0),
             is_dirty: true,
+            has_skipped: false,
             config,
         };
         for PendingState {
@@ -218,6 +222,7 @@ impl Consumer {
 
     /// Whether the durable part has changed since this was last asked.
     pub(crate) fn take_dirty(&mut self) -> bool {
+        self.has_skipped &= !self.is_dirty;
         std::mem::take(&mut self.is_dirty)
     }
 
@@ -443,6 +448,7 @@ impl Consumer {
     pub(crate) fn skip_to(&mut self, stream_seq: u64) {
         if self.skip_list.is_empty() && stream_seq > self.next_stream_seq {
             self.next_stream_seq = stream_seq;
+            self.has_skipped = true;
         }
     }
 }

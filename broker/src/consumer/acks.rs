@@ -48,6 +48,8 @@ impl Consumer {
         if self.config.ack_policy == AckPolicy::FlowControl {
             return false;
         }
+        // The answer says that the message does not come again, also if it is behind the position only since it left the stream.
+        self.is_dirty |= self.has_skipped;
         self.last_acked = now.wall;
         match verb {
             AckVerb::Ack => {

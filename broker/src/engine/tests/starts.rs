@@ -1,4 +1,4 @@
-//! Where consumers start when the disk fails around their creation.
+//! Where consumers start when the disk fails around their creation, and after a crash.
 
 use super::world::{Delivered, World};
 use super::{consumer, stream};
@@ -174,4 +174,32 @@ fn a_consumer_that_was_reset_stays_where_it_was_set_to() {
         world.pull("S", "C", "5");
         assert_eq!(texts(&world.deliveries()), ["second"], "{policy}");
     }
+}
+
+#[test]
+fn a_message_that_was_acknowledged_when_it_was_too_old_does_not_come_again() {
+    let mut found = 0;
+    for seed in 0..24 {
+        let mut world = World::new(seed);
+        stream(
+            &mut world,
+            r#"{"name":"S","subjects":["s.*"],"max_age":3000000000,"duplicate_window":1000000000}"#,
+        );
+        consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+        world.publish("s.a", "", "old");
+        world.pull("S", "C", "1");
+        let delivered = world.deliveries();
+        // The delivery is forgotten.
+        world.crash(seed);
+        world.wait(5_000_000_000);
+        assert_eq!(world.messages("S"), 0);
+        world.pull("S", "C", r#"{"batch":1,"no_wait":true}"#);
+        assert!(world.ack_and_wait(&delivered[0], "+ACK").is_some());
+        world.jump(-10_000_000_000);
+        world.crash(seed);
+        found += u32::from(world.messages("S") > 0);
+        world.pull("S", "C", "1");
+        assert!(world.deliveries().is_empty(), "crash {seed}");
+    }
+    assert!(found > 2, "{found} times the message was back");
 }
