@@ -446,7 +446,16 @@ impl ConsumerModel {
     }
 
     /// Holds the consumer's own description against what is known.
-    pub(super) fn check_info(&mut self, stream: &StreamModel, info: &Value, is_restarted: bool) {
+    ///
+    /// `there`: the positions that the stream has now. What is no longer among them need not be waited for; whether it may have
+    /// gone is looked at by itself.
+    pub(super) fn check_info(
+        &mut self,
+        stream: &StreamModel,
+        info: &Value,
+        there: &[u64],
+        is_restarted: bool,
+    ) {
         let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(u64::MAX);
         let delivered = number("/delivered/stream_seq");
         let floor = number("/ack_floor/stream_seq");
@@ -494,10 +503,9 @@ impl ConsumerModel {
         );
         let settled_below = |seq: u64| {
             self.stories.range(..=seq).all(|(seq, story)| {
-                let is_there = stream
-                    .messages
-                    .get(seq)
-                    .is_some_and(|message| message.fate == Fate::Live);
+                let message = stream.messages.get(seq);
+                let is_there = message.is_some_and(|message| message.fate == Fate::Live)
+                    && there.binary_search(seq).is_ok();
                 !story.is_exact || story.settled > Settled::No || story.is_given_up || !is_there
             })
         };

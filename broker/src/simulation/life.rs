@@ -183,6 +183,7 @@ impl Run {
     fn adopt_listed(&mut self, name: &'static str, list: &Value) {
         let infos = list["consumers"].as_array().cloned().unwrap_or_default();
         let now = self.world.now.mono.0;
+        let there = self.world.positions(name);
         let stream = self.streams.get_mut(name).expect("a known stream");
         let mut known = std::mem::take(&mut stream.consumers);
         let doubts = std::mem::take(&mut stream.consumers_in_doubt);
@@ -196,7 +197,7 @@ impl Run {
                 .find(|model| model.config.mark == mark)
                 .unwrap_or_else(|| panic!("consumer {consumer} of {name} came from nowhere, or changed"));
             model.is_in_doubt = false;
-            model.check_info(stream, info, true);
+            model.check_info(stream, info, &there, true);
             stream.consumers.insert(model.config.name, model);
         }
         for (consumer, model) in known {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::config::Retention;
-use super::streams::{Fate, Message, Sent, StreamModel};
+use super::streams::{Fate, Message, Sent, StreamModel, header};
 use super::verdict::Seen;
 use super::world::World;
 use crate::engine::time::Now;
@@ -48,6 +48,10 @@ impl StreamModel {
             self.confirmed
         );
         let mut known = std::mem::take(&mut self.messages);
+        if after_restart && self.damage > 0 {
+            // Positions at the very end that damage took are given again.
+            known.retain(|seq, _| *seq <= last);
+        }
         let mut missing = 0;
         for (seq, message) in &mut known {
             let is_there = there.binary_search(seq).is_ok();
@@ -123,11 +127,7 @@ impl StreamModel {
             panic!("message {seq} of {name} was never sent, or refused: {found:?}")
         };
         self.doubtful.remove(index);
-        let header = |name: &str| {
-            let text = std::str::from_utf8(&found.headers).unwrap_or_default();
-            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            Some(line.trim_start_matches(':').trim().to_owned())
-        };
+        let header = |name: &str| header(&found.headers, name);
         let seen = Seen {
             seq,
             at: world.now.mono.0,

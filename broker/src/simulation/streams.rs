@@ -103,6 +103,13 @@ fn headers_without_payload(sent: &Sent) -> Vec<u8> {
     [before, size.as_bytes()].concat()
 }
 
+/// The value of one header.
+pub(super) fn header(headers: &[u8], name: &str) -> Option<String> {
+    let text = std::str::from_utf8(headers).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim_start_matches(':').trim().to_owned())
+}
+
 impl StreamModel {
     pub(super) fn new(config: StreamConfig) -> Self {
         let last = config.first_seq.max(1) - 1;
@@ -457,6 +464,30 @@ impl StreamModel {
         }
     }
 
+    /// A start dates ids by the messages that carry them. Once the clock was set back, an older message than the last one with an
+    /// id may be the younger one, from the time that `at` says: it stands for the id then.
+    fn date_ids_anew(&mut self, at: impl Fn(UnixNanos) -> u64) {
+        let live = self.messages.iter().filter(|(_, one)| one.fate == Fate::Live);
+        for (seq, message) in live {
+            let seen = Seen {
+                seq: *seq,
+                at: at(message.time),
+                is_certain: false,
+            };
+            for (ids, name) in [
+                (&mut self.ids, "Nats-Msg-Id"),
+                (&mut self.resends, "Tarn-Resend-Id"),
+            ] {
+                if let Some(id) = header(&message.sent.headers, name) {
+                    let known = ids.entry(id).or_insert(seen);
+                    if known.at <= seen.at {
+                        *known = seen;
+                    }
+                }
+            }
+        }
+    }
+
     /// The broker was started again: what it knows only in memory is gone or worked out anew.
     pub(super) fn reopened(&mut self, world: &World, has_jumped: bool) {
         self.is_sick = false;
@@ -472,11 +503,9 @@ impl StreamModel {
                 .get(&seen.seq)
                 .filter(|message| message.fate == Fate::Live);
             seen.is_certain &= there.is_some() && !has_jumped;
-            if let Some(message) = there
-                && has_jumped
-            {
-                seen.at = anew(message.time).max(seen.at);
-            }
+        }
+        if has_jumped {
+            self.date_ids_anew(anew);
         }
         self.confirmed = self.last;
     }

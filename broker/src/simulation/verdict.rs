@@ -86,6 +86,16 @@ impl StreamModel {
         }
     }
 
+    /// The same if the expected positions are the last ones, as they may be where the last position is uncertain.
+    pub(super) fn unbound_verdict(&self, now: u64, sent: &Sent, asked: &Asked) -> Verdict {
+        let unbound = Asked {
+            expected_last_seq: None,
+            expected_subject_seq: None,
+            ..asked.clone()
+        };
+        self.verdict(now, &sent.subject, sent, &unbound)
+    }
+
     fn refusal(&self, subject: &str, sent: &Sent, asked: &Asked) -> Option<u64> {
         let config = &self.config;
         if asked.rollup.is_some() && !config.allow_rollup {
