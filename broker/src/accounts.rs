@@ -2,12 +2,14 @@
 
 mod links;
 pub(crate) mod names;
+pub(crate) mod shown;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use self::names::AccountNames;
+use self::shown::Shown;
 use crate::options::{AccountLimits, AuthOptions, GLOBAL_ACCOUNT, JetStreamTier, SYSTEM_ACCOUNT};
 use crate::outbound::{ClientCounters, Counters};
 use crate::router::{JetStreamUse, Router};
@@ -24,6 +26,7 @@ pub(crate) struct Account {
     connections: AtomicU64,
     limits: RwLock<AccountLimits>,
     past: Mutex<Traffic>,
+    shown: RwLock<Arc<Shown>>,
 }
 
 /// What has gone through an account.
@@ -94,6 +97,15 @@ impl Account {
     pub(crate) fn set_tag(&self, tag: &str) {
         let tag = (!tag.is_empty()).then(|| tag.into());
         *self.tag.write().unwrap_or_else(PoisonError::into_inner) = tag;
+    }
+
+    /// What it shares, as monitoring tells of it.
+    pub(crate) fn shown(&self) -> Arc<Shown> {
+        Arc::clone(&self.shown.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_shown(&self, shown: Shown) {
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(shown);
     }
 
     /// What the account is limited to.
@@ -273,5 +285,6 @@ fn account(
         limits: RwLock::default(),
         tag: RwLock::default(),
         past: Mutex::default(),
+        shown: RwLock::default(),
     })
 }

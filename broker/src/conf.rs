@@ -4,6 +4,7 @@
 //! reached through [`Sources`] only. Source: the configuration pages of nats-server's documentation; details as nats-server
 //! 2.15 has them.
 
+mod digest;
 mod lex;
 mod parse;
 mod settings;

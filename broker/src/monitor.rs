@@ -7,6 +7,7 @@ pub(crate) mod args;
 pub(crate) mod connz;
 pub(crate) mod jetstream;
 pub(crate) mod process;
+mod shares;
 pub(crate) mod subsz;
 
 use std::collections::BTreeMap;
@@ -342,18 +343,19 @@ fn settings(monitor: &Monitor) -> Value {
     let (info, limits) = (&monitor.shared.info, &monitor.shared.limits);
     let directory = monitor.shared.gate.directory();
     let addr = monitor.settings.addr;
+    let live = monitor.shared.live();
     let mut settings = json!({
         "server_id": info.server_id, "server_name": info.server_name, "version": VERSION, "proto": 1, "go": "none",
         "host": info.host, "port": info.port, "max_connections": limits.max_connections,
         "ping_interval": nanos(limits.ping_interval), "ping_max": limits.ping_max,
-        "http_host": addr.map_or(String::new(), |addr| addr.ip().to_string()),
+        "http_host": addr.map_or_else(|| info.host.clone(), |addr| addr.ip().to_string()),
         "http_port": addr.map_or(0, |addr| addr.port()), "http_base_path": monitor.settings.base_path, "https_port": 0,
         "auth_timeout": directory.timeout().as_secs_f64(), "tls_timeout": 2.0,
         "max_control_line": limits.max_control_line_bytes, "max_payload": limits.max_payload_bytes,
         "max_pending": limits.max_pending_bytes, "write_deadline": nanos(limits.write_deadline),
         "cluster": {}, "gateway": {}, "leaf": {}, "mqtt": {}, "websocket": {},
-        "routes": 0, "remotes": 0, "leafnodes": 0, "config_digest": "",
-        "start": time::format(monitor.start), "config_load_time": time::format(monitor.start),
+        "routes": 0, "remotes": 0, "leafnodes": 0, "config_digest": live.config_digest,
+        "start": time::format(monitor.start), "config_load_time": time::format(live.loaded_at),
     });
     if !monitor.settings.tags.is_empty() {
         settings["tags"] = json!(monitor.settings.tags);

@@ -30,6 +30,8 @@ pub const SYSTEM_ACCOUNT: &str = "$SYS";
 /// Everything that can be said about one server.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
+    /// What tells the file that says this from others: `sha256:…`; empty: there is none.
+    pub config_digest: String,
     /// Its name in INFO; none: the server's id.
     pub server_name: Option<String>,
     /// `server_tags`, in lower case.

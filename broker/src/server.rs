@@ -143,7 +143,8 @@ impl Broker {
             tls_verify: false,
             is_lame_duck: false,
         };
-        let live = Live::new(&config, &info)?;
+        let now = RealClock::new().now();
+        let live = Live::new(&config, &info, now)?;
         let accounts = Arc::new(Accounts::new(config.jetstream.domain.as_deref()));
         let (events, told) = system::events::channel();
         let maps_certificates = config.tls.as_ref().is_some_and(|tls| tls.verify_and_map);
@@ -152,7 +153,6 @@ impl Broker {
             own: config.jetstream.domain.clone(),
             default: config.default_js_domain.clone(),
         };
-        let now = RealClock::new().now();
         let gate = Gate::new(
             &config.auth,
             maps_certificates,

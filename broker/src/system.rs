@@ -220,6 +220,10 @@ impl System {
         }
         if self.monitor.settings.jetstream.enabled {
             statsz["jetstream"] = figure("jetstream");
+            // Where the files are is nobody else's.
+            if let Some(config) = statsz["jetstream"]["config"].as_object_mut() {
+                config.remove("store_dir");
+            }
         }
         json!({"server": self.server(), "statsz": statsz})
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::shown::{Shown, ShownImport};
 use super::{Account, Accounts, Domains};
 use crate::options::{
     AccountOptions, AuthOptions, ExportKind, ExportOptions, MapDestination, ResponseType, SubjectMapping,
@@ -20,6 +21,11 @@ impl Accounts {
         }
         let accounts: Vec<Arc<Account>> = wishes.iter().map(|wish| self.named(&wish.name)).collect();
         let mut shared: Vec<Sharing> = wishes.iter().map(|_| Sharing::default()).collect();
+        let mut shown: Vec<Shown> = wishes
+            .iter()
+            .zip(&imports)
+            .map(|(wish, imports)| shown(&accounts, wish, imports))
+            .collect();
         for (own, imports) in imports.into_iter().enumerate() {
             for import in imports {
                 if import.is_service {
@@ -41,13 +47,16 @@ impl Accounts {
             let index = accounts.iter().position(|known| known.name == account.name);
             let mut sharing = index.map_or_else(Sharing::default, |index| std::mem::take(&mut shared[index]));
             sharing.measures = index.is_some_and(|index| wishes[index].exports.iter().any(is_measured));
-            sharing.mappings = Self::mappings(&account, index.map(|index| &wishes[index]), domains);
+            let mut shown = index.map_or_else(Shown::default, |index| std::mem::take(&mut shown[index]));
+            shown.mappings = Self::mappings(&account, index.map(|index| &wishes[index]), domains);
+            sharing.mappings = Mappings::new(&shown.mappings).unwrap_or_default();
             account.router.set_sharing(sharing);
+            account.set_shown(shown);
         }
     }
 
     /// The mappings of an account, that of its domain of JetStream among them.
-    fn mappings(account: &Account, wish: Option<&AccountOptions>, domains: &Domains) -> Mappings {
+    fn mappings(account: &Account, wish: Option<&AccountOptions>, domains: &Domains) -> Vec<SubjectMapping> {
         let mut mappings: Vec<SubjectMapping> = Vec::new();
         if let Some(domain) = domains.default.get(&*account.name)
             && domains.own.as_ref() != Some(domain)
@@ -68,7 +77,23 @@ impl Accounts {
                 .filter(|mapping| Mappings::new(std::slice::from_ref(mapping)).is_ok())
                 .cloned(),
         );
-        Mappings::new(&mappings).unwrap_or_default()
+        mappings
+    }
+}
+
+/// What an account offers and has, but for its mappings.
+fn shown(accounts: &[Arc<Account>], wish: &AccountOptions, imports: &[Import]) -> Shown {
+    let import = |import: &Import| ShownImport {
+        account: Arc::clone(&accounts[import.origin].name),
+        is_service: import.is_service,
+        remote: import.remote.clone(),
+        local: import.local.clone(),
+        share: import.share,
+    };
+    Shown {
+        exports: wish.exports.clone(),
+        imports: imports.iter().map(import).collect(),
+        mappings: Vec::new(),
     }
 }
 

@@ -13,6 +13,7 @@ mod websocket;
 use std::path::Path;
 
 use self::reader::Reader;
+use super::digest::digest;
 use super::parse::{parse, unreadable};
 use super::value::Node;
 use super::{ConfigError, ConfigErrors, Sources};
@@ -31,7 +32,10 @@ pub fn read(file: &Path, text: &str, sources: &dyn Sources) -> Result<Options, C
     let table = parse(file, text, sources)?;
     let mut settings = Settings {
         reader: Reader::new(sources),
-        options: Options::default(),
+        options: Options {
+            config_digest: digest(&table),
+            ..Options::default()
+        },
         top_store_dir: false,
     };
     if table.is_empty() {

@@ -63,3 +63,33 @@ fn try_options(text: &str) -> Result<Options, ConfigErrors> {
 fn problems(text: &str) -> String {
     try_options(text).expect_err("an error").to_string()
 }
+
+/// Digests that nats-server 2.15.2 has told.
+#[test]
+fn digests_are_those_of_nats_server() {
+    for (text, told) in [
+        (
+            "port: 4222",
+            "797533ebd0dfba7d34a0f9337ecf147e442871f48ddfd07ed751575a5737267e",
+        ),
+        (
+            "server_name: \"a<b>&\\\"c\\\"\\té\"\ndebug: yes\njetstream { max_mem: 512M, max_file: 4G, store_dir: \"/tmp/x\" }\n\
+             accounts { B { users = [ {user: b, password: b} ] }, A: { users: [] } }",
+            "3ad4a09e0333d20941127d7c40c2a12d530f5e7bc19cd2dc3e6ae6dcbd6bdd41",
+        ),
+        (
+            "PORT: 4333\nport: $PORT\nauthorization { timeout: 1.5, user: u, password: \"p\" }\nwrite_deadline: \"2s\"",
+            "390112838c32a442c2520ab61feb7da95b16043689a4af7a666b5875d885938b",
+        ),
+        (
+            "accounts { A { mappings { a: \"b\\x01\\x7f\u{2028}\" } } }",
+            "fda27d7b49030c4fb49c4134f4846a745af0a6a56df280c602afdf2069bfd7bd",
+        ),
+    ] {
+        assert_eq!(
+            super::digest::digest(&table(text)),
+            format!("sha256:{told}"),
+            "{text}"
+        );
+    }
+}

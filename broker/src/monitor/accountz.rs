@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::args::{ArgError, Args};
+use super::shares::Subject;
 use super::{Monitor, subsz};
 use crate::accounts::Account;
 use crate::api::time;
@@ -39,11 +40,21 @@ pub(crate) fn account_info(monitor: &Monitor, name: &str) -> Result<Value, Strin
         .is_some_and(|system| system.name == account.name);
     let has_jetstream = accounts.names().jetstream(account.router.account()).is_some();
     let mut info = json!({
-        "account_name": &*account.name, "update_time": time::format(monitor.start),
+        "account_name": &*account.name, "update_time": time::format(monitor.shared.live().loaded_at),
         "expired": false, "complete": true, "jetstream_enabled": has_jetstream, "leafnode_connections": 0,
         "client_connections": account.connection_count(),
         "subscriptions": subsz::client_subscriptions(monitor, name).len(),
     });
+    let (system, shown) = (accounts.system(), account.shown());
+    let subject = Subject {
+        account: name,
+        system: system.as_ref().map(|system| &*system.name),
+        has_jetstream: monitor.settings.jetstream.enabled,
+        shown: &shown,
+    };
+    if let Some(info) = info.as_object_mut() {
+        info.extend(subject.fields());
+    }
     info["name_tag"] = (*account.tag()).into();
     info["sublist_stats"] = subsz::figures(&[account]);
     if is_system {

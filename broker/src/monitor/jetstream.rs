@@ -12,6 +12,9 @@ use crate::engine::{AccountSnapshot, JsSnapshot, StreamSnapshot};
 /// Accounts in an answer where nothing else is asked for.
 const ACCOUNTS: usize = 1024;
 
+/// What nats-server tells beside `sync_always`: the default that it then does not need.
+const SYNC_INTERVAL_NANOS: u64 = 120_000_000_000;
+
 /// What an answer of `/jsz` holds of each account.
 #[derive(Clone, Copy)]
 struct Parts {
@@ -146,7 +149,7 @@ pub(super) fn config(monitor: &Monitor) -> Value {
     let mut config = json!({
         "max_memory": bytes(jetstream.max_memory_bytes, machine.memory_bytes),
         "max_storage": bytes(jetstream.max_file_bytes, machine.free_disk_bytes),
-        "store_dir": monitor.store_dir, "sync_always": true, "strict": !jetstream.lenient,
+        "store_dir": monitor.store_dir, "sync_interval": SYNC_INTERVAL_NANOS, "sync_always": true, "strict": !jetstream.lenient,
     });
     if let Some(domain) = &jetstream.domain {
         config["domain"] = domain.as_str().into();

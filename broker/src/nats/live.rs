@@ -10,6 +10,7 @@ use crate::nats::info::ServerInfo;
 use crate::options::{HandshakeFirst, TlsOptions, WebsocketOptions};
 use crate::server::{BrokerConfig, Limits};
 use crate::tls::{CertIdentity, TlsError, server_config};
+use crate::types::UnixNanos;
 
 /// Settings for new connections.
 #[derive(Debug)]
@@ -19,6 +20,9 @@ pub(crate) struct Live {
     pub(crate) info: ServerInfo,
     pub(crate) tls: Option<LiveTls>,
     pub(crate) websocket: Option<LiveWebsocket>,
+    /// What tells the file that says this from others; empty: there is none.
+    pub(crate) config_digest: String,
+    pub(crate) loaded_at: UnixNanos,
 }
 
 /// TLS on the client port.
@@ -47,8 +51,8 @@ pub(crate) struct LiveWebsocket {
 }
 
 impl Live {
-    /// What `config` says; `info` is what INFO says besides.
-    pub(crate) fn new(config: &BrokerConfig, info: &ServerInfo) -> Result<Self, TlsError> {
+    /// What `config` says, as read at `now`; `info` is what INFO says besides.
+    pub(crate) fn new(config: &BrokerConfig, info: &ServerInfo, now: UnixNanos) -> Result<Self, TlsError> {
         let tls = match &config.tls {
             Some(options) => Some(LiveTls {
                 is_required: !config.allow_non_tls,
@@ -84,6 +88,8 @@ impl Live {
             info,
             tls,
             websocket,
+            config_digest: config.config_digest.clone(),
+            loaded_at: now,
         })
     }
 }

@@ -45,6 +45,8 @@ pub struct BrokerConfig {
     pub http_base_path: String,
     /// Ended connections that monitoring remembers.
     pub max_closed_clients: usize,
+    /// What tells the file of these settings from others; empty: there is none.
+    pub config_digest: String,
 }
 
 /// Ended connections that monitoring remembers, where nothing else is said.
@@ -123,6 +125,7 @@ impl BrokerConfig {
             metadata: BTreeMap::new(),
             http_base_path: String::new(),
             max_closed_clients: MAX_CLOSED_CLIENTS,
+            config_digest: String::new(),
         }
     }
 
@@ -148,6 +151,7 @@ impl BrokerConfig {
             metadata: options.metadata.clone(),
             http_base_path: options.monitor.base_path.clone(),
             max_closed_clients: options.monitor.max_closed_clients.unwrap_or(MAX_CLOSED_CLIENTS),
+            config_digest: options.config_digest.clone(),
         }
     }
 }

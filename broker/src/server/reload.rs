@@ -42,7 +42,7 @@ impl Broker {
         unchanged(old, new)?;
         let config = BrokerConfig::from_options(new, PathBuf::new());
         let shared = &self.shared;
-        let live = Live::new(&config, &shared.info)?;
+        let live = Live::new(&config, &shared.info, shared.clock.now())?;
         self.reload_auth(&new.auth)?;
         shared.set_live(live);
         Ok(())

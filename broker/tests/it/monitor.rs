@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::Server;
+use crate::sharing::configured;
 
 pub(crate) async fn get(server: &Server, path: &str) -> (u16, String) {
     let addr = server.broker.monitor_addr().unwrap();
@@ -139,4 +140,55 @@ async fn jsz_shows_what_keda_reads() {
     ] {
         assert_eq!(get(&server, path).await.0, status, "{path}");
     }
+}
+
+#[tokio::test]
+async fn accounts_show_what_they_share() {
+    let server = configured(
+        "accounts {
+           A { users: [{user: a, password: a}]
+               exports: [{stream: \"s.*\", accounts: [B]}, {service: v, response_type: stream}]
+               mappings { \"m.*\": [{destination: \"n.$1\", weight: 40}, {destination: o, weight: 30, cluster: X}] } }
+           B { users: [{user: b, password: b}]
+               imports: [{stream: {account: A, subject: \"s.*\"}, to: \"here.$1\"}, {service: {account: A, subject: v}, to: w}] }
+         }
+         jetstream {}",
+    )
+    .await;
+    let detail = async |name: &str| {
+        let path = format!("/accountz?acc={name}");
+        json(&server, &path).await["account_detail"].clone()
+    };
+    let a = detail("A").await;
+    let exports = serde_json::json!([
+        {"subject": "s.*", "type": "stream", "approved_accounts": ["B"]},
+        {"subject": "v", "type": "service", "response_type": "Streamed"},
+    ]);
+    assert_eq!(a["exports"], exports);
+    let mappings = serde_json::json!({"m.*": [
+        {"subject": "n.$1", "weight": 40}, {"subject": "m.$1", "weight": 100},
+        {"subject": "o", "weight": 30, "cluster": "X"}, {"subject": "m.$1", "weight": 100, "cluster": "X"},
+    ]});
+    assert_eq!(a["mappings"], mappings);
+    let imports = detail("B").await["imports"].as_array().unwrap().clone();
+    let of_a: Vec<_> = imports.iter().filter(|import| import["account"] == "A").collect();
+    assert_eq!(
+        (&of_a[0]["local_subject"], &of_a[1]["local_subject"], of_a.len()),
+        (&"here.*".into(), &"w".into(), 2)
+    );
+    let of_system = imports.iter().filter(|import| import["account"] == "$SYS");
+    assert_eq!(of_system.count(), 5);
+    let system = detail("$SYS").await;
+    assert_eq!(
+        (
+            system["exports"].as_array().unwrap().len(),
+            system["imports"].as_array().unwrap().len()
+        ),
+        (5, 1)
+    );
+    let varz = json(&server, "/varz").await;
+    assert!(
+        varz["config_digest"].as_str().unwrap().starts_with("sha256:"),
+        "{varz}"
+    );
 }

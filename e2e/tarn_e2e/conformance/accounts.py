@@ -5,12 +5,14 @@ Prints what differs and exits with 1 if anything does. Usage: accounts [--show]
 
 import argparse
 import difflib
+import json
 import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 from .peers import Server, commands
@@ -60,6 +62,16 @@ SCENARIOS = {
                             "b SUB in 2", "b PUB x in", "b PUB ask.z"]),
     "limits": (LIMITS, ["a SUB a.b.c.d 1", "a SUB a.b.c 2", "a SUB b 3", "a SUB c 4", "b/a SUB x 1", "c/a SUB x 1", "a PUBBIG b"]),
 }
+
+SHOWN = f"""accounts {{
+  A {{ {users("a")}, exports: [{{stream: "s.>", accounts: [B]}}, {{service: v, accounts: [B], response_type: chunked}}
+      {{service: l, latency: {{subject: lat, sampling: 50}}}}, {{service: "t.*", account_token_position: 2, allow_trace: true}}]
+      mappings {{ "m.*": [{{destination: "n.$1", weight: 40}}, {{destination: "o.{{{{wildcard(1)}}}}", weight: 30, cluster: X}}], q: r }} }}
+  B {{ {users("b")}, imports: [{{stream: {{account: A, subject: "s.>"}}, prefix: p}}, {{service: {{account: A, subject: v}}, to: w, share: true}}
+      {{service: {{account: A, subject: "t.B"}}}}] }} }}"""
+
+# Configuration, and the accounts that monitoring is asked about.
+TOLD = {"streams": (STREAMS, "A B C"), "services": (SERVICES, "A B C"), "mappings": (MAPPINGS, "A B"), "all": (SHOWN, "A B $SYS")}
 
 # Configurations that are refused, and why.
 REFUSED = {
@@ -172,6 +184,20 @@ def refusal(command: list[str], config: str) -> str:
     return f"{ran.returncode} " + " | ".join(sorted(set(texts)))
 
 
+def told(command: list[str], config: str, accounts: str) -> list[str]:
+    """What `/accountz` says of each account, a line for each field and for each item of a list; lists have no order."""
+    lines = []
+    with Server(command, config, http=True) as server:
+        for account in accounts.split():
+            detail = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/accountz?acc={account}", timeout=5).read())["account_detail"]
+            for name, value in sorted(detail.items()):
+                if name in ("exports", "imports"):
+                    lines += sorted(f"{account} {name} {json.dumps(item, sort_keys=True)}" for item in value)
+                elif name not in ("update_time", "subscriptions", "sublist_stats"):
+                    lines.append(f"{account} {name} {json.dumps(value, sort_keys=True)}")
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--show", action="store_true", help="print everything that is heard")
@@ -181,10 +207,13 @@ def main() -> int:
     for name, (config, steps) in SCENARIOS.items():
         heard = {peer: play(command, config, steps) for peer, command in peers.items()}
         failed += compare(name, heard, show)
+    for name, (config, accounts) in TOLD.items():
+        heard = {peer: told(command, config, accounts) for peer, command in peers.items()}
+        failed += compare(f"what is told of {name}", heard, show)
     for name, config in REFUSED.items():
         heard = {peer: [refusal(command, config)] for peer, command in peers.items()}
         failed += compare(name, heard, show)
-    total = len(SCENARIOS) + len(REFUSED)
+    total = len(SCENARIOS) + len(TOLD) + len(REFUSED)
     print(f"accounts: {total - failed} of {total} the same")
     return 1 if failed else 0
 

@@ -130,9 +130,11 @@ class Side:
 
     @staticmethod
     def await_gone(server, stream):
-        """nats-server removes a stream's files behind its answer: the next of this name would find them."""
+        """nats-server removes a deleted stream's files behind its answer, under a name with a dot before it: while they are there the
+        next stream of this name can't be deleted, and one created after that would find what it held."""
         deadline = time.monotonic() + GONE_SECONDS
-        while list(server.folder.glob(f"store/jetstream/*/streams/{stream}")) and time.monotonic() < deadline:
+        patterns = [f"store/jetstream/*/streams/{name}" for name in (stream, f".{stream}")]
+        while any(found for pattern in patterns for found in server.folder.glob(pattern)) and time.monotonic() < deadline:
             time.sleep(0.001)
 
     @staticmethod

@@ -1,5 +1,6 @@
 """The `nats` command line with a folder of its own, and what it says without what varies."""
 
+import json
 import os
 import re
 import subprocess
@@ -25,7 +26,6 @@ MASKS = [
     (re.compile(r"\b[A-Za-z0-9]{22}\b"), "<nuid>"),
     (re.compile(r"[─━═]{3,}"), "<line>"),
     (re.compile(r"Client ID: \d+"), "Client ID: <figure>"),
-    (re.compile(r'"accounts":\[[^\]]*\]'), '"accounts":[…]'),
     (re.compile("[ \u00a0]{2,}|\u00a0"), " "),
     # The last field of an object has none.
     (re.compile(r",$", re.MULTILINE), ""),
@@ -33,9 +33,20 @@ MASKS = [
 
 
 def masked(text: str) -> str:
+    """The text without what varies. An object on one line is told with a field a line."""
+    text = "\n".join(spread(line) for line in text.splitlines())
     for pattern, replacement in MASKS:
         text = pattern.sub(replacement, text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
+
+
+def spread(line: str) -> str:
+    if not line.startswith("{"):
+        return line
+    try:
+        return json.dumps(json.loads(line), indent=1, ensure_ascii=False)
+    except ValueError:
+        return line
 
 
 class Nats:

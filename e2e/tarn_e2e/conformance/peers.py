@@ -17,8 +17,9 @@ READY_SECONDS = 15.0
 QUIET_SECONDS = 0.15
 
 
-# JetStream for who says nothing of itself, and a system account.
+# JetStream for who says nothing of itself, and a system account. Both servers sync before they acknowledge: Tarn always does.
 TWO_ACCOUNTS = """
+jetstream { sync_interval: always }
 accounts {
   $SYS { users: [{user: sys, password: sys}] }
   APP { jetstream: enabled, users: [{user: app, password: app}] }

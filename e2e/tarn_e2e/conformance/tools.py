@@ -26,7 +26,6 @@ OWN = ("go_", "process_", "promhttp_")
 VARYING = re.compile(r"max_memory|max_storage|_seconds$")
 # Metrics that one side alone has, and why.
 EXPLAINED = {
-    "gnatsd_varz_jetstream_config_sync_interval": "every acknowledged message is synced: there is no interval",
     "gnatsd_varz_http_req_stats": "which endpoints were asked before the others depends on the exporter",
 }
 MESSAGES, TAKEN = 40, 3

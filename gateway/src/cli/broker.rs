@@ -54,7 +54,10 @@ pub(super) fn run(args: BrokerArgs) -> Result<(), Failure> {
     tarn_broker::tls::check(&options).map_err(Failure::work)?;
     if flags.has(Flag::Test) {
         let file = flags.text(Flag::Config).unwrap_or_default();
-        eprintln!("tarn: configuration file {file} is valid");
+        eprintln!(
+            "tarn: configuration file {file} is valid ({})",
+            options.config_digest
+        );
         return Ok(());
     }
     if flags.has(Flag::VerifyStore) {
@@ -137,7 +140,7 @@ impl Process {
             tracing::info!("  Name:     {name}");
         }
         if let Some(file) = self.flags.text(Flag::Config) {
-            tracing::info!("Using configuration file: {file}");
+            tracing::info!("Using configuration file: {file} ({})", options.config_digest);
         }
         for warning in &options.warnings {
             tracing::warn!("{warning}");
@@ -204,7 +207,7 @@ impl Process {
     fn reload(&mut self, broker: &Broker) -> Result<(), String> {
         let outcome = self.try_reload(broker);
         match &outcome {
-            Ok(()) => tracing::info!("Reloaded server configuration"),
+            Ok(()) => tracing::info!("Reloaded server configuration ({})", self.options.config_digest),
             Err(reason) => tracing::error!("Failed to reload server configuration: {reason}"),
         }
         outcome
