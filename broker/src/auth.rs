@@ -165,11 +165,11 @@ impl Directory {
             held.insert(name.clone(), Arc::new(known));
         }
         if let Some(callout) = &options.callout {
-            for user in callout
-                .auth_users
-                .iter()
-                .filter(|user| !users.contains_key(*user) && !nkeys.contains_key(*user))
-            {
+            let is_single =
+                |user: &String| options.single_user.as_ref().is_some_and(|(name, _)| name == user);
+            let is_known =
+                |user: &String| users.contains_key(user) || nkeys.contains_key(user) || is_single(user);
+            for user in callout.auth_users.iter().filter(|user| !is_known(user)) {
                 tracing::error!("Authorization callout user {user:?} not valid");
             }
         }
@@ -353,9 +353,17 @@ impl Directory {
         if !is_right {
             return Err(AuthError::Violation);
         }
+        let anybody = Identity::clone(&self.anybody);
+        let of_service =
+            |callout: &&Arc<Callout>| callout.is_own(name) && callout.account.name == anybody.account.name;
         Ok(Identity {
             user: name.to_owned(),
-            ..Identity::clone(&self.anybody)
+            permissions: self
+                .callout
+                .as_ref()
+                .filter(of_service)
+                .map(|_| callout::without_questions(None)),
+            ..anybody
         })
     }
 }

@@ -164,7 +164,7 @@ impl System {
         let jetstream = &self.monitor.settings.jetstream;
         let mut server = json!({
             "name": info.server_name, "host": info.host, "id": info.server_id, "ver": VERSION,
-            "jetstream": jetstream.enabled, "flags": if jetstream.enabled { CAPABILITIES } else { CAPABILITIES & !1 },
+            "jetstream": jetstream.enabled, "flags": capabilities(jetstream.enabled),
             "feature_flags": feature_flags(),
             "seq": self.seq.fetch_add(1, Relaxed) + 1, "time": time::format(self.monitor.now()),
         });
@@ -229,6 +229,14 @@ impl System {
     }
 }
 
+fn capabilities(has_jetstream: bool) -> u32 {
+    if has_jetstream {
+        CAPABILITIES
+    } else {
+        CAPABILITIES & !1
+    }
+}
+
 /// nats-server's switches for what is new in it, as it has them unless it is told otherwise.
 /// Source: nats-server, `feature_flags.go`.
 pub(crate) fn feature_flags() -> Value {
@@ -241,10 +249,17 @@ pub(crate) fn feature_flags() -> Value {
 /// What a client is told of itself.
 pub(crate) fn user_info(shared: &Shared, connection: &Connection) -> Vec<u8> {
     let info = &shared.info;
-    let server = json!({
+    let mut server = json!({
         "name": info.server_name, "host": info.host, "id": info.server_id, "ver": VERSION,
-        "jetstream": true, "flags": CAPABILITIES, "seq": 0, "time": time::format(shared.clock.now()),
+        "jetstream": info.has_jetstream, "flags": capabilities(info.has_jetstream), "feature_flags": feature_flags(),
+        "seq": 0, "time": time::format(shared.clock.now()),
     });
+    if !info.tags.is_empty() {
+        server["tags"] = json!(info.tags);
+    }
+    if let Some(domain) = &info.domain {
+        server["domain"] = domain.as_str().into();
+    }
     let identity = connection.identity();
     let account = identity
         .as_ref()

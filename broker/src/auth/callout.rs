@@ -46,8 +46,8 @@ pub(crate) enum CalloutError {
     Invalid,
     #[error("the service returned an error: {0}")]
     Refused(String),
-    #[error("the answer's signing key is unknown")]
-    UnknownKey,
+    #[error("the answer is signed by {0:?}, which does not speak for the service")]
+    UnknownKey(String),
     #[error("user JWT: {0}")]
     User(JwtError),
     #[error("user JWT: {0}")]
@@ -107,7 +107,7 @@ impl Callout {
 
     /// Whether `user` is of the service itself.
     pub(crate) fn is_own(&self, user: &str) -> bool {
-        self.auth_users.iter().any(|own| own == user)
+        !user.is_empty() && self.auth_users.iter().any(|own| own == user)
     }
 
     /// Whether users of this account are left to it. Everybody is who is of no account yet.
@@ -203,8 +203,8 @@ impl Directory {
         let callout = self.callout.as_ref()?;
         let account = found.map_or(GLOBAL_ACCOUNT, |identity| &identity.account.name);
         let user = match found {
-            Ok(identity) if !identity.user.is_empty() => identity.user.as_str(),
-            _ => raw_user(login),
+            Ok(identity) => identity.user.as_str(),
+            Err(_) => raw_user(login),
         };
         (callout.decides_on(account) && !callout.is_own(user)).then(|| Arc::clone(callout))
     }
@@ -227,7 +227,13 @@ impl Directory {
         let shown = Shown::new(answer.claims, asked.facts);
         let identity = match &self.operator {
             Some(operator) => operator.judge_answer(callout, shown, answer.signer, now)?,
-            None => self.place(callout, shown, now)?,
+            None => {
+                // What is not sealed has to be signed by the key that speaks for the service.
+                if let Some((key, _)) = answer.signer.filter(|(key, _)| *key != callout.issuer) {
+                    return Err(CalloutError::UnknownKey(key));
+                }
+                self.place(callout, shown, now)?
+            }
         };
         let is_own_account = identity.account.name == callout.account.name;
         let permissions = match identity.permissions {

@@ -279,7 +279,7 @@ impl Operator {
             let is_own = own.is_some_and(|own| key == own.claims.subject || own.signing_key(&key).is_some());
             let is_for = account.is_empty() || *account == *callout.account.name;
             if !is_own || !is_for {
-                return Err(CalloutError::UnknownKey);
+                return Err(CalloutError::UnknownKey(key));
             }
         }
         let issuer = shown.issuer().to_owned();

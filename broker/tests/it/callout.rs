@@ -170,6 +170,7 @@ fn judge(question: &Question) -> Option<Vec<u8>> {
                 json!({"jwt": good}),
                 json!({"aud": Key::new(SERVER, 3).public}),
             ),
+            "other signer" => question.answer(&stranger(), json!({"jwt": good}), json!({})),
             "bare token" => good,
             "both" => question.answer(&issuer(), json!({"jwt": good, "error": "x"}), json!({})),
             "error" => question.answer(&issuer(), json!({"error": "no"}), json!({})),
@@ -219,6 +220,7 @@ async fn a_service_lets_users_in() {
         "other user",
         "other answer",
         "other server",
+        "other signer",
         "bare token",
         "both",
         "error",
@@ -337,6 +339,38 @@ async fn the_question_says_who_wants_to_come_in() {
         (&asked["connect_opts"]["pass"], &asked["connect_opts"]["lang"]),
         (&"dlc".into(), &"rust".into())
     );
+}
+
+/// Who has the token of the file is still asked about, whatever it calls itself; the one user of the file may be the service.
+#[tokio::test]
+async fn a_name_makes_nobody_the_service() {
+    let with = |who: &str| {
+        let issuer = issuer().public;
+        format!(
+            "authorization {{ {who}, timeout: 1, auth_callout {{ issuer: {issuer}, auth_users: [auth] }} }}"
+        )
+    };
+    let server = configured(&with("token: tok")).await;
+    let mut socket = crate::wire::connect(&server).await;
+    let hello = "CONNECT {\"verbose\":false,\"user\":\"auth\",\"auth_token\":\"tok\"}\r\nPING\r\n";
+    let heard = crate::wire::talk(&mut socket, hello, "").await;
+    assert_eq!(heard, "-ERR 'Authorization Violation'\n");
+
+    let server = configured(&with("user: auth, pass: auth")).await;
+    let service = client_of(&server, "auth").await;
+    serve(service, |question| {
+        let question = Question::read(&question.payload);
+        Some(question.let_in("$G", json!({}), json!({})).into_bytes())
+    })
+    .await;
+    let (user, account) = who(&come(&server, "dlc").await.unwrap()).await;
+    assert_eq!((user.as_str(), account.as_str()), ("dlc", "$G"));
+    let mut auth = crate::wire::connect(&server).await;
+    let hello = format!(
+        "CONNECT {{\"verbose\":false,\"user\":\"auth\",\"pass\":\"auth\"}}\r\nPUB {SUBJECT} 1\r\nx\r\nPING\r\n"
+    );
+    let heard = crate::wire::talk(&mut auth, &hello, "PONG").await;
+    assert!(heard.starts_with("-ERR 'Permissions Violation"), "{heard}");
 }
 
 /// The public half as NATS writes it.
