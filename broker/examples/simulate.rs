@@ -46,7 +46,7 @@ struct Progress {
     end: u64,
     done: AtomicU64,
     stop: AtomicBool,
-    failed: Mutex<Vec<(u64, String)>>,
+    failed: Mutex<usize>,
 }
 
 fn main() -> ExitCode {
@@ -101,8 +101,11 @@ fn work(progress: &Progress, failures: usize) {
                 .failed
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
-            failed.push((seed, text_of(panic.as_ref())));
-            if failed.len() >= failures {
+            *failed += 1;
+            // At once, so that a run which is interrupted has told.
+            let text = text_of(panic.as_ref());
+            println!("seed {seed} failed: {text}\n  replay: just simulate --seed {seed}");
+            if *failed >= failures {
                 progress.stop.store(true, Relaxed);
             }
         }
@@ -128,18 +131,15 @@ fn report(progress: &Progress, seconds: f64, arguments: &Arguments) {
 
 fn finish(progress: &Progress, seconds: f64) -> ExitCode {
     let done = progress.done.load(Relaxed);
-    println!(
-        "{done} seeds in {seconds:.0} s, {:.0} a second",
-        done as f64 / seconds
-    );
-    let failed = progress
+    let failed = *progress
         .failed
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (seed, text) in failed.iter() {
-        println!("seed {seed} failed: {text}\n  replay: just simulate --seed {seed}");
-    }
-    if failed.is_empty() {
+    println!(
+        "{done} seeds in {seconds:.0} s, {:.0} a second, {failed} failed",
+        done as f64 / seconds
+    );
+    if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
