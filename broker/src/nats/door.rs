@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::auth::Facts;
 use crate::nats::entry::Entry;
-use crate::nats::info::AuthInfo;
+use crate::nats::info::{AuthInfo, ServerInfo};
 use crate::nats::listener::Shared;
 use crate::nats::live::{Live, LiveTls, LiveWebsocket, TlsSide};
 use crate::nats::serve::serve;
@@ -28,6 +28,8 @@ use crate::tls::CertIdentity;
 
 /// The first byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
+/// Where a listener without a host listens.
+const ANY_HOST: &str = "0.0.0.0";
 /// A WebSocket message may be larger than a NATS one: clients put several in one.
 const WS_MESSAGE_BYTES_MIN: usize = 8 << 20;
 
@@ -45,6 +47,8 @@ pub(crate) struct Guest {
     pub(crate) id: ClientId,
     pub(crate) peer: SocketAddr,
     pub(crate) live: Arc<Live>,
+    /// What INFO says, if that is not what all are told.
+    pub(crate) info: Option<ServerInfo>,
     pub(crate) entry: Entry,
     /// INFO has been sent.
     pub(crate) is_greeted: bool,
@@ -133,6 +137,7 @@ impl Guest {
             peer,
             ping_interval: live.limits.ping_interval,
             live,
+            info: None,
             entry: Entry::new(shared, facts),
             is_greeted: false,
             transport: Transport::default(),
@@ -145,7 +150,8 @@ impl Guest {
             is_required: self.entry.is_required(),
             nonce: self.entry.nonce(),
         };
-        self.live.info.line(self.id, self.peer.ip(), &auth)
+        let info = self.info.as_ref().unwrap_or(&self.live.info);
+        info.line(self.id, self.peer.ip(), &auth)
     }
 
     /// Takes in what the TLS handshake has shown.
@@ -222,6 +228,15 @@ async fn websocket(
     shared: Arc<Shared>,
 ) -> io::Result<()> {
     guest.transport.is_websocket = true;
+    // As nats-server: the port that the client has come to, and the TLS of that port.
+    let host = &ws.options.listen.host;
+    guest.info = Some(ServerInfo {
+        host: if host.is_empty() { ANY_HOST } else { host }.to_owned(),
+        port: tcp.local_addr()?.port(),
+        tls_required: ws.tls.is_some(),
+        tls_available: ws.tls.is_some(),
+        ..guest.live.info.clone()
+    });
     guest.ping_interval = ws.options.ping_interval.unwrap_or(guest.ping_interval);
     match &ws.tls {
         None => upgraded(tcp, guest, ws, shared).await,
@@ -246,10 +261,16 @@ async fn upgraded<S: Socket>(
         .saturating_mul(2)
         .max(WS_MESSAGE_BYTES_MIN);
     let upgrade = Upgrade::new(&ws.options, ws.tls.is_some());
-    let cookies = upgrade.cookies();
+    let found = upgrade.found();
     let accepting = WsSocket::accept(socket, upgrade, message_bytes_max);
-    let socket = within(ws.options.handshake_timeout, accepting).await?;
-    guest.entry.show_cookies(cookies.take());
+    let mut socket = within(ws.options.handshake_timeout, accepting).await?;
+    let brought = found.take();
+    guest.entry.show_cookies(brought.cookies);
+    if brought.compresses {
+        // A publish of the largest payload, with its control line.
+        let limits = &guest.live.limits;
+        socket = socket.compressing(limits.max_payload_bytes + limits.max_control_line_bytes);
+    }
     begin(socket, guest, shared);
     Ok(())
 }

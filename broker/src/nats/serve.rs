@@ -81,6 +81,7 @@ impl<S: Socket> Talk<S> {
             transport,
             is_greeted,
             ping_interval,
+            ..
         } = guest;
         let counters = Arc::clone(shared.accounts.counters());
         counters.total_connections.fetch_add(1, Relaxed);

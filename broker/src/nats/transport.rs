@@ -1,6 +1,7 @@
 //! What a session's bytes travel on: a socket, TLS on it, WebSocket on either. Nothing here waits: what a layer cannot pass on
 //! now stays with it, within a bound, and the connection's writer sees to it.
 
+pub(crate) mod deflate;
 pub(crate) mod tls;
 pub(crate) mod websocket;
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tungstenite::handshake::server::{Callback, ErrorResponse, Request, Response};
 use tungstenite::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use crate::nats::transport::deflate;
 use crate::options::WebsocketOptions;
 
 /// Looks at one request.
@@ -16,7 +17,9 @@ pub(crate) struct Upgrade {
     is_secure: bool,
     headers: Vec<(HeaderName, HeaderValue)>,
     names: CookieNames,
-    found: Cookies,
+    /// Messages may be compressed.
+    compression: bool,
+    found: Found,
 }
 
 #[derive(Debug)]
@@ -36,13 +39,21 @@ pub(crate) struct CookieLogin {
     pub(crate) jwt: String,
 }
 
-/// Where the cookies come out.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Cookies(Arc<Mutex<CookieLogin>>);
+/// What a request has brought.
+#[derive(Debug, Default)]
+pub(crate) struct Brought {
+    pub(crate) cookies: CookieLogin,
+    /// Messages are compressed: that was asked for, and agreed to.
+    pub(crate) compresses: bool,
+}
 
-impl Cookies {
+/// Where that comes out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found(Arc<Mutex<Brought>>);
+
+impl Found {
     /// What was found.
-    pub(crate) fn take(&self) -> CookieLogin {
+    pub(crate) fn take(&self) -> Brought {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -106,12 +117,13 @@ impl Upgrade {
                 token: options.token_cookie.clone(),
                 jwt: options.jwt_cookie.clone(),
             },
-            found: Cookies::default(),
+            compression: options.compression,
+            found: Found::default(),
         }
     }
 
-    /// Where the request's cookies will be.
-    pub(crate) fn cookies(&self) -> Cookies {
+    /// Where what the request brings will be.
+    pub(crate) fn found(&self) -> Found {
         self.found.clone()
     }
 
@@ -170,8 +182,18 @@ impl Callback for Upgrade {
             *refusal.status_mut() = StatusCode::FORBIDDEN;
             return Err(refusal);
         }
-        *self.found.0.lock().unwrap_or_else(PoisonError::into_inner) = self.read_cookies(request.headers());
+        let compresses = self.compression && deflate::is_offered(request.headers());
+        *self.found.0.lock().unwrap_or_else(PoisonError::into_inner) = Brought {
+            cookies: self.read_cookies(request.headers()),
+            compresses,
+        };
         response.headers_mut().extend(self.headers);
+        if compresses {
+            let agreed = HeaderValue::from_static(deflate::AGREEMENT);
+            response
+                .headers_mut()
+                .insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);
+        }
         Ok(response)
     }
 }

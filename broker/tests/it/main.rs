@@ -19,6 +19,7 @@ mod sharing;
 mod streams;
 mod system;
 mod tls;
+mod websocket;
 mod wire;
 
 use std::path::{Path, PathBuf};

@@ -40,12 +40,6 @@ pub(super) fn read(reader: &mut Reader<'_>, node: &Node) -> Option<WebsocketOpti
             }
             "compress" | "compression" => {
                 reader.put_bool(key, item, &mut ws.compression);
-                if ws.compression {
-                    reader.warn(
-                        item,
-                        "websocket messages are not compressed; clients that ask for it go on without",
-                    );
-                }
             }
             "authorization" | "authentication" => {
                 reader.refuse(

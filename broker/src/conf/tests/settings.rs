@@ -384,6 +384,7 @@ fn websocket_blocks() {
         "websocket { listen: \"127.0.0.1:-1\", no_tls: true, compression: true, same_origin: true, allowed_origins: \
          [\"http://a\"], handshake_timeout: 3s, jwt_cookie: jwt, headers: { X-A: b } }",
     );
+    assert!(options.warnings.is_empty());
     let ws = options.websocket.unwrap();
     assert_eq!(ws.listen, at("127.0.0.1", 0));
     assert!(ws.no_tls && ws.compression && ws.same_origin);

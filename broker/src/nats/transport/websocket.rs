@@ -1,5 +1,5 @@
 //! WebSocket on a socket or on TLS, without waiting. Each write is a binary message; what a peer sends, in whatever messages,
-//! is one stream of bytes. Source: RFC 6455.
+//! is one stream of bytes. Source: RFC 6455; compression as RFC 7692 has it.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,11 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::net::TcpStream;
 use tungstenite::handshake::server::{Callback, ServerHandshake};
 use tungstenite::protocol::WebSocketConfig;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::protocol::frame::{Frame, FrameHeader};
 use tungstenite::{Error, HandshakeError, Message, WebSocket};
 
+use super::deflate::{Unpacker, pack};
 use super::{LAYER_BYTES, Socket};
 use crate::outbound::TryWrite;
 
@@ -17,13 +20,25 @@ use crate::outbound::TryWrite;
 pub(crate) struct WsSocket<S: Socket> {
     below: Arc<S>,
     state: Mutex<WebSocket<Below<S>>>,
+    /// The peer understands compressed messages.
+    compresses: bool,
 }
+
+const READ_BYTES: usize = 8 << 10;
 
 /// The socket as the WebSocket layer wants it.
 pub(crate) struct Below<S> {
     socket: Arc<S>,
     /// Read and not yet taken.
     held: BytesMut,
+    /// The peer may compress.
+    unpacker: Option<Unpacking>,
+}
+
+struct Unpacking {
+    /// Read and not yet unpacked.
+    raw: BytesMut,
+    unpacker: Unpacker,
 }
 
 impl<S: Socket> WsSocket<S> {
@@ -38,9 +53,10 @@ impl<S: Socket> WsSocket<S> {
         let io = Below {
             socket: Arc::clone(&below),
             held: BytesMut::new(),
+            unpacker: None,
         };
         let config = WebSocketConfig::default()
-            .read_buffer_size(8 << 10)
+            .read_buffer_size(READ_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(2 * LAYER_BYTES)
             .max_message_size(Some(message_bytes_max))
@@ -52,6 +68,7 @@ impl<S: Socket> WsSocket<S> {
                     return Ok(Self {
                         below,
                         state: Mutex::new(state),
+                        compresses: false,
                     });
                 }
                 Err(HandshakeError::Interrupted(unfinished)) => unfinished,
@@ -66,6 +83,31 @@ impl<S: Socket> WsSocket<S> {
             below.tcp().readable().await?;
             step = unfinished.handshake();
         }
+    }
+
+    /// Messages are compressed, both ways. One of the peer has at most `message_bytes_max` when it is unpacked.
+    #[must_use]
+    pub(crate) fn compressing(mut self, message_bytes_max: usize) -> Self {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.get_mut().unpacker = Some(Unpacking {
+            raw: BytesMut::new(),
+            unpacker: Unpacker::new(message_bytes_max),
+        });
+        self.compresses = true;
+        self
+    }
+
+    fn message(&self, payload: Vec<u8>) -> Message {
+        let packed = if self.compresses { pack(&payload) } else { None };
+        let Some(packed) = packed else {
+            return Message::Binary(Bytes::from(payload));
+        };
+        let header = FrameHeader {
+            rsv1: true,
+            opcode: OpCode::Data(Data::Binary),
+            ..FrameHeader::default()
+        };
+        Message::Frame(Frame::from_payload(header, Bytes::from(packed)))
     }
 
     fn lock(&self) -> MutexGuard<'_, WebSocket<Below<S>>> {
@@ -86,7 +128,7 @@ impl<S: Socket> TryWrite for WsSocket<S> {
             }
         }
         let taken = payload.len();
-        let message = Message::Binary(Bytes::from(payload));
+        let message = self.message(payload);
         let written = state.write(message).and_then(|()| state.flush());
         match written.map_err(failure) {
             // The layer has taken it and will pass it on.
@@ -153,8 +195,8 @@ impl<S: Socket> Socket for WsSocket<S> {
 impl<S: Socket> Read for Below<S> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.held.is_empty() {
-            self.held.reserve(8 << 10);
-            self.socket.try_read(&mut self.held)?;
+            // Without more to read, a quiet connection needs no buffer.
+            self.read_more().inspect_err(|_| self.held = BytesMut::new())?;
         }
         let count = self.held.len().min(into.len());
         self.held.copy_to_slice(&mut into[..count]);
@@ -169,6 +211,32 @@ impl<S: Socket> Write for Below<S> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.socket.try_flush()
+    }
+}
+
+impl<S: Socket> Below<S> {
+    /// Reads into `held`; it stays empty at the end.
+    fn read_more(&mut self) -> io::Result<()> {
+        let Some(Unpacking { raw, unpacker }) = &mut self.unpacker else {
+            self.held.reserve(READ_BYTES);
+            return self.socket.try_read(&mut self.held).map(drop);
+        };
+        while self.held.is_empty() {
+            raw.reserve(READ_BYTES);
+            match self.socket.try_read(raw) {
+                Ok(0) => break,
+                Ok(_) => unpacker
+                    .unpack(raw, &mut self.held)
+                    .map_err(|err| io::Error::new(io::ErrorKind::InvalidData, err))?,
+                Err(err) => {
+                    if raw.is_empty() {
+                        *raw = BytesMut::new();
+                    }
+                    return Err(err);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
