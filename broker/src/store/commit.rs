@@ -46,6 +46,8 @@ pub(super) struct Written {
     last: Option<Chunk>,
     /// Why removals could not be logged.
     refused: Option<StoreError>,
+    /// The records of the batch are forgotten because of that.
+    is_rolled_back: bool,
 }
 
 impl<F: Fs> Stream<F> {
@@ -129,9 +131,21 @@ impl<F: Fs> Stream<F> {
         if self.failed.is_some() {
             return removals.map(|()| Written::default());
         }
+        if let Err(refused) = removals {
+            // Records may have been stored in the room that the removals made: they must not be durable sooner. States may
+            // be about these records; a purge may be what makes room.
+            let is_rolled_back = self.index.last > self.durable;
+            if is_rolled_back {
+                self.forget_frames(shared).map_err(|err| self.fail(err))?;
+            }
+            return Ok(Written {
+                refused: Some(refused),
+                is_rolled_back,
+                ..Written::default()
+            });
+        }
         // A precaution: it can wait for room.
-        if removals.is_ok()
-            && let Err(err) = self.log_again(shared)
+        if let Err(err) = self.log_again(shared)
             && self.failed.is_some()
         {
             return Err(err);
@@ -139,7 +153,7 @@ impl<F: Fs> Stream<F> {
         match self.write_frames(shared) {
             Ok(last) => Ok(Written {
                 last,
-                refused: removals.err(),
+                ..Written::default()
             }),
             Err(FlushError::Fatal(err)) => Err(self.fail(err)),
             // Metadata and states wait as well: they may be about records that are gone.
@@ -173,7 +187,7 @@ impl<F: Fs> Stream<F> {
             Err(err) => return Err(self.fail(err)),
         }
         self.no_space = outcome.is_err();
-        self.states_due = self.has_states();
+        self.states_due = self.has_states() && !written.is_rolled_back;
         self.hand_over_full(shared);
         if self.index.is_broken() {
             let err = self.broken();
@@ -218,6 +232,17 @@ impl<F: Fs> Stream<F> {
             }
         }
         Ok(())
+    }
+
+    /// Forgets the frames that are not written yet, as if the first of them had found no room.
+    fn forget_frames(&mut self, shared: &Shared<F>) -> Result<(), StoreError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let end = self.segments.back().map(|last| (last.id, log.tail));
+        let first = log.full.first().map(|chunk| (chunk.segment, chunk.offset));
+        match first.or(end) {
+            Some((segment, offset)) => self.end_at(shared, segment, offset),
+            None => Ok(()),
+        }
     }
 
     /// Writes the frames that are not yet, and syncs all but the last, which is given back if it is to be synced.

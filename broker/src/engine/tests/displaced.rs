@@ -85,3 +85,36 @@ fn a_schedule_that_a_refused_message_ends_still_fires() {
     let info = world.ask("$JS.API.STREAM.INFO.S", "");
     assert!(info.contains(r#""last_seq":2"#), "{info}");
 }
+
+#[test]
+fn what_takes_the_room_of_a_removal_is_not_durable_before_it() {
+    let mut found = 0;
+    // The first segment has 256 KiB: in some of the cases the message finds room in it and the removal does not.
+    for size in (260_700..261_000).step_by(8) {
+        let mut world = World::new(size);
+        stream(
+            &mut world,
+            r#"{"name":"S","subjects":["s.*"],"discard":"new","max_msgs":3}"#,
+        );
+        world.publish("s.a", "", &"x".repeat(size as usize));
+        world.publish("s.b", "", "second");
+        world.publish("s.c", "", "third");
+        world.fs.set_capacity(Some(world.fs.used_bytes()));
+        // A stream that is full refuses the message; what is behind it is the matter.
+        let delete = ("$JS.API.STREAM.MSG.DELETE.S", r#"{"seq":2}"#);
+        let deleted = world.publish_and_ask("s.d", "refused", delete.0, delete.1);
+        let stored = world.publish("s.d", "", "fourth");
+        world.fs.set_capacity(None);
+        world.crash(size);
+        let has = |seq: u64| world.message("S", seq).is_some();
+        let is_deleted = deleted.contains("success");
+        found += u32::from(!is_deleted);
+        assert!(has(1) && has(3), "{size}: {deleted} {stored}");
+        assert!(
+            !is_deleted || !has(2),
+            "{size}: the deleted message is back: {stored}"
+        );
+        assert_eq!(stored.contains(r#""seq":4"#), has(4), "{size}: {stored}");
+    }
+    assert!(found > 2, "{found} removals found no room");
+}
