@@ -212,12 +212,7 @@ impl Run {
         let stream = self.stream(name);
         assert_eq!(ack["stream"], name);
         if ack["duplicate"] == true {
-            let fits = match verdict {
-                Verdict::Duplicate(known) | Verdict::Either(known) | Verdict::RefusedOr(_, known) => {
-                    *known == seq
-                }
-                _ => false,
-            };
+            let fits = verdict.may_repeat(seq);
             // A restart works the window out anew from what is stored: then the message named has to carry the id.
             let ids = [asked.msg_id.as_ref(), asked.resend.as_ref().map(|(key, _)| key)];
             let names_it = |sent: &Sent| {
@@ -230,8 +225,8 @@ impl Run {
                 // One that had no answer may have been stored, and what replaced it has not taken its id along.
                 None => stream.doubtful.iter().any(names_it),
             };
-            let fits_otherwise =
-                stream.is_loose() && stream.unbound_verdict(now.0, &sent, asked) == Verdict::Duplicate(seq);
+            let otherwise = stream.unbound_verdict(now.0, &sent, asked);
+            let fits_otherwise = stream.is_loose() && otherwise.may_repeat(seq);
             assert!(
                 fits || is_named || fits_otherwise || stream.damage > 0,
                 "{name}: duplicate of {seq}, expected {verdict:?}"

@@ -37,6 +37,16 @@ pub(super) enum Verdict {
     RefusedOr(u64, u64),
 }
 
+impl Verdict {
+    /// Whether the answer may be that the message is a duplicate of `seq`.
+    pub(super) fn may_repeat(&self, seq: u64) -> bool {
+        match self {
+            Self::Duplicate(known) | Self::Either(known) | Self::RefusedOr(_, known) => *known == seq,
+            Self::Stored | Self::Refused(_) => false,
+        }
+    }
+}
+
 impl StreamModel {
     /// What must become of a publish, in the order in which JetStream checks.
     pub(super) fn verdict(&self, now: u64, subject: &str, sent: &Sent, asked: &Asked) -> Verdict {
