@@ -102,9 +102,12 @@ impl Run {
                 return;
             }
         }
+        let failed = store.health().read_only;
         for (name, model) in &self.model.streams {
+            // A power cut while the store tends to itself makes a stream forget what was not committed yet.
             if let Some(id) = id_of(&store, name)
                 && self.rng.chance(30)
+                && !failed.iter().any(|(stream, _)| **stream == **name)
             {
                 check_answers(model, &store, id);
             }
