@@ -217,7 +217,7 @@ struct Queue {
 pub enum Progress {
     /// Nothing is queued.
     Idle,
-    /// The socket takes no more for now.
+    /// The socket is full: it takes more once the client reads.
     Blocked,
     /// The connection has ended; nothing more will be written.
     Ended,

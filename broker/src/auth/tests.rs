@@ -22,9 +22,9 @@ fn login(user: &str, password: &str) -> Login {
     }
 }
 
-async fn who(options: &AuthOptions, login: &Login) -> Result<(String, String), AuthError> {
+fn gate_of(options: &AuthOptions) -> gate::Gate {
     let accounts = Accounts::new(None);
-    let gate = gate::Gate::new(
+    gate::Gate::new(
         options,
         false,
         true,
@@ -33,7 +33,11 @@ async fn who(options: &AuthOptions, login: &Login) -> Result<(String, String), A
         keys::ServerKeys::new().unwrap(),
         UnixNanos(0),
     )
-    .unwrap();
+    .unwrap()
+}
+
+async fn who(options: &AuthOptions, login: &Login) -> Result<(String, String), AuthError> {
+    let gate = gate_of(options);
     let identity = gate
         .identify(&gate.directory(), login, &Facts::default(), UnixNanos(0))
         .await?;
@@ -134,17 +138,7 @@ async fn an_nkey_signs_the_nonce_of_this_connection() {
         };
         assert_eq!(who(&options, &login).await, Err(AuthError::Violation));
     }
-    let accounts = Accounts::new(None);
-    let gate = gate::Gate::new(
-        &options,
-        false,
-        true,
-        Domains::default(),
-        &accounts,
-        keys::ServerKeys::new().unwrap(),
-        UnixNanos(0),
-    )
-    .unwrap();
+    let gate = gate_of(&options);
     let (one, other) = (gate.nonce().unwrap(), gate.nonce().unwrap());
     assert!(one.len() == 15 && one != other);
 }

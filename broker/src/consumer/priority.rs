@@ -78,7 +78,7 @@ pub(crate) struct Pin {
 pub(super) enum Turn {
     /// The next message.
     Takes,
-    /// Nothing for now.
+    /// Nothing, as long as it is not its turn.
     Waits,
     /// Nothing any more.
     Ends(Status),

@@ -160,14 +160,14 @@ impl Engine {
         taken
     }
 
-    fn arm_batches(&mut self, id: StreamId) {
-        let due = self
-            .streams
-            .get(&id)
-            .and_then(|stream| stream.batches.next_deadline());
-        if let Some(due) = due {
-            self.timers.insert((due, Timer::Batches(id)));
-        }
+    /// Sets when a batch of the stream ends that gets nothing, atomic or fast.
+    pub(super) fn arm_batches(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let due = [stream.batches.next_deadline(), stream.fast.next_deadline()];
+        let timers = due.into_iter().flatten().map(|due| (due, Timer::Batches(id)));
+        self.timers.extend(timers);
     }
 
     /// Gives up batches that got nothing for too long.

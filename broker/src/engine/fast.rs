@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use serde_json::json;
 
+use super::Engine;
 use super::effect::{AckExtra, Effect, Outgoing};
 use super::publish::{Parts, Stored};
 use super::time::Now;
-use super::{Engine, Timer};
 use crate::api::error::ApiError;
 use crate::env::Fs;
 use crate::shard::inbox::ReplyTo;
@@ -80,7 +80,7 @@ impl Engine {
         let after = stream.fast.len();
         self.open_fast = self.open_fast + after - before;
         if after > before {
-            self.arm_fast(id);
+            self.arm_batches(id);
         }
         admitted
     }
@@ -111,17 +111,6 @@ impl Engine {
         }
     }
 
-    /// Sets when a batch of the stream ends that gets nothing.
-    pub(super) fn arm_fast(&mut self, id: StreamId) {
-        let due = self
-            .streams
-            .get(&id)
-            .and_then(|stream| stream.fast.next_deadline());
-        if let Some(due) = due {
-            self.timers.insert((due, Timer::Batches(id)));
-        }
-    }
-
     /// Ends the stream's fast batches without a word: what they stored may not be there, or there may be no more.
     pub(super) fn end_fast(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
@@ -137,7 +126,7 @@ impl Engine {
             stream.fast.expire(now.mono);
             self.open_fast -= before - stream.fast.len();
         }
-        self.arm_fast(id);
+        self.arm_batches(id);
     }
 }
 

@@ -327,7 +327,7 @@ struct Writer {
     blocked: Option<Blocked>,
 }
 
-/// The socket takes no more for now.
+/// The socket is full: it takes more once the client reads.
 struct Blocked {
     /// How long that may last.
     timer: Pin<Box<Sleep>>,

@@ -2,13 +2,13 @@
 //! thread out. What is said to clients leaves through [`OutBatch`].
 
 mod limits;
+mod staged;
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use crate::auth::Identity;
 use crate::auth::permissions::Permissions;
@@ -18,11 +18,11 @@ use crate::nats::info::{ConnectOptions, Manners};
 use crate::options::GLOBAL_ACCOUNT;
 use crate::outbound::{CloseReason, Outbound};
 use crate::router::{Message, Router, Subscription, Target};
-use crate::shard::inbox::{JsKind, JsOp, ReplyTo};
+use crate::shard::inbox::{JsKind, JsOp};
 use crate::subject;
-use crate::types::AccountId;
 
 pub(crate) use self::limits::SessionLimits;
+use self::staged::Staged;
 
 /// What came of a read.
 #[derive(Debug)]
@@ -85,16 +85,6 @@ pub(crate) struct Session {
     scratch: Vec<u8>,
     in_msgs: u64,
     in_bytes: u64,
-}
-
-/// A stream-bound publish, as places in the read buffer: it becomes slices of the buffer once the buffer is let go.
-#[derive(Debug)]
-struct Staged {
-    kind: JsKind,
-    subject: Range<usize>,
-    reply: Option<Range<usize>>,
-    headers: Range<usize>,
-    payload: Range<usize>,
 }
 
 const SWEEP_MIN: usize = 64;
@@ -415,13 +405,7 @@ impl Session {
                 self.batch.cross(self.router.account(), kind, msg.subject, msg);
                 return Ok(());
             };
-            self.staged.push(Staged {
-                kind,
-                subject: place(buf, msg.subject.as_bytes()),
-                reply: msg.reply.map(|reply| place(buf, reply.as_bytes())),
-                headers: place(buf, msg.headers),
-                payload: place(buf, msg.payload),
-            });
+            self.staged.push(Staged::new(kind, msg, buf));
         } else if routed.receivers == 0 && self.manners.no_responders {
             self.say_no_responders(msg);
         }
@@ -550,57 +534,9 @@ impl Session {
     }
 }
 
-impl Staged {
-    /// Bytes of the operation in the buffer.
-    fn bytes(&self) -> usize {
-        let reply = self.reply.as_ref().map_or(0, Range::len);
-        self.subject.len() + reply + self.headers.len() + self.payload.len()
-    }
-
-    /// The operation in memory of its own.
-    fn copied(self, account: AccountId, whole: &Bytes) -> JsOp {
-        let mut own = Vec::with_capacity(self.bytes());
-        let mut copy = |range: Range<usize>| {
-            let start = own.len();
-            own.extend_from_slice(&whole[range]);
-            start..own.len()
-        };
-        let moved = Self {
-            kind: self.kind,
-            subject: copy(self.subject),
-            reply: self.reply.map(&mut copy),
-            headers: copy(self.headers),
-            payload: copy(self.payload),
-        };
-        moved.into_op(account, &Bytes::from(own))
-    }
-
-    fn into_op(self, account: AccountId, whole: &Bytes) -> JsOp {
-        JsOp {
-            account,
-            kind: self.kind,
-            subject: whole.slice(self.subject),
-            reply: self
-                .reply
-                .map_or(ReplyTo::None, |reply| ReplyTo::Subject(whole.slice(reply))),
-            headers: whole.slice(self.headers),
-            payload: whole.slice(self.payload),
-        }
-    }
-}
-
 /// Replies that only the server itself may ask for: those of imported services, and acknowledgements.
 fn is_reserved_reply(reply: &str) -> bool {
     reply.starts_with("_R_.") || reply.starts_with("$JS.ACK.")
-}
-
-/// Where `part` lies in `whole`, of which it is a slice.
-fn place(whole: &[u8], part: &[u8]) -> Range<usize> {
-    if part.is_empty() {
-        return 0..0;
-    }
-    let start = part.as_ptr().addr() - whole.as_ptr().addr();
-    start..start + part.len()
 }
 
 #[cfg(test)]

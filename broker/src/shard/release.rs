@@ -18,7 +18,7 @@ use crate::shard::inbox::{JsKind, JsOp, PubAck, PublishError, ReplyTo};
 use crate::store::{CommitReport, Store, StoreError};
 use crate::types::{AccountId, StreamId, StreamSeq};
 
-/// A receiver with more than this waiting gets no more deliveries for now.
+/// A receiver with more than this waiting gets no deliveries until it has less.
 const BACKLOG_BYTES_MAX: usize = 4 << 20;
 
 /// The routers of all accounts, as the engine sees them: one at a time.

@@ -6,20 +6,18 @@ use std::time::Duration;
 use async_nats::{Client, ConnectOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use crypto_box::aead::Aead;
-use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use futures::StreamExt;
+use nkeys::{KeyPairType, XKey};
 use serde_json::{Value, json};
 use tokio_util::task::TaskTracker;
 
 use crate::Server;
 use crate::auth::client_of;
-use crate::operator::{ACCOUNT, Key, OPERATOR, USER, account, base32, crc16, now, user};
+use crate::operator::{ACCOUNT, Key, OPERATOR, USER, account, now, user};
 use crate::sharing::{configured, options_of};
 
 const SUBJECT: &str = "$SYS.REQ.USER.AUTH";
-const CURVE: u8 = 23 << 3;
-const SERVER: u8 = 13 << 3;
+const SERVER: KeyPairType = KeyPairType::Server;
 
 fn issuer() -> Key {
     Key::new(ACCOUNT, 7)
@@ -373,46 +371,25 @@ async fn a_name_makes_nobody_the_service() {
     assert!(heard.starts_with("-ERR 'Permissions Violation"), "{heard}");
 }
 
-/// The public half as NATS writes it.
-fn xkey(secret: &SecretKey) -> String {
-    let mut raw = vec![CURVE];
-    raw.extend_from_slice(secret.public_key().as_bytes());
-    raw.extend_from_slice(&crc16(&raw).to_le_bytes());
-    base32(&raw)
-}
-
 #[tokio::test]
 async fn questions_and_answers_are_sealed() {
-    let secret = SecretKey::from([9; 32]);
-    let server = configured(&config(&format!("xkey: {}", xkey(&secret)))).await;
+    let own = XKey::new_from_raw([9; 32]);
+    let server = configured(&config(&format!("xkey: {}", own.public_key()))).await;
     let service = client_of(&server, "auth").await;
     serve(service, move |question| {
         let headers = question.headers.as_ref().unwrap();
         let sealed_by = headers.get("Nats-Server-Xkey").unwrap().as_str();
-        let bytes = unbase32(sealed_by);
-        let shared = SalsaBox::new(
-            &PublicKey::from(<[u8; 32]>::try_from(&bytes[1..33]).unwrap()),
-            &secret,
-        );
-        let sealed = question.payload.strip_prefix(b"xkv1").unwrap();
-        let (nonce, sealed) = sealed.split_at(24);
-        let opened = shared.decrypt(nonce.into(), sealed).unwrap();
+        let asker = XKey::from_public_key(sealed_by).unwrap();
+        let opened = own.open(&question.payload, &asker).unwrap();
         let asked = Question::read(&opened);
         assert_eq!(asked.claims["nats"]["server_id"]["xkey"], sealed_by);
         let answer = judge(&asked)?;
-        let nonce = crypto_box::Nonce::from([4; 24]);
-        let seal = |shared: &SalsaBox| {
-            let sealed = shared.encrypt(&nonce, answer.as_slice()).unwrap();
-            [b"xkv1".as_slice(), &nonce, &sealed].concat()
-        };
+        let seal = |from: &XKey| from.seal(&answer, &asker).unwrap();
         Some(match asked.user.as_str() {
             "plain" => answer,
-            "sealed by another" => {
-                let server = PublicKey::from(<[u8; 32]>::try_from(&bytes[1..33]).unwrap());
-                seal(&SalsaBox::new(&server, &SecretKey::from([10; 32])))
-            }
-            "cut" => seal(&shared)[..40].to_vec(),
-            _ => seal(&shared),
+            "sealed by another" => seal(&XKey::new_from_raw([10; 32])),
+            "cut" => seal(&own)[..40].to_vec(),
+            _ => seal(&own),
         })
     })
     .await;
@@ -422,23 +399,6 @@ async fn questions_and_answers_are_sealed() {
     for name in ["error", "forged", "sealed by another", "cut"] {
         assert!(come(&server, name).await.is_none(), "{name} came in");
     }
-}
-
-fn unbase32(text: &str) -> Vec<u8> {
-    let place = |letter| {
-        b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-            .iter()
-            .position(|known| *known == letter)
-            .unwrap()
-    };
-    let bits: String = text
-        .bytes()
-        .map(|letter| format!("{:05b}", place(letter)))
-        .collect();
-    let whole = bits.as_bytes().chunks_exact(8);
-    whole
-        .map(|byte| u8::from_str_radix(std::str::from_utf8(byte).unwrap(), 2).unwrap())
-        .collect()
 }
 
 /// An operator's account whose users are let in by its service, into itself and into another account.

@@ -7,50 +7,44 @@ use async_nats::{Auth, Client, ConnectError, ConnectOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::StreamExt;
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 
 use crate::Server;
 use crate::sharing::{configured, options_of};
 
-pub(crate) const OPERATOR: u8 = 14 << 3;
-pub(crate) const ACCOUNT: u8 = 0;
-pub(crate) const USER: u8 = 20 << 3;
+pub(crate) const OPERATOR: KeyPairType = KeyPairType::Operator;
+pub(crate) const ACCOUNT: KeyPairType = KeyPairType::Account;
+pub(crate) const USER: KeyPairType = KeyPairType::User;
 
 /// A key that signs.
 #[derive(Clone)]
 pub(crate) struct Key {
-    pair: Arc<Ed25519KeyPair>,
+    pair: Arc<KeyPair>,
     pub(crate) public: String,
-    prefix: u8,
-    seed: u8,
 }
 
 impl Key {
-    pub(crate) fn new(prefix: u8, seed: u8) -> Self {
-        let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
-        let mut raw = vec![prefix];
-        raw.extend_from_slice(pair.public_key().as_ref());
-        raw.extend_from_slice(&crc16(&raw).to_le_bytes());
+    pub(crate) fn new(kind: KeyPairType, seed: u8) -> Self {
+        let pair = KeyPair::new_from_raw(kind, [seed; 32]).unwrap();
         Self {
+            public: pair.public_key(),
             pair: Arc::new(pair),
-            public: base32(&raw),
-            prefix,
-            seed,
         }
     }
 
     /// A file of credentials, as `nsc generate creds` writes it.
     pub(crate) fn credentials(&self, token: &str) -> String {
-        const SEED: u8 = 18 << 3;
-        let mut raw = vec![SEED | (self.prefix >> 5), (self.prefix & 31) << 3];
-        raw.extend_from_slice(&[self.seed; 32]);
-        raw.extend_from_slice(&crc16(&raw).to_le_bytes());
-        let seed = base32(&raw);
+        let seed = self.pair.seed().unwrap();
         format!(
             "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
              -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
         )
+    }
+
+    /// `text`, signed and encoded as tokens have it.
+    fn signature(&self, text: &str) -> String {
+        URL_SAFE_NO_PAD.encode(self.pair.sign(text.as_bytes()).unwrap())
     }
 
     /// A token of this key's about `subject`, issued `age_secs` ago.
@@ -73,8 +67,7 @@ impl Key {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let header = json!({"typ": "JWT", "alg": "ed25519-nkey"});
         let signed = format!("{}.{}", encode(&header), encode(&claims));
-        let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()));
-        format!("{signed}.{signature}")
+        format!("{signed}.{}", self.signature(&signed))
     }
 
     pub(crate) fn sign(&self, subject: &str, name: &str, body: Value) -> String {
@@ -90,31 +83,8 @@ impl Key {
         let (header, claims) = (encode(&json!({"typ": "jwt", "alg": "ed25519"})), encode(&claims));
         let unsigned = format!("{header}.{claims}");
         let signed = if header_too { &unsigned } else { &claims };
-        let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()));
-        format!("{unsigned}.{signature}")
+        format!("{unsigned}.{}", self.signature(signed))
     }
-}
-
-/// CRC-16/XMODEM.
-pub(crate) fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc: u16, _| {
-            if crc & 0x8000 == 0 {
-                crc << 1
-            } else {
-                (crc << 1) ^ 0x1021
-            }
-        })
-    })
-}
-
-pub(crate) fn base32(bytes: &[u8]) -> String {
-    let bits: String = bytes.iter().map(|byte| format!("{byte:08b}")).collect();
-    let letter = |chunk: &[u8]| {
-        let five = format!("{:0<5}", String::from_utf8_lossy(chunk));
-        char::from(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[usize::from_str_radix(&five, 2).unwrap()])
-    };
-    bits.as_bytes().chunks(5).map(letter).collect()
 }
 
 /// Seconds since 1970.

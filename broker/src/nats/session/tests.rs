@@ -1,3 +1,4 @@
+use bytes::Bytes;
 use std::io::{self, IoSlice};
 use std::sync::Mutex;
 

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use super::file::{Reader, Subject, Writer};
 use super::{FILE, Member, NEW_FILE, NotTaken, Taken, Task};
-use crate::env::{Fs, FsFile};
+use crate::env::Fs;
 use crate::store::prepare::remove_quietly;
-use crate::store::sealed::{BlockCache, SealedIndex, Source, SubjectCursor};
+use crate::store::seal::LookedAt;
+use crate::store::sealed::{BlockCache, SealedIndex, SubjectCursor};
 
 /// Memory for the blocks of the indexes read.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
@@ -168,30 +169,7 @@ pub(super) fn open_index<F: Fs>(
     cache: &BlockCache,
 ) -> Option<SealedIndex> {
     let path = member.path(dir);
-    let source = Box::new(IndexFile(fs.open(&path).ok()?));
+    let source = Box::new(LookedAt(fs.open(&path).ok()?));
     let index = SealedIndex::open(source, cache, &path).ok()??;
     (Member::of(&index.header) == *member).then_some(index)
-}
-
-/// An index file that is read, and left as it is.
-struct IndexFile<File>(File);
-
-impl<File: FsFile> Source for IndexFile<File> {
-    fn read(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
-        self.0.read_at(buf, offset)
-    }
-
-    fn rebuild(&self) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn replace(&self, _: &[u8]) -> bool {
-        false
-    }
-
-    fn discard(&self) {}
-
-    fn is_for_reading(&self) -> bool {
-        true
-    }
 }

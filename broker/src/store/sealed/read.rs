@@ -25,10 +25,6 @@ pub(in super::super) trait Source: Send + Sync {
     fn replace(&self, bytes: &[u8]) -> bool;
     /// Removes the file: the next start makes the index from what the segment holds then.
     fn discard(&self);
-    /// Whether nothing is to be made anew.
-    fn is_for_reading(&self) -> bool {
-        false
-    }
 }
 
 /// The index of one sealed segment.
@@ -146,10 +142,6 @@ impl SealedIndex {
     /// The whole index from the segment. It replaces the file, or stays in memory from now on.
     fn rebuild(&self) -> Option<Arc<[u8]>> {
         if self.is_broken() {
-            return None;
-        }
-        if self.source.is_for_reading() {
-            self.is_broken.store(true, Ordering::Relaxed);
             return None;
         }
         let rebuilt = self
