@@ -51,14 +51,14 @@ impl PushState {
         self.is_bound
     }
 
-    /// Somebody began or ceased to listen. A new listener starts with a fresh flow-control window.
+    /// Somebody began or ceased to listen. What was on its way to the last listener does not hold up the next one; the
+    /// window is as wide as it has become.
     pub(crate) fn set_bound(&mut self, is_bound: bool, now: Mono, config: &ConsumerConfig) {
         if is_bound == self.is_bound {
             return;
         }
         self.is_bound = is_bound;
         self.unconfirmed_bytes = 0;
-        self.window_bytes = WINDOW_BYTES_MIN;
         self.request = None;
         self.heartbeat_due = None;
         if is_bound {
@@ -100,13 +100,17 @@ impl PushState {
         if !config.flow_control {
             return None;
         }
-        self.unconfirmed_bytes += size as u64;
-        let is_due = self.unconfirmed_bytes > self.window_bytes / 2
-            || (is_stalled && config.ack_policy == AckPolicy::FlowControl);
-        if self.request.is_some() || !is_due {
+        let size = size as u64;
+        self.unconfirmed_bytes += size;
+        if let Some(request) = &mut self.request {
+            if self.unconfirmed_bytes - request.bytes >= self.window_bytes {
+                request.bytes += size;
+            }
             return None;
         }
-        Some(self.ask(flow_prefix()))
+        let is_due = self.unconfirmed_bytes > self.window_bytes / 2
+            || (is_stalled && config.ack_policy == AckPolicy::FlowControl);
+        is_due.then(|| self.ask(flow_prefix()))
     }
 
     /// Asks the receiver to say that it has got what was sent.
@@ -205,6 +209,46 @@ mod tests {
         assert_eq!(push.pick(|_| Receiver::Ready), Picked::Nobody);
         assert!(!push.flow_answered("$JS.FC.S.C.9"));
         assert!(push.flow_answered("$JS.FC.S.C.1"));
+        assert_eq!(push.pick(|_| Receiver::Ready), Picked::Ready);
+    }
+
+    #[test]
+    fn what_is_sent_behind_a_request_counts_with_it_once_the_window_is_full_again() {
+        let mut push = PushState::new("d");
+        push.set_bound(true, Mono(0), &config());
+        let window = WINDOW_BYTES_MIN as usize;
+        let prefix = || "$JS.FC.S.C".to_owned();
+        assert!(
+            push.delivered(Mono(0), window, &config(), false, prefix)
+                .is_some()
+        );
+        assert_eq!(push.delivered(Mono(0), window, &config(), false, prefix), None);
+        assert_eq!(push.pick(|_| Receiver::Ready), Picked::Nobody);
+        assert!(push.flow_answered("$JS.FC.S.C.1"));
+        assert_eq!(
+            (push.unconfirmed_bytes, push.window_bytes),
+            (0, 2 * WINDOW_BYTES_MIN)
+        );
+    }
+
+    #[test]
+    fn a_new_listener_has_the_window_that_the_last_one_earned() {
+        let mut push = PushState::new("d");
+        push.set_bound(true, Mono(0), &config());
+        let window = WINDOW_BYTES_MIN as usize;
+        let prefix = || "$JS.FC.S.C".to_owned();
+        assert!(
+            push.delivered(Mono(0), window, &config(), false, prefix)
+                .is_some()
+        );
+        assert!(push.flow_answered("$JS.FC.S.C.1"));
+        assert!(
+            push.delivered(Mono(0), window + 1, &config(), false, prefix)
+                .is_some()
+        );
+        push.set_bound(false, Mono(0), &config());
+        push.set_bound(true, Mono(0), &config());
+        assert_eq!(push.delivered(Mono(0), window, &config(), false, prefix), None);
         assert_eq!(push.pick(|_| Receiver::Ready), Picked::Ready);
     }
 

@@ -158,7 +158,9 @@ impl Consumer {
         }
     }
 
-    /// Delivers `stream_seq`, a message of `size` bytes, to the receiver that [`Self::pick`] found.
+    /// Delivers `stream_seq`, a message of `size` bytes, to the receiver that [`Self::pick`] found. The bytes are those of
+    /// the headers, the payload, the reply subject, and the message's own subject in a pull consumer, where it is delivered
+    /// to in a push consumer: so nats-server counts, and clients with it.
     ///
     /// # Panics
     /// If nobody waits, or if a message below the consumer's position is neither pending nor next

@@ -284,7 +284,8 @@ fn deliver<F: Fs>(
     } else {
         (&record.headers, &record.payload)
     };
-    let size = record.subject.len() + scratch.ack_subject.len() + headers.len() + payload.len();
+    let without_subject = scratch.ack_subject.len() + headers.len() + payload.len();
+    let size = record.subject.len() + without_subject;
     let last_receiver = &mut scratch.last_receiver;
     let receiver = |subject: &Bytes| match last_receiver {
         Some((known, receiver)) if known == subject => *receiver,
@@ -305,7 +306,13 @@ fn deliver<F: Fs>(
     }
     send_notices(outlet, &mut scratch.notices);
     scratch.bytes += size;
-    let delivery = observer.consumer.deliver(now, seq, size);
+    let config = &observer.consumer.config;
+    let counted = if config.is_push() {
+        config.deliver_subject.len() + without_subject
+    } else {
+        size
+    };
+    let delivery = observer.consumer.deliver(now, seq, counted);
     let rate = observer.consumer.config.rate_limit_bps;
     observer.pace.delivered(now.mono, record.time, size, rate);
     if !is_redelivery {

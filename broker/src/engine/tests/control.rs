@@ -322,6 +322,25 @@ fn answers_to_flow_control_acknowledge_where_the_policy_says_so() {
 }
 
 #[test]
+fn flow_control_counts_the_subject_that_is_delivered_to() {
+    let to = "d".repeat(40);
+    let ack_subject = "$JS.ACK.S.C.1.1.1.1700000000000000000.0";
+    let half_window = (1 << 20) - to.len() - ack_subject.len();
+    for (bytes, requests) in [(half_window, 0), (half_window + 1, 1)] {
+        let mut world = World::new(14);
+        stream(&mut world, r#"{"name":"S","subjects":["s"]}"#);
+        let config = format!(
+            r#"{{"durable_name":"C","ack_policy":"none","deliver_subject":"{to}","flow_control":true,"idle_heartbeat":60000000000}}"#
+        );
+        consumer(&mut world, "S", &config);
+        world.listen(&to);
+        world.publish("s", "", &"x".repeat(bytes));
+        world.settle();
+        assert_eq!(world.flow_requests().len(), requests);
+    }
+}
+
+#[test]
 fn a_pause_is_not_changed_by_an_update() {
     let mut world = filled(12, 1, r#"{"durable_name":"C","ack_policy":"explicit"}"#);
     let request = r#"{"stream_name":"S","action":"update","config":{"durable_name":"C","ack_policy":"explicit",
