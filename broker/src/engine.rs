@@ -139,6 +139,8 @@ pub(crate) struct Engine {
     appended: Vec<StreamId>,
     /// Messages removed since the last commit in favour of newer ones: stream, sequence, and that of the newer one.
     displaced: Vec<(StreamId, StreamSeq, StreamSeq)>,
+    /// Streams where that happened: the first position that may be back, should the newer ones not be stored.
+    fronts: BTreeMap<StreamId, StreamSeq>,
     /// Schedules that had ended before the start and are still there, and what ended them.
     schedules_ended: Vec<(StreamId, String, StreamSeq)>,
     /// Schedules that are back because what replaced them was not stored.
@@ -183,6 +185,7 @@ impl Engine {
             is_persist_armed: false,
             appended: Vec::new(),
             displaced: Vec::new(),
+            fronts: BTreeMap::new(),
             schedules_ended: Vec::new(),
             schedules_back: Vec::new(),
             age_armed: BTreeSet::new(),

@@ -145,7 +145,7 @@ fn take_turn<F: Fs>(
     scratch: &mut Scratch,
 ) -> (Turn, usize) {
     bind(observer, now, outlet);
-    observer.sync(&store.state(observer.stream));
+    observer.sync(store.state(observer.stream).first_seq);
     let mut count = 0;
     let turn = loop {
         if count == limit || scratch.bytes >= TURN_BYTES {

@@ -251,11 +251,12 @@ impl Engine {
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) {
+        let first_seq = self.first_for_sure(id, store);
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         let account = stream.account;
-        stream.expiries.forget_below(store.state(id).first_seq.0);
+        stream.expiries.forget_below(first_seq.0);
         self.enter(account, effects);
         let oldest_kept = now.wall.saturating_add(-max_age);
         let all = SubjectFilter::all();

@@ -65,7 +65,10 @@ impl Engine {
                 break;
             }
             let removed = match by {
-                Some(by) => store.displace_first(id, by),
+                Some(by) => {
+                    self.note_front(id, state.first_seq);
+                    store.displace_first(id, by)
+                }
                 None => {
                     let kept = store.first_within(id, messages_max, bytes_max);
                     store.remove_below(id, kept).map(|count| count > 0)
@@ -113,6 +116,7 @@ impl Engine {
         store: &mut Store<F>,
     ) {
         if rollup == Rollup::All {
+            self.note_front(id, store.state(id).first_seq);
             if let Err(err) = store.displace_all(id, seq) {
                 self.removal_failed(id, &err);
             }
@@ -167,6 +171,7 @@ impl Engine {
         by: StreamSeq,
         store: &mut Store<F>,
     ) -> bool {
+        self.note_front(id, store.state(id).first_seq);
         match store.displace(id, seq, by) {
             Ok(true) => {
                 self.changes += 1;
@@ -180,6 +185,24 @@ impl Engine {
                 false
             }
         }
+    }
+
+    /// Records go in favour of one that is not durable yet; the stream began at `first_seq` before.
+    fn note_front(&mut self, id: StreamId, first_seq: StreamSeq) {
+        self.fronts.entry(id).or_insert(first_seq);
+    }
+
+    /// Everything below `up_to` has left a stream, whatever becomes of records that are not durable.
+    pub(super) fn move_front(&mut self, id: StreamId, up_to: StreamSeq) {
+        if let Some(front) = self.fronts.get_mut(&id) {
+            *front = up_to.max(*front);
+        }
+    }
+
+    /// Where a stream begins, also if records that are not durable yet are refused.
+    pub(super) fn first_for_sure<F: Fs>(&self, id: StreamId, store: &Store<F>) -> StreamSeq {
+        let first = store.state(id).first_seq;
+        self.fronts.get(&id).map_or(first, |front| first.min(*front))
     }
 
     fn uncount_consumers(&mut self, id: StreamId, seq: StreamSeq) {
@@ -198,6 +221,7 @@ impl Engine {
     /// After a commit: lets the consumers know of the messages that are gone for newer ones, and takes up again what
     /// those had ended that are not durable after all.
     pub(super) fn settle_displaced<F: Fs>(&mut self, report: &CommitReport, store: &Store<F>) {
+        self.fronts.clear();
         for (id, seq, by) in std::mem::take(&mut self.displaced) {
             let has_failed = report.failed.iter().any(|(failed, _)| *failed == id);
             if has_failed && by > store.durable_seq(id) {

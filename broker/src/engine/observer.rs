@@ -6,7 +6,7 @@ use crate::consumer::pace::Pace;
 use crate::engine::recover::start_after_loss;
 use crate::engine::time::{Mono, earliest};
 use crate::env::Fs;
-use crate::store::{Store, StreamState, SubjectFilter};
+use crate::store::{Store, SubjectFilter};
 use crate::types::{AccountId, StreamId, StreamSeq};
 
 /// How often a push consumer without a listener looks for one: the longer it has had none, the rarer.
@@ -105,9 +105,8 @@ impl Observer {
         }
     }
 
-    /// The first messages may have been removed from the stream.
-    pub(crate) fn sync(&mut self, state: &StreamState) {
-        let first_seq = state.first_seq.0;
+    /// What is below `first_seq` has left the stream for good.
+    pub(crate) fn sync(&mut self, StreamSeq(first_seq): StreamSeq) {
         if self.consumer.next_stream_seq() < first_seq {
             self.is_counted = false;
         }

@@ -347,10 +347,10 @@ fn a_message_that_is_being_replaced_is_found() {
     let config = r#"{"name":"S","max_msgs_per_subject":1,"discard":"new","allow_direct":true}"#;
     stream(&mut world, config);
     world.publish("S", "", "old");
-    let answer = world.publish_and_ask("S", "new", "$JS.API.DIRECT.GET.S", r#"{"last_by_subj":"S"}"#);
+    let answer = world.publish_and_ask("S", "", "new", "$JS.API.DIRECT.GET.S", r#"{"last_by_subj":"S"}"#);
     assert_eq!(answer, "new");
     let request = r#"{"last_by_subj":"S"}"#;
-    let answer = world.publish_and_ask("S", "newer", "$JS.API.STREAM.MSG.GET.S", request);
+    let answer = world.publish_and_ask("S", "", "newer", "$JS.API.STREAM.MSG.GET.S", request);
     assert!(answer.contains("bmV3ZXI="), "{answer}");
 }
 
@@ -407,7 +407,7 @@ fn a_consumer_made_for_records_that_are_rolled_back_starts_at_those_that_stay() 
         world.fs.fill_at_nth_write(nth);
         let config = r#"{"stream_name":"S","config":{"durable_name":"C","ack_policy":"explicit",
             "deliver_policy":"last_per_subject","filter_subject":"S"}}"#;
-        let answer = world.publish_and_ask("S", "new", "$JS.API.CONSUMER.CREATE.S.C", config);
+        let answer = world.publish_and_ask("S", "", "new", "$JS.API.CONSUMER.CREATE.S.C", config);
         if answer.contains("error") || world.last_seq("S") == 2 {
             continue;
         }

@@ -37,7 +37,8 @@ struct Seen {
 #[derive(Debug, Default)]
 struct Ids {
     hashers: [RandomState; 2],
-    /// In the order of their coming. An id that came again has several; the last one counts.
+    /// In the order of their coming, which is that of their times unless the clock was set back. An id that came again has
+    /// several; the last one counts.
     order: VecDeque<Seen>,
     /// How many have left `order` at its front; wraps around.
     left: u32,
@@ -93,7 +94,8 @@ impl DuplicateWindow {
     /// The sequence that `id` was stored under within the window.
     pub(crate) fn find(&mut self, now: Mono, kind: IdKind, id: &str) -> Option<u64> {
         self.forget_old(now);
-        self.of(kind).find(id)
+        let window_ns = self.window_ns;
+        self.of(kind).find(now, window_ns, id)
     }
 
     /// Remembers that `id` was stored as `seq` at `at`, in place of what it stood for.
@@ -136,11 +138,13 @@ impl Ids {
         &self.order[number.wrapping_sub(self.left) as usize]
     }
 
-    fn find(&self, id: &str) -> Option<u64> {
+    fn find(&self, now: Mono, window_ns: u64, id: &str) -> Option<u64> {
         let hash = self.hash(id);
         let is_it = |number: &u32| self.seen(*number).hash == hash;
         let number = self.numbers.find(place_of(hash), is_it)?;
-        Some(self.seen(*number).seq)
+        let seen = self.seen(*number);
+        // A start dates ids by their messages: once the clock was set back, one that is older may stand behind a younger one.
+        (now.since(seen.at) < window_ns).then_some(seen.seq)
     }
 
     fn remember(&mut self, at: Mono, id: &str, seq: u64) {
@@ -225,6 +229,20 @@ mod tests {
     }
 
     #[test]
+    fn an_id_leaves_the_window_in_time_behind_one_that_was_dated_later() {
+        let mut window = DuplicateWindow::new(WINDOW);
+        window.remember(
+            Mono(50),
+            IdKind::Message,
+            "written before the clock was set back",
+            1,
+        );
+        window.remember(Mono(10), IdKind::Message, "a", 2);
+        assert_eq!(window.find(Mono(109), IdKind::Message, "a"), Some(2));
+        assert_eq!(window.find(Mono(110), IdKind::Message, "a"), None);
+    }
+
+    #[test]
     fn what_was_rolled_back_may_come_again() {
         let mut window = DuplicateWindow::new(WINDOW);
         window.remember(Mono(0), IdKind::Message, "a", 1);
@@ -259,12 +277,12 @@ mod tests {
         /// Against a list of everything ever remembered.
         #[test]
         fn remembers_the_newest_within_the_window(
-            steps in proptest::collection::vec((0_u64..40, 0_u8..6, any::<bool>()), 0..200),
+            steps in proptest::collection::vec((0_u64..40, 0_u8..6, any::<bool>(), 0_u64..150), 0..200),
         ) {
             let mut window = DuplicateWindow::new(WINDOW);
             let mut model: Vec<(u64, u8, u64)> = Vec::new();
             let (mut now, mut seq) = (0, 0);
-            for (pause, id, is_store) in steps {
+            for (pause, id, is_store, age) in steps {
                 now += pause;
                 let newest = model.iter().rev().find(|entry| entry.1 == id);
                 let expected = newest.filter(|entry| now - entry.0 < WINDOW as u64).map(|entry| entry.2);
@@ -272,8 +290,10 @@ mod tests {
                 prop_assert_eq!(found, expected);
                 if is_store {
                     seq += 1;
-                    window.remember(Mono(now), IdKind::Message, &id.to_string(), seq);
-                    model.push((now, id, seq));
+                    // A start remembers what is older already, in any order.
+                    let at = if age > 100 { now.saturating_sub(age) } else { now };
+                    window.remember(Mono(at), IdKind::Message, &id.to_string(), seq);
+                    model.push((at, id, seq));
                 }
             }
         }

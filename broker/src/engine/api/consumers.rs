@@ -381,8 +381,10 @@ impl Engine {
         store: &Store<F>,
     ) -> Result<ConsumerInfo, ApiError> {
         let version = self.options.version;
+        let observer = self.consumers.get(&id).ok_or(ApiError::CONSUMER_NOT_FOUND)?;
+        let first_seq = self.first_for_sure(observer.stream, store);
         let observer = self.consumers.get_mut(&id).ok_or(ApiError::CONSUMER_NOT_FOUND)?;
-        observer.sync(&store.state(observer.stream));
+        observer.sync(first_seq);
         let num_pending = observer.num_pending(store);
         let consumer = &observer.consumer;
         let mut config = ConsumerConfig::clone(&consumer.config);

@@ -279,8 +279,9 @@ impl Engine {
         {
             stream.duplicates.clear();
         }
-        let state = store.state(id);
-        self.for_each_consumer(id, |observer| observer.sync(&state));
+        self.move_front(id, up_to);
+        let first_seq = self.first_for_sure(id, store);
+        self.for_each_consumer(id, |observer| observer.sync(first_seq));
         Ok(Purged {
             success: true,
             purged,

@@ -60,6 +60,44 @@ fn a_refused_message_pushes_nothing_out() {
     assert!(state.contains(r#""messages":3"#), "{state}");
 }
 
+/// A message waits for its acknowledgement, another one that would push it out finds no room, and `request` comes in between:
+/// it is delivered again.
+fn waits_on_beside(limits: &str, headers: &str, api: &str, request: &str) {
+    let mut world = World::new(1);
+    let config = format!(r#"{{"name":"KV","subjects":["kv.>"],"allow_rollup_hdrs":true{limits}}}"#);
+    stream(&mut world, &config);
+    consumer(
+        &mut world,
+        "KV",
+        r#"{"durable_name":"C","ack_policy":"explicit"}"#,
+    );
+    world.publish("kv.a", "", "first");
+    world.publish("kv.b", "", "second");
+    world.pull("KV", "C", "2");
+    assert_eq!(world.deliveries().len(), 2);
+    world.fs.fill_at_nth_write(1);
+    world.publish_and_ask("kv.a", headers, "refused", api, request);
+    world.fs.set_capacity(None);
+    world.wait(31 * SECOND);
+    world.pull("KV", "C", "5");
+    let seqs: Vec<u64> = world.deliveries().iter().map(|one| one.stream_seq()).collect();
+    assert_eq!(seqs, [1, 2], "{limits} {headers} {api}");
+}
+
+#[test]
+fn what_a_refused_message_would_push_out_is_waited_for_whatever_is_asked_at_the_same_time() {
+    for (limits, headers) in [
+        (r#","max_msgs_per_subject":1"#, ""),
+        (r#","max_msgs":2"#, ""),
+        ("", "Nats-Rollup: sub\r\n"),
+        ("", "Nats-Rollup: all\r\n"),
+    ] {
+        waits_on_beside(limits, headers, "$JS.API.CONSUMER.INFO.KV.C", "");
+        waits_on_beside(limits, headers, "$JS.API.CONSUMER.LIST.KV", "");
+        waits_on_beside(limits, headers, "$JS.API.STREAM.PURGE.KV", r#"{"seq":1}"#);
+    }
+}
+
 #[test]
 fn the_id_of_a_refused_message_is_not_the_last() {
     let mut world = World::new(2);
@@ -102,7 +140,7 @@ fn what_takes_the_room_of_a_removal_is_not_durable_before_it() {
         world.fs.set_capacity(Some(world.fs.used_bytes()));
         // A stream that is full refuses the message; what is behind it is the matter.
         let delete = ("$JS.API.STREAM.MSG.DELETE.S", r#"{"seq":2}"#);
-        let deleted = world.publish_and_ask("s.d", "refused", delete.0, delete.1);
+        let deleted = world.publish_and_ask("s.d", "", "refused", delete.0, delete.1);
         let stored = world.publish("s.d", "", "fourth");
         world.fs.set_capacity(None);
         world.crash(size);

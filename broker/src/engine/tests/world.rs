@@ -1,5 +1,7 @@
 //! An engine with everything around it simulated: disk, clocks and clients.
 
+mod delivered;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,64 +18,11 @@ use crate::shard::inbox::{Completion, JsKind, JsOp, PubAck, PublishError, ReplyT
 use crate::shard::release::Release;
 use crate::store::{Store, StoreOptions};
 use crate::types::{AccountId, StreamId, UnixNanos};
+pub(super) use delivered::Delivered;
 
 const DIR: &str = "/store";
 const START: i64 = 1_700_000_000_000_000_000;
 const MONO_BASE: u64 = 1 << 62;
-
-/// A message that a client got.
-#[derive(Clone, Debug)]
-pub(super) struct Delivered {
-    to: String,
-    pub(super) subject: String,
-    reply: String,
-    headers: String,
-    payload: Vec<u8>,
-}
-
-impl Delivered {
-    fn new(to: &str, message: &Message<'_>) -> Self {
-        Self {
-            to: to.to_owned(),
-            subject: message.subject.to_owned(),
-            reply: message.reply.unwrap_or_default().to_owned(),
-            headers: String::from_utf8(message.headers.to_vec()).unwrap(),
-            payload: message.payload.to_vec(),
-        }
-    }
-
-    pub(super) fn to(&self) -> &str {
-        &self.to
-    }
-
-    pub(super) fn headers(&self) -> &str {
-        &self.headers
-    }
-
-    fn number(&self, index: usize) -> u64 {
-        self.reply.split('.').nth(index).unwrap().parse().unwrap()
-    }
-
-    pub(super) fn deliveries(&self) -> u64 {
-        self.number(4)
-    }
-
-    pub(super) fn stream_seq(&self) -> u64 {
-        self.number(5)
-    }
-
-    pub(super) fn reply(&self) -> &str {
-        &self.reply
-    }
-
-    pub(super) fn payload(&self) -> &[u8] {
-        &self.payload
-    }
-
-    pub(super) fn text(&self) -> &str {
-        std::str::from_utf8(&self.payload).unwrap()
-    }
-}
 
 /// Listeners and what they got.
 #[derive(Debug, Default)]
@@ -326,6 +275,7 @@ impl World {
     pub(super) fn publish_and_ask(
         &mut self,
         subject: &str,
+        headers: &str,
         payload: &str,
         api: &str,
         request: &str,
@@ -335,7 +285,7 @@ impl World {
             JsKind::Publish(self.stream_of(subject)),
             subject,
             ReplyTo::None,
-            "",
+            headers,
             payload,
         );
         let reply = ReplyTo::Subject(inbox.clone().into());
