@@ -42,6 +42,8 @@ pub(crate) trait Outlet {
     fn send(&mut self, to: &str, message: &Message<'_>);
     /// Publishes the answer to a request.
     fn answer(&mut self, message: &Message<'_>);
+    /// Hands over what has gathered, if this outlet gathers.
+    fn hand_over(&mut self) {}
     /// Stream `stream` captures `subjects` from now on.
     fn capture(&mut self, stream: StreamId, subjects: &[String]);
 }

@@ -208,6 +208,7 @@ impl<S: Socket> Talk<S> {
                 end,
                 asks_who,
                 asks_in,
+                has_more,
             } = self.session.receive(&mut self.buf.held);
             self.buf.need_bytes = need_bytes;
             note_who_asks(&mut ops, &self.connection, &self.shared.info.server_name);
@@ -227,6 +228,9 @@ impl<S: Socket> Talk<S> {
             }
             if end.is_some() {
                 return end;
+            }
+            if has_more {
+                continue;
             }
             if !asks_in {
                 self.session.forget_options();

@@ -37,6 +37,8 @@ pub(crate) struct Received {
     pub(crate) asks_who: Vec<Box<str>>,
     /// The client asks to be let in: nothing behind its CONNECT is looked at before [`Session::admit`].
     pub(crate) asks_in: bool,
+    /// The buffer holds more to be looked at: what came first is handed on first.
+    pub(crate) has_more: bool,
 }
 
 /// Whether a client has come in.
@@ -78,9 +80,12 @@ pub(crate) struct Session {
     pings_out: u32,
     heard: bool,
     staged: Vec<Staged>,
+    staged_bytes: usize,
     /// Bytes of the buffer that is read into, with what was taken from it before, and what of them is left.
     buffer_bytes: usize,
     buffer_left_bytes: usize,
+    /// Bytes of operations in that buffer.
+    handed_on_bytes: usize,
     asks_who: Vec<Box<str>>,
     scratch: Vec<u8>,
     in_msgs: u64,
@@ -88,6 +93,8 @@ pub(crate) struct Session {
 }
 
 const SWEEP_MIN: usize = 64;
+/// So much for streams is handed on before more is looked at: the storage thread works on it meanwhile.
+const HAND_ON_BYTES: usize = 16 << 10;
 
 impl Session {
     pub(crate) fn new(limits: SessionLimits, router: Arc<Router>, outbound: Arc<Outbound>) -> Self {
@@ -110,8 +117,10 @@ impl Session {
             pings_out: 0,
             heard: false,
             staged: Vec::new(),
+            staged_bytes: 0,
             buffer_bytes: 0,
             buffer_left_bytes: 0,
+            handed_on_bytes: 0,
             asks_who: Vec::new(),
             scratch: Vec::new(),
             in_msgs: 0,
@@ -203,9 +212,14 @@ impl Session {
         self.heard = true;
         let mut taken = 0;
         let mut end = None;
+        let mut has_more = false;
         let need_bytes = loop {
             let rest = &buf[taken..];
             if rest.is_empty() {
+                break 1;
+            }
+            if self.staged_bytes >= HAND_ON_BYTES {
+                has_more = true;
                 break 1;
             }
             match self.limits.codec.decode(rest) {
@@ -228,13 +242,16 @@ impl Session {
         };
         if buf.capacity() > self.buffer_left_bytes {
             self.buffer_bytes = buf.capacity();
+            self.handed_on_bytes = 0;
         }
         let whole = buf.split_to(taken).freeze();
         // The inbox counts the bytes of operations: few of them must not hold on to a large buffer.
-        let staged_bytes: usize = self.staged.iter().map(Staged::bytes).sum();
+        self.handed_on_bytes += std::mem::take(&mut self.staged_bytes);
         let account = self.router.account();
         self.buffer_left_bytes = buf.capacity();
-        let is_dense = 2 * staged_bytes >= self.buffer_bytes;
+        // What is handed on early is part of what the buffer holds.
+        let parts = if has_more { 4 } else { 2 };
+        let is_dense = parts * self.handed_on_bytes >= self.buffer_bytes;
         let into_op = |staged: Staged| match is_dense {
             true => staged.into_op(account, &whole),
             false => staged.copied(account, &whole),
@@ -249,6 +266,7 @@ impl Session {
             end,
             asks_who: std::mem::take(&mut self.asks_who),
             asks_in: self.entry == Entry::Asked,
+            has_more,
         }
     }
 
@@ -405,7 +423,9 @@ impl Session {
                 self.batch.cross(self.router.account(), kind, msg.subject, msg);
                 return Ok(());
             };
-            self.staged.push(Staged::new(kind, msg, buf));
+            let staged = Staged::new(kind, msg, buf);
+            self.staged_bytes += staged.bytes();
+            self.staged.push(staged);
         } else if routed.receivers == 0 && self.manners.no_responders {
             self.say_no_responders(msg);
         }

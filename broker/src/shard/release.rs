@@ -21,6 +21,9 @@ use crate::types::{AccountId, StreamId, StreamSeq};
 /// A receiver with more than this waiting gets no deliveries until it has less.
 const BACKLOG_BYTES_MAX: usize = 4 << 20;
 
+/// After so many answers, those who wait get what there is: they go on while the rest is written.
+const HAND_OVER_EFFECTS: usize = 128;
+
 /// The routers of all accounts, as the engine sees them: one at a time.
 pub(super) struct Routers {
     accounts: Arc<Accounts>,
@@ -129,6 +132,10 @@ impl Outlet for Routers {
         }
     }
 
+    fn hand_over(&mut self) {
+        self.flush();
+    }
+
     fn capture(&mut self, stream: StreamId, subjects: &[String]) {
         self.router().set_stream_subjects(stream, subjects);
     }
@@ -159,7 +166,10 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
         let mut held = Vec::new();
         let mut account = AccountId::GLOBAL;
         self.outlet.enter(account);
-        for effect in effects.drain(..) {
+        for (index, effect) in effects.drain(..).enumerate() {
+            if index % HAND_OVER_EFFECTS == HAND_OVER_EFFECTS - 1 {
+                self.outlet.hand_over();
+            }
             match effect {
                 Effect::Enter(entered) => account = entered,
                 Effect::Reply {

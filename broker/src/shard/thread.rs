@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::inbox::{Inbox, Taken};
+use super::inbox::{Inbox, JsOp, Taken};
 use super::release::{Release, Routers};
 use super::snapshots::Snapshots;
 use super::view::ShardView;
@@ -24,6 +24,10 @@ const MONO_BASE: u64 = 1 << 62;
 const DELIVERIES_IDLE: usize = 2048;
 /// Deliveries between two looks at the inbox.
 const DELIVERIES_STEP: usize = 256;
+/// How long what comes while operations are done may join them, at most: as long as the last commit took, or this.
+const JOIN_NS_MAX: u64 = 1_000_000;
+/// A stream that rests is settled within this.
+const SETTLE_NS: i64 = 5_000_000;
 
 /// What the storage thread works with.
 pub(crate) struct Shard<F: Fs, C: Clock> {
@@ -35,6 +39,10 @@ pub(crate) struct Shard<F: Fs, C: Clock> {
     effects: Vec<Effect>,
     text: String,
     is_healthy: bool,
+    /// How long the last commit took.
+    commit_ns: u64,
+    /// When committed streams are to be settled, if there are any that are not.
+    settle_at: Option<Mono>,
 }
 
 /// What the storage thread shares with the rest of the broker.
@@ -99,6 +107,8 @@ impl<F: Fs, C: Clock> Shard<F, C> {
             effects: Vec::new(),
             text: String::new(),
             is_healthy: true,
+            commit_ns: 0,
+            settle_at: None,
         };
         Ok((shard, report))
     }
@@ -117,8 +127,7 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         let guard = EndGuard(self.links.clone());
         loop {
             let taken = self.links.inbox.take_all(self.patience());
-            let is_last = taken.closed;
-            self.round(taken);
+            let is_last = self.round(taken);
             if is_last {
                 break;
             }
@@ -135,19 +144,17 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         let now = now(&self.clock).mono;
         let timer = self.engine.next_deadline();
         let tend = self.store.next_tend().map(|due| Mono(due.0));
-        let due = earliest(timer, tend)?;
+        let due = earliest(earliest(timer, tend), self.settle_at)?;
         Some(Duration::from_nanos(due.since(now)))
     }
 
-    fn round(&mut self, taken: Taken) {
+    /// Does what was taken, commits and answers. Returns whether these were the last operations.
+    fn round(&mut self, taken: Taken) -> bool {
         let now = now(&self.clock);
-        let mut op_count = 0;
         self.engine.tick(now, &mut self.store, &mut self.effects);
         let captured = self.out.take_captured();
-        for op in captured.into_iter().chain(taken.batches.into_iter().flatten()) {
-            op_count += 1;
-            self.engine.step(now, op, &mut self.store, &mut self.effects);
-        }
+        let mut op_count = self.step(now, captured);
+        let is_last = self.step_taken(now, taken, &mut op_count);
         self.links.view.took(op_count as u64);
         self.engine.persist(&mut self.store);
         if self.store.tend(now.wall, MonoNanos(now.mono.0)) {
@@ -155,10 +162,46 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         }
         self.commit();
         self.dispatch(now, op_count);
-        self.store.settle();
+        self.settle(now.mono);
         if let Some(asked) = self.links.snapshots.wanted() {
             let snapshot = self.engine.snapshot(now, &self.store);
             self.links.snapshots.publish(snapshot, asked);
+        }
+        is_last
+    }
+
+    /// Does what was taken, and what comes meanwhile: a client's window is handed over in parts, and one sync for all of
+    /// it is sooner over than one for each. Who waits for the sync waits no longer for this than for the sync itself.
+    fn step_taken(&mut self, now: Now, mut taken: Taken, op_count: &mut usize) -> bool {
+        let until = self.clock.monotonic().0 + self.commit_ns.min(JOIN_NS_MAX);
+        loop {
+            *op_count += self.step(now, taken.batches.into_iter().flatten());
+            if taken.closed || self.clock.monotonic().0 >= until || !self.links.inbox.has_batches() {
+                return taken.closed;
+            }
+            taken = self.links.inbox.take_all(Some(Duration::ZERO));
+        }
+    }
+
+    fn step(&mut self, now: Now, ops: impl IntoIterator<Item = JsOp>) -> usize {
+        let mut count = 0;
+        for op in ops {
+            count += 1;
+            self.engine.step(now, op, &mut self.store, &mut self.effects);
+        }
+        count
+    }
+
+    /// Has the streams settled that were committed a while ago: while one goes on, its next commit does as well.
+    fn settle(&mut self, now: Mono) {
+        let due = match self.settle_at {
+            Some(due) => due,
+            None if self.store.has_unsettled() => *self.settle_at.insert(now.after(SETTLE_NS)),
+            None => return,
+        };
+        if now >= due {
+            self.settle_at = None;
+            self.store.settle();
         }
     }
 
@@ -182,8 +225,8 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         let before = self.clock.monotonic();
         let report = self.store.commit_records();
         if !report.committed.is_empty() || !report.failed.is_empty() {
-            let took = self.clock.monotonic().0.saturating_sub(before.0);
-            self.links.view.committed(Duration::from_nanos(took));
+            self.commit_ns = self.clock.monotonic().0.saturating_sub(before.0);
+            self.links.view.committed(Duration::from_nanos(self.commit_ns));
         }
         let effects = std::mem::take(&mut self.effects);
         let held = self.release(&report, effects);

@@ -412,6 +412,11 @@ impl<F: Fs> Store<F> {
         report
     }
 
+    /// Whether there is something for [`Store::settle`] to do.
+    pub fn has_unsettled(&self) -> bool {
+        !self.unsettled.is_empty()
+    }
+
     /// Notes in the log, without a sync, that the last commit was completed, so that damage in it is told from a torn
     /// write. Call it after the acknowledgements have left; costs one small write for each stream committed since.
     pub fn settle(&mut self) {

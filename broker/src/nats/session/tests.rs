@@ -60,9 +60,14 @@ impl Peer {
 
     fn send(&mut self, text: &str) {
         self.buf.extend_from_slice(text.as_bytes());
-        let Received { ops, end, .. } = self.session.receive(&mut self.buf);
-        self.ops.extend(ops);
-        self.end = end;
+        loop {
+            let received = self.session.receive(&mut self.buf);
+            self.ops.extend(received.ops);
+            self.end = received.end;
+            if !received.has_more {
+                break;
+            }
+        }
     }
 
     fn heard(&self) -> String {
@@ -420,4 +425,34 @@ fn operations_that_fill_a_buffer_are_not_copied() {
             .iter()
             .all(|op| buffer.contains(&op.payload.as_ptr().addr()))
     );
+}
+
+#[test]
+fn a_window_is_handed_on_in_parts_without_copies() {
+    let mut peer = Peer::new(1, &router(), 0);
+    peer.session
+        .router
+        .set_stream_subjects(StreamId(1), &["s.>".to_owned()]);
+    let mut text = String::new();
+    for number in 0..900 {
+        text += &format!("PUB s.a reply.to.somebody 50\r\n{number:050}\r\n");
+    }
+    peer.buf = BytesMut::with_capacity(64 << 10);
+    let buffer = peer.buf.as_ptr().addr()..peer.buf.as_ptr().addr() + peer.buf.capacity();
+    peer.buf.extend_from_slice(&text.as_bytes()[..64 << 10]);
+    let mut parts = Vec::new();
+    let mut ops = Vec::new();
+    loop {
+        let received = peer.session.receive(&mut peer.buf);
+        parts.push(received.ops.len());
+        ops.extend(received.ops);
+        if !received.has_more {
+            break;
+        }
+    }
+    assert_eq!(parts, [235, 235, 235, 94]);
+    for (number, op) in ops.iter().enumerate() {
+        assert_eq!(op.payload, format!("{number:050}"));
+    }
+    assert!(ops.iter().all(|op| buffer.contains(&op.payload.as_ptr().addr())));
 }
