@@ -92,6 +92,7 @@ impl Engine {
             })?;
         let (account, _) = self.options.accounts.of_stored(&meta.name);
         store.set_late(id, config.persists_late());
+        store.set_packed(id, config.is_compressed());
         let mut stream = Stream::new(id, account, config, meta.created);
         if stream.config.allow_atomic {
             drop_unfinished(id, store);

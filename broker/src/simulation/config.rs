@@ -126,6 +126,14 @@ impl StreamConfig {
         new.valid()
     }
 
+    /// By its mark, which is another one for each change: compression is switched on and off.
+    fn is_compressed(&self) -> bool {
+        self.mark
+            .bytes()
+            .last()
+            .is_some_and(|last| last.is_multiple_of(2))
+    }
+
     /// A request's payload.
     pub(super) fn json(&self) -> String {
         let number = |value: Option<u64>| value.map_or(-1, |value| value as i64);
@@ -139,6 +147,7 @@ impl StreamConfig {
                 Retention::WorkQueue => "workqueue",
             },
             "storage": if self.in_memory { "memory" } else { "file" },
+            "compression": if self.is_compressed() { "s2" } else { "none" },
             "max_msgs": number(self.max_msgs),
             "max_bytes": number(self.max_bytes),
             "max_msgs_per_subject": number(self.max_per_subject),

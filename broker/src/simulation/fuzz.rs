@@ -23,8 +23,8 @@ pub fn segment(bytes: &[u8]) {
     let Some((&mode, bytes)) = bytes.split_first() else {
         return;
     };
-    let is_whole = mode % 2 == 1;
-    let fs = written();
+    let (is_whole, is_packed) = (mode % 2 == 1, mode & 2 == 2);
+    let fs = written(is_packed);
     let files = fs.files().into_iter().map(|(path, _)| path);
     let segments = files.filter(|path| path.extension().is_some_and(|ext| ext == "seg"));
     let segments = segments.collect::<Vec<_>>();
@@ -42,7 +42,7 @@ pub fn segment(bytes: &[u8]) {
         for seq in 1..=store.state(id).last_seq.0.min(RECORDS) {
             if let Ok(Some(record)) = store.read(id, StreamSeq(seq)) {
                 assert!(
-                    is_whole || record.payload == vec![seq as u8; 40],
+                    is_whole || *record.payload == payload_of(seq),
                     "record {seq} has changed"
                 );
             }
@@ -59,19 +59,24 @@ fn options() -> StoreOptions {
     }
 }
 
-/// A disk with a stream of [`RECORDS`] records, left by a program that was killed.
-fn written() -> SimFs {
+fn payload_of(seq: u64) -> [u8; 80] {
+    [seq as u8; 80]
+}
+
+/// A disk with a stream of [`RECORDS`] records, packed or not, left by a program that was killed.
+fn written(is_packed: bool) -> SimFs {
     let fs = SimFs::new(1);
     let (mut store, _) = Store::open(fs.clone(), Path::new(DIR), options()).expect("an empty disk");
     let id = store
         .create_stream("S", b"{}", Backing::File, StreamSeq(1), UnixNanos(0))
         .expect("an empty store");
+    store.set_packed(id, is_packed);
     for seq in 1..=RECORDS {
         let record = NewRecord {
             time: UnixNanos(seq as i64),
             subject: "s",
             headers: b"",
-            payload: &[seq as u8; 40],
+            payload: &payload_of(seq),
         };
         store.append(id, &record).expect("there is room");
         assert!(store.commit().failed.is_empty());

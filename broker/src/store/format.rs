@@ -5,8 +5,10 @@ use std::path::Path;
 use super::StoreError;
 use super::record::{u32_at, u64_at};
 
-/// Version of the layout that this program writes, and the newest that it reads.
+/// Version of the layout of all files but [`PACKED_VERSION`]'s.
 pub(super) const VERSION: u32 = 1;
+/// Version of segments that may hold packed frames, and of their indexes.
+pub(super) const PACKED_VERSION: u32 = 2;
 /// Bytes of the prefix that files of every version share.
 pub(super) const PREFIX_BYTES: usize = 16;
 /// Magic of segments.
@@ -33,28 +35,39 @@ pub(super) fn prefix(magic: [u8; 8], version: u32) -> [u8; PREFIX_BYTES] {
     out
 }
 
-/// Whether `bytes` begin with an undamaged prefix of a version that this program reads.
+/// The newest version of files with this magic that this program reads.
+fn newest(magic: [u8; 8]) -> u32 {
+    match magic {
+        SEGMENT_MAGIC | INDEX_MAGIC => PACKED_VERSION,
+        _ => VERSION,
+    }
+}
+
+/// The version that `bytes` begin with, if the prefix is undamaged.
 ///
 /// # Errors
-/// `NewerVersion` for an undamaged prefix of a version it does not.
-pub(super) fn check_prefix(bytes: &[u8], magic: [u8; 8], file: &Path) -> Result<bool, StoreError> {
+/// `NewerVersion` for an undamaged prefix of a version that this program does not read.
+pub(super) fn check_prefix(bytes: &[u8], magic: [u8; 8], file: &Path) -> Result<Option<u32>, StoreError> {
     let undamaged = bytes.get(0..8) == Some(&magic[..])
         && bytes.get(0..12).map(crc32fast::hash) == u32_at(bytes, 12)
         && bytes.len() >= PREFIX_BYTES;
     let found = u32_at(bytes, 8).unwrap_or(0);
-    if undamaged && found > VERSION {
+    let supported = newest(magic);
+    if undamaged && found > supported {
         return Err(StoreError::NewerVersion {
             file: file.to_owned(),
             found,
-            supported: VERSION,
+            supported,
         });
     }
-    Ok(undamaged && found > 0)
+    Ok((undamaged && found > 0).then_some(found))
 }
 
 /// A segment's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
+    /// `VERSION`, or `PACKED_VERSION`: only then it may hold packed frames.
+    pub(super) version: u32,
     /// Number of the segment in its stream; also its file name.
     pub(super) id: u64,
     /// No record in it has a lower position.
@@ -71,7 +84,7 @@ impl SegmentHeader {
     /// Both copies, ready to be written at 0.
     pub(super) fn encode(&self) -> [u8; DATA_START as usize] {
         let mut copy = [0u8; SEGMENT_HEADER_BYTES];
-        copy[0..16].copy_from_slice(&prefix(SEGMENT_MAGIC, VERSION));
+        copy[0..16].copy_from_slice(&prefix(SEGMENT_MAGIC, self.version));
         copy[16..24].copy_from_slice(&self.id.to_le_bytes());
         copy[24..32].copy_from_slice(&self.base_seq.to_le_bytes());
         copy[32..40].copy_from_slice(&self.incarnation.to_le_bytes());
@@ -96,10 +109,10 @@ impl SegmentHeader {
         let mut usable = 0;
         for at in [0, SECOND_COPY] {
             let copy = bytes.get(at..at + SEGMENT_HEADER_BYTES).unwrap_or_default();
-            if !check_prefix(copy, SEGMENT_MAGIC, file)? {
+            let Some(version) = check_prefix(copy, SEGMENT_MAGIC, file)? else {
                 continue;
-            }
-            if let Some(header) = Self::decode_copy(copy)
+            };
+            if let Some(header) = Self::decode_copy(copy, version)
                 && header.id == id
             {
                 found.get_or_insert(header);
@@ -109,7 +122,7 @@ impl SegmentHeader {
         Ok(found.map(|header| (header, usable < 2)))
     }
 
-    fn decode_copy(copy: &[u8]) -> Option<Self> {
+    fn decode_copy(copy: &[u8], version: u32) -> Option<Self> {
         if crc32fast::hash(copy.get(0..44)?) != u32_at(copy, 44)? {
             return None;
         }
@@ -119,6 +132,7 @@ impl SegmentHeader {
             return None;
         }
         Some(Self {
+            version,
             id: u64_at(copy, 16)?,
             base_seq: u64_at(copy, 24)?,
             incarnation: u64_at(copy, 32)?,
@@ -137,6 +151,7 @@ mod tests {
     #[test]
     fn golden_segment_header() {
         let header = SegmentHeader {
+            version: VERSION,
             id: 3,
             base_seq: 100,
             incarnation: 0x1122_3344_5566_7788,
@@ -153,6 +168,17 @@ mod tests {
             Some((header, false))
         );
         assert_eq!(SegmentHeader::decode(&bytes, 4, file).unwrap(), None);
+        let packed = SegmentHeader {
+            version: PACKED_VERSION,
+            ..header
+        };
+        let bytes_of_packed = packed.encode();
+        assert_eq!(bytes_of_packed[8..12], PACKED_VERSION.to_le_bytes());
+        assert_eq!(bytes_of_packed[16..48], bytes[16..48]);
+        assert_eq!(
+            SegmentHeader::decode(&bytes_of_packed, 3, file).unwrap(),
+            Some((packed, false))
+        );
         let merged = SegmentHeader { through: 7, ..header };
         let with_others = merged.encode();
         assert_eq!(with_others[..48], bytes[..48]);
@@ -170,6 +196,7 @@ mod tests {
     #[test]
     fn one_damaged_copy_is_enough_to_go_on_and_is_noticed() {
         let header = SegmentHeader {
+            version: VERSION,
             id: 3,
             base_seq: 100,
             incarnation: 5,
@@ -201,8 +228,8 @@ mod tests {
         let err = check_prefix(&bytes, META_MAGIC, Path::new("/x/meta.0")).unwrap_err();
         expect!["/x/meta.0 has format version 2, this program reads up to 1: use the newer program"]
             .assert_eq(&err.to_string());
-        assert!(check_prefix(&prefix(META_MAGIC, VERSION), META_MAGIC, Path::new("f")).unwrap());
-        assert!(!check_prefix(&prefix(META_MAGIC, 0), META_MAGIC, Path::new("f")).unwrap());
-        assert!(!check_prefix(&[], META_MAGIC, Path::new("f")).unwrap());
+        let check = |version| check_prefix(&prefix(META_MAGIC, version), META_MAGIC, Path::new("f")).unwrap();
+        assert_eq!((check(VERSION), check(0)), (Some(VERSION), None));
+        assert_eq!(check_prefix(&[], META_MAGIC, Path::new("f")).unwrap(), None);
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct NewEntry<'a> {
     pub(super) has_headers: bool,
     /// Exact bytes of the frame.
     pub(super) len: u32,
+    /// Bytes that packing saved.
+    pub(super) saved: u32,
     pub(super) offset: u64,
 }
 
@@ -42,14 +44,11 @@ pub(super) struct Overhead {
 }
 
 impl Overhead {
-    /// Size of a record with this length in its entry.
-    pub(super) fn size(self, entry_len: u32) -> u64 {
-        let headers = if entry_len & HAS_HEADERS == 0 {
-            0
-        } else {
-            self.headers
-        };
-        u64::from(entry_len & !HAS_HEADERS) - HEADER_BYTES as u64 + self.record + headers
+    /// Size of the record of an entry, as if it were not packed.
+    pub(super) fn size(self, entry: &Entry) -> u64 {
+        let headers = if entry.has_headers() { self.headers } else { 0 };
+        let stored = u64::from(entry.len & !HAS_HEADERS) - HEADER_BYTES as u64;
+        stored + u64::from(entry.saved) + self.record + headers
     }
 }
 
@@ -121,6 +120,7 @@ impl StreamIndex {
             offset8: (new.offset / 8) as u32,
             len: new.len | if new.has_headers { HAS_HEADERS } else { 0 },
             subject: slot,
+            saved: new.saved,
             time: new.time,
         };
         table.is_in_time_order &= table.entries.last().is_none_or(|last| last.time <= new.time);
@@ -128,7 +128,7 @@ impl StreamIndex {
         table.entries.push(entry);
         segment.live += 1;
         segment.time_max = segment.time_max.max(new.time);
-        let size = self.overhead.size(entry.len);
+        let size = self.overhead.size(&entry);
         if let Some(segment) = self.segments.back_mut() {
             segment.live_bytes += size;
         }

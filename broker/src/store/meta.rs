@@ -235,7 +235,7 @@ fn read_copy(file: &impl FsFile, path: &Path, kind: MetaKind) -> Result<Option<(
     let Ok(count) = read_patiently(file, &mut head, 0) else {
         return Ok(None);
     };
-    if !check_prefix(&head[..count], META_MAGIC, path)? || count < HEAD_BYTES {
+    if check_prefix(&head[..count], META_MAGIC, path)?.is_none() || count < HEAD_BYTES {
         return Ok(None);
     }
     let (Some(generation), Some(found), Some(len), Some(crc)) = (

@@ -26,6 +26,7 @@ mod meta;
 mod names;
 mod notes;
 mod open;
+mod pack;
 mod prepare;
 mod quarantine;
 mod query;

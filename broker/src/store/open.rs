@@ -12,6 +12,7 @@ use super::handles::Handles;
 use super::marks::Marks;
 use super::meta::{MetaKind, Pair};
 use super::names;
+use super::pack::Packer;
 use super::prepare::Spares;
 use super::recover::{open_stream, remove_stream};
 use super::seal::{Sealer, Sealing};
@@ -71,6 +72,7 @@ impl<F: Fs> Store<F> {
             rng,
             cache,
             sealer,
+            packer: Packer::new(),
         };
         let tending = Tending::start(&shared.fs, dir, marks, &shared.options)?;
         let compaction = Compaction::new(&shared.sealer.sealing, &shared.options);

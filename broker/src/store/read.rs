@@ -8,8 +8,9 @@ use bytes::Bytes;
 use super::StoreError;
 use super::cache::{ReadCache, Wanted};
 use super::index::Located;
+use super::pack;
 use super::quarantine::Damage;
-use super::record::{self, HEADER_BYTES, Kind};
+use super::record::{self, Frame, HEADER_BYTES, Kind};
 use super::segment::{Data, Segment};
 use super::state::{Record, SeqRange};
 use super::stream::{Shared, Stream};
@@ -26,22 +27,21 @@ impl<F: Fs> Stream<F> {
         };
         let bytes = self.frame_bytes(&shared.cache, segment, at, seq)?;
         let found = record::decode(&bytes, segment.seed)
-            .filter(|frame| frame.head.kind == Kind::Message && frame.head.seq == seq);
-        let Some(frame) = found else {
+            .filter(|frame| frame.head.kind == Kind::Message && frame.head.seq == seq)
+            .and_then(|frame| Some((frame, body(&bytes, &frame)?)));
+        let Some((frame, (headers, payload))) = found else {
             self.note_damaged(shared, segment.id, at.offset, &bytes, seq);
             return Err(StoreError::Damaged {
                 stream: Arc::clone(&self.meta.name),
                 seq: StreamSeq(seq),
             });
         };
-        let headers_at = HEADER_BYTES + frame.subject.len();
-        let payload_at = headers_at + frame.headers.len();
         Ok(Some(Record {
             seq: StreamSeq(seq),
             time: UnixNanos(frame.head.time),
             subject: shared.cache.borrow_mut().name(frame.subject),
-            headers: bytes.slice(headers_at..payload_at),
-            payload: bytes.slice(payload_at..frame.len()),
+            headers,
+            payload,
         }))
     }
 
@@ -145,4 +145,19 @@ impl<F: Fs> Stream<F> {
             .read(file, wanted)
             .map_err(|err| StoreError::io("read", path, err))
     }
+}
+
+/// Headers and payload of the frame in `bytes`. `None`: they are packed, and not what their lengths say.
+fn body(bytes: &Bytes, frame: &Frame<'_>) -> Option<(Bytes, Bytes)> {
+    let Some(lengths) = frame.packed else {
+        let headers_at = HEADER_BYTES + frame.subject.len();
+        let payload_at = headers_at + frame.headers.len();
+        return Some((
+            bytes.slice(headers_at..payload_at),
+            bytes.slice(payload_at..frame.len()),
+        ));
+    };
+    let mut headers = Bytes::from(pack::unpack(frame, lengths)?);
+    let payload = headers.split_off(lengths.headers as usize);
+    Some((headers, payload))
 }

@@ -2,6 +2,8 @@
 
 use crc32fast::Hasher;
 
+use super::pack::Lengths;
+
 /// First bytes of every frame; where reading goes on after damage.
 pub(super) const MARK: [u8; 4] = [0xf5, b'T', b'r', 0xfd];
 /// Bytes before a frame's subject.
@@ -10,6 +12,8 @@ pub(super) const HEADER_BYTES: usize = 40;
 pub(super) const ALIGN: usize = 8;
 /// Flag: everything before this frame was durable before this frame was written.
 pub(super) const FLAG_BATCH_START: u8 = 1;
+/// Flag: headers and payload are packed.
+pub(super) const FLAG_PACKED: u8 = 2;
 /// Ranges in one removal frame at most.
 pub(super) const RANGES_MAX: usize = 64;
 
@@ -40,14 +44,30 @@ pub(super) struct Head {
 pub(super) struct Frame<'a> {
     pub(super) head: Head,
     pub(super) subject: &'a [u8],
+    /// As they lie there: of a packed frame the two lengths.
     pub(super) headers: &'a [u8],
+    /// As it lies there: of a packed frame the block.
     pub(super) payload: &'a [u8],
+    /// Of a packed frame: the lengths of what is in it.
+    pub(super) packed: Option<Lengths>,
 }
 
 impl Frame<'_> {
     /// Exact bytes, without padding.
     pub(super) fn len(&self) -> usize {
         HEADER_BYTES + self.subject.len() + self.headers.len() + self.payload.len()
+    }
+
+    /// Bytes that it is shorter than if it were not packed.
+    pub(super) fn saved(&self) -> u32 {
+        let stored = self.headers.len() + self.payload.len();
+        self.packed
+            .map_or(0, |raw| raw.total().saturating_sub(stored) as u32)
+    }
+
+    pub(super) fn has_headers(&self) -> bool {
+        self.packed
+            .map_or(!self.headers.is_empty(), |raw| raw.headers > 0)
     }
 }
 
@@ -56,7 +76,7 @@ pub(super) const fn padded(len: usize) -> usize {
     len.div_ceil(ALIGN) * ALIGN
 }
 
-/// Appends a frame with its padding to `buf`. The lengths must have been checked: the subject is at most 65535 bytes,
+/// Appends a frame with its padding to `buf`. Headers and payload are as they are to lie there. The lengths must have been checked: the subject is at most 65535 bytes,
 /// the whole less than 2 GiB.
 pub(super) fn encode(
     buf: &mut Vec<u8>,
@@ -90,6 +110,8 @@ pub(super) fn encode(
 }
 
 /// The frame at the start of `bytes`, if there is a whole one with the right checksum.
+///
+/// A packed body is not unpacked; see [`Bodies::is_good`](super::pack::Bodies::is_good).
 ///
 /// The fixed fields have a checksum of their own, so that looking for the next frame after damage takes the time of
 /// one pass, whatever lengths a hostile payload feigns.
@@ -142,11 +164,17 @@ pub(super) fn view(bytes: &[u8]) -> Option<Frame<'_>> {
         seq: u64_at(fixed, 16)?,
         time: u64_at(fixed, 24)? as i64,
     };
+    let packed = match head.flags & FLAG_PACKED {
+        0 => None,
+        _ if head.kind != Kind::Message => return None,
+        _ => Some(Lengths::decode(headers, payload)?),
+    };
     Some(Frame {
         head,
         subject,
         headers,
         payload,
+        packed,
     })
 }
 
@@ -263,6 +291,30 @@ mod tests {
     }
 
     #[test]
+    fn golden_packed_message() {
+        let mut buf = Vec::new();
+        let head = Head {
+            kind: Kind::Message,
+            flags: FLAG_BATCH_START | FLAG_PACKED,
+            seq: 7,
+            time: 1_700_000_000_000_000_000,
+        };
+        let mut packer = crate::store::pack::Packer::new();
+        let (lengths, block) = packer.pack(b"NATS/1.0\r\n\r\n", &b"{\"a\":1}".repeat(9)).unwrap();
+        encode(&mut buf, 0x1234_5678, head, b"a.b", &lengths, block);
+        expect![[r#"
+            f5 54 72 fd 0a ff ab 05 06 97 22 50 01 03 03 00
+            07 00 00 00 00 00 00 00 00 00 2a 36 fe 9c 97 17
+            08 00 00 00 18 00 00 00 61 2e 62 0c 00 00 00 3f
+            00 00 00 4b 48 4e 41 54 53 2f 31 2e 30 0d 0a 0d
+            0a 7b 22 61 22 3a 31 7d de 07 00 00 00 00 00 00
+        "#]]
+        .assert_eq(&hex(&buf));
+        let frame = decode(&buf, 0x1234_5678).unwrap();
+        assert_eq!((frame.saved(), frame.has_headers()), (43, true));
+    }
+
+    #[test]
     fn golden_removal_and_settle() {
         let mut buf = Vec::new();
         encode_removals(&mut buf, 1, FLAG_BATCH_START, 9, &[(2, 4), (8, 8)]);
@@ -299,10 +351,10 @@ mod tests {
             headers in prop::collection::vec(any::<u8>(), 0..40),
             payload in prop::collection::vec(any::<u8>(), 0..80),
         ) {
-            let head = Head { kind: Kind::Message, flags, seq, time };
+            let head = Head { kind: Kind::Message, flags: flags & !FLAG_PACKED, seq, time };
             let mut buf = vec![1, 2, 3];
             encode(&mut buf, seed, head, &subject, &headers, &payload);
-            let expected = Frame { head, subject: &subject, headers: &headers, payload: &payload };
+            let expected = Frame { head, subject: &subject, headers: &headers, payload: &payload, packed: None };
             prop_assert_eq!(decode(&buf[3..], seed), Some(expected));
             prop_assert_eq!(buf.len() - 3, padded(expected.len()));
             prop_assert_eq!(decode(&buf[3..], seed ^ 1), None, "another segment's salt");

@@ -348,6 +348,7 @@ fn adopt_all<F: Fs>(
     };
     stream.segments.push_back(Segment {
         id: found.header.id,
+        version: found.header.version,
         seed: found.header.salt,
         end: found.len,
         data,
@@ -403,6 +404,7 @@ fn adopt_full<F: Fs>(
     stream.index.add_sealed(index, (!is_counted).then_some(merge));
     stream.segments.push_back(Segment {
         id: full.header.id,
+        version: full.header.version,
         seed: full.header.salt,
         end: full.len,
         data: Data::Sealed(sealing.handles.lazy(full.path.clone())),
@@ -435,8 +437,9 @@ fn adopt(
                     seq,
                     time: frame.head.time,
                     subject: std::str::from_utf8(frame.subject).unwrap_or_default(),
-                    has_headers: !frame.headers.is_empty(),
+                    has_headers: frame.has_headers(),
                     len: frame.len() as u32,
+                    saved: frame.saved(),
                     offset: place.offset as u64,
                 });
             }

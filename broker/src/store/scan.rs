@@ -1,6 +1,7 @@
 //! Going through a segment's frames, a window at a time.
 
 use super::format::{DATA_START, SegmentHeader};
+use super::pack::Bodies;
 use super::record::{self, Frame, Kind, padded};
 use crate::env::FsFile;
 
@@ -121,13 +122,14 @@ pub(super) fn scan_file(
         bytes: Vec::new(),
         is_whole: true,
     };
+    let mut bodies = Bodies::default();
     let mut last = header.base_seq.saturating_sub(1);
     let mut at = DATA_START;
     while at + record::HEADER_BYTES as u64 <= len {
         let frame_len = record::frame_len(window.bytes(at, record::HEADER_BYTES), header.salt);
         let whole = frame_len.filter(|frame_len| at + *frame_len as u64 <= len);
         let frame = whole.and_then(|frame_len| record::decode(window.bytes(at, frame_len), header.salt));
-        if let Some(frame) = frame.filter(|frame| rises(frame, last)) {
+        if let Some(frame) = frame.filter(|frame| rises(frame, last) && bodies.is_good(frame)) {
             last = frame.head.seq;
             visit(at, &frame);
             at += padded(frame.len()) as u64;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::format::DATA_START;
+use super::pack::Bodies;
 use super::record::{self, Frame, HEADER_BYTES, Kind, padded, u32_at};
 use crate::env::{Fs, FsFile};
 use crate::types::StreamId;
@@ -106,13 +107,15 @@ pub(super) fn walk<F: Fs>(
         offset: None,
         next: target.base,
     };
+    let mut bodies = Bodies::default();
     let mut at = window.start;
     while at + HEADER_BYTES as u64 <= end {
         window.need(at, BLANK.len())?;
         window.need_frame(at, target.seed)?;
         let found = record::decode(window.at(at), target.seed);
-        let rising =
-            found.filter(|frame| frame.head.seq + u64::from(frame.head.kind != Kind::Message) >= gap.next);
+        let rising = found.filter(|frame| {
+            frame.head.seq + u64::from(frame.head.kind != Kind::Message) >= gap.next && bodies.is_good(frame)
+        });
         let Some(frame) = rising else {
             gap.offset.get_or_insert(at);
             let is_blank = window.at(at).get(..BLANK.len()) == Some(&BLANK[..]);

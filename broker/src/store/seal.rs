@@ -337,6 +337,7 @@ impl<F: Fs> Stream<F> {
             let job = Job {
                 stream: self.id,
                 header: SegmentHeader {
+                    version: segment.version,
                     id: segment.id,
                     base_seq: self.index.segments[at].base,
                     incarnation,

@@ -25,6 +25,8 @@ pub(super) enum Data<F: Fs> {
 /// A segment of a stream.
 pub(super) struct Segment<F: Fs> {
     pub(super) id: u64,
+    /// As in its header.
+    pub(super) version: u32,
     /// Goes into the checksums of its frames.
     pub(super) seed: u32,
     /// Frames end here at the latest.
@@ -90,6 +92,7 @@ pub(super) fn create<F: Fs>(
     };
     Ok(Segment {
         id: header.id,
+        version: header.version,
         seed: header.salt,
         end: u64::from(spare.bytes),
         data,

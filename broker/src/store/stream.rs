@@ -9,14 +9,15 @@ use super::StoreError;
 use super::cache::ReadCache;
 use super::census::Census;
 use super::consumers::Consumer;
-use super::format::{DATA_START, SegmentHeader};
+use super::format::{DATA_START, PACKED_VERSION, SegmentHeader, VERSION};
 use super::index::{NewEntry, Overhead, StreamIndex};
 use super::meta::{Pair, StreamBody};
+use super::pack::Packer;
 use super::prepare::Spares;
 use super::quarantine::Quarantine;
 use super::query::Query;
 use super::ranges::Ranges;
-use super::record::{self, FLAG_BATCH_START, HEADER_BYTES, Head, Kind, padded};
+use super::record::{self, FLAG_BATCH_START, FLAG_PACKED, HEADER_BYTES, Head, Kind, padded};
 use super::seal::Sealer;
 use super::segment::{self, Data, Segment};
 use super::state::{Backing, NewRecord, StoreOptions, StreamMeta, StreamState};
@@ -36,6 +37,7 @@ pub(super) struct Shared<F: Fs> {
     pub(super) rng: SplitMix,
     pub(super) cache: RefCell<ReadCache>,
     pub(super) sealer: Sealer<F>,
+    pub(super) packer: Packer,
 }
 
 /// A stream.
@@ -62,6 +64,8 @@ pub(super) struct Stream<F: Fs> {
     pub(super) synced: u64,
     /// Whether commits leave the sync to the background.
     pub(super) is_late: bool,
+    /// Whether records are packed where that makes them smaller.
+    pub(super) is_packed: bool,
     /// Whether the background is syncing.
     pub(super) is_syncing: bool,
     /// Positions whose record was lost to damage.
@@ -159,6 +163,7 @@ impl<F: Fs> Stream<F> {
             durable_time: index.last_time,
             synced: index.last,
             is_late: false,
+            is_packed: false,
             is_syncing: false,
             index,
             meta,
@@ -241,26 +246,37 @@ impl<F: Fs> Stream<F> {
             (None, Data::File { .. } | Data::Sealed(_)) => return Err(StoreError::NoSuchStream),
         };
         let offset = start + buf.len() as u64;
+        let packed = if self.is_packed && segment.version >= PACKED_VERSION {
+            shared.packer.pack(record.headers, record.payload)
+        } else {
+            None
+        };
+        let (flag, headers, payload) = match &packed {
+            Some((lengths, block)) => (FLAG_PACKED, &lengths[..], *block),
+            None => (0, record.headers, record.payload),
+        };
         let head = Head {
             kind: Kind::Message,
-            flags,
+            flags: flags | flag,
             seq,
             time: record.time.0,
         };
+        let saved = record.headers.len() + record.payload.len() - headers.len() - payload.len();
         record::encode(
             buf,
             segment.seed,
             head,
             record.subject.as_bytes(),
-            record.headers,
-            record.payload,
+            headers,
+            payload,
         );
         self.index.push(&NewEntry {
             seq,
             time: record.time.0,
             subject: record.subject,
             has_headers: !record.headers.is_empty(),
-            len: len as u32,
+            len: (len - saved) as u32,
+            saved: saved as u32,
             offset,
         });
         Ok(StreamSeq(seq))
@@ -326,6 +342,7 @@ impl<F: Fs> Stream<F> {
             let id = self.segments.back().map_or(1, |segment| segment.id + 1);
             self.segments.push_back(Segment {
                 id,
+                version: VERSION,
                 seed: 0,
                 end: u64::from(bytes),
                 data,
@@ -372,6 +389,7 @@ impl<F: Fs> Stream<F> {
         }
         let spare = shared.spares.take(bytes, least, reserve)?;
         let header = SegmentHeader {
+            version: if self.is_packed { PACKED_VERSION } else { VERSION },
             id: log.next_segment,
             base_seq: base,
             incarnation: log.incarnation,

@@ -24,6 +24,8 @@ pub(super) struct Entry {
     pub(super) len: u32,
     /// In memory the slot of the subject, or `REMOVED`; on disk the subject's rank in the segment.
     pub(super) subject: u32,
+    /// Bytes that a packed frame is shorter than if it were not packed; 0 if it is not.
+    pub(super) saved: u32,
     pub(super) time: i64,
 }
 

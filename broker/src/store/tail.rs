@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::StoreError;
 use super::format::{DATA_START, SegmentHeader};
+use super::pack::Bodies;
 use super::record::{self, FLAG_BATCH_START, padded};
 use super::recover::Found;
 use super::scan::{self, BLANK, Read};
@@ -115,6 +116,7 @@ fn cut_at(good: &[Good]) -> usize {
 /// The good frames of a segment in rising order of positions.
 pub(super) fn scan(data: &[u8], header: &SegmentHeader) -> Vec<Good> {
     let mut good = Vec::new();
+    let mut bodies = Bodies::default();
     let mut last = header.base_seq.saturating_sub(1);
     let mut at = DATA_START as usize;
     while at + record::HEADER_BYTES <= data.len() {
@@ -123,7 +125,7 @@ pub(super) fn scan(data: &[u8], header: &SegmentHeader) -> Vec<Good> {
         } else {
             None
         };
-        let Some(frame) = frame.filter(|frame| scan::rises(frame, last)) else {
+        let Some(frame) = frame.filter(|frame| scan::rises(frame, last) && bodies.is_good(frame)) else {
             let is_blank = data.get(at..at + BLANK.len()) == Some(&BLANK[..]);
             at += if is_blank { BLANK.len() } else { record::ALIGN };
             continue;

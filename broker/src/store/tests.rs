@@ -11,6 +11,7 @@ mod late;
 mod latency;
 mod model;
 mod owed;
+mod packed;
 mod together;
 mod verify;
 

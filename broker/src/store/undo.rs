@@ -246,7 +246,7 @@ impl StreamIndex {
         };
         let place = segment.below(seq);
         let base = segment.base;
-        let len = match &mut segment.table {
+        let entry = match &mut segment.table {
             Table::Memory(table) => {
                 let is_it = |entry: &Entry| base + u64::from(entry.delta) == seq && !entry.is_live();
                 let Some(entry) = table.entries.get(place).filter(is_it) else {
@@ -255,7 +255,7 @@ impl StreamIndex {
                 table
                     .entries
                     .set_subject(place, self.subjects.put_back(name, seq));
-                entry.len
+                entry
             }
             Table::Sealed(table) => {
                 let entry = table.index.entry(place).filter(|_| table.removed.contains(place));
@@ -264,10 +264,10 @@ impl StreamIndex {
                 };
                 table.removed.remove(place);
                 self.subjects.put_back(name, seq);
-                entry.len
+                entry
             }
         };
-        let size = self.overhead.size(len);
+        let size = self.overhead.size(&entry);
         segment.live += 1;
         segment.live_bytes += size;
         self.messages += 1;

@@ -68,7 +68,7 @@ pub(crate) enum Storage {
     Memory,
 }
 
-/// Compression asked for; kept and echoed, the store does not compress.
+/// Compression of messages on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Compression {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::config::{Discard, Retention, Storage, StreamConfig, is_valid_name};
+use super::config::{Compression, Discard, Retention, Storage, StreamConfig, is_valid_name};
 use super::source::{StreamSource, SubjectTransformConfig};
 use crate::api::error::ApiError;
 use crate::subject;
@@ -30,6 +30,11 @@ impl StreamConfig {
     /// Whether messages are acknowledged before they are synced.
     pub(crate) fn persists_late(&self) -> bool {
         self.persist_mode.as_deref() == Some("async")
+    }
+
+    /// Whether messages are to be compressed on disk.
+    pub(crate) fn is_compressed(&self) -> bool {
+        self.compression == Compression::S2
     }
 
     /// The JetStream API level that a server needs for this stream.

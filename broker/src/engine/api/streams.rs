@@ -78,6 +78,7 @@ impl Engine {
             .create_stream(&stored_name, &bytes, backing, first_seq, now.wall)
             .map_err(|err| ApiError::stream_create(text_of(&err)))?;
         store.set_late(id, config.persists_late());
+        store.set_packed(id, config.is_compressed());
         effects.push(Effect::Capture {
             stream: id,
             subjects: config.subjects.clone(),
@@ -122,6 +123,7 @@ impl Engine {
         store
             .update_stream(id, &bytes)
             .map_err(|err| ApiError::stream_update(text_of(&err)))?;
+        store.set_packed(id, config.is_compressed());
         effects.push(Effect::Capture {
             stream: id,
             subjects: config.subjects.clone(),

@@ -60,9 +60,7 @@ impl Header {
     }
 
     fn decode(bytes: &[u8], path: &Path) -> Result<Option<Self>, StoreError> {
-        Ok(check_prefix(bytes, SUBJECTS_MAGIC, path)?
-            .then(|| Self::decode_fields(bytes))
-            .flatten())
+        Ok(check_prefix(bytes, SUBJECTS_MAGIC, path)?.and_then(|_| Self::decode_fields(bytes)))
     }
 
     fn decode_fields(bytes: &[u8]) -> Option<Self> {

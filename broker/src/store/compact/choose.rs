@@ -4,7 +4,8 @@
 //! writes about as much as was ever appended at most. Small segments beside sparse ones are taken along; so at most about twice the bytes that are left
 //! stay on disk, besides the segments at the end.
 
-use super::super::format::DATA_START;
+use super::super::format::{DATA_START, PACKED_VERSION};
+use super::super::sealed::IndexHeader;
 use super::super::segment::Data;
 use super::super::state::StoreOptions;
 use super::super::stream::Stream;
@@ -119,6 +120,10 @@ impl<F: Fs> Stream<F> {
     fn estimate(&self, at: usize) -> u64 {
         let (segment, found) = (&self.segments[at], &self.index.segments[at]);
         let left = found.live_bytes + FRAME_BYTES * u64::from(found.live);
+        let left = match &found.table {
+            Table::Sealed(table) if segment.version >= PACKED_VERSION => as_packed(left, &table.index.header),
+            _ => left,
+        };
         match segment.tried_at {
             u64::MAX => left,
             0 => segment.end,
@@ -126,6 +131,17 @@ impl<F: Fs> Stream<F> {
             before => left.max(segment.end.saturating_mul(found.live_bytes) / before),
         }
     }
+}
+
+/// What is left of a segment, in bytes as they count unpacked, by how far its records are packed on the whole.
+fn as_packed(left: u64, header: &IndexHeader) -> u64 {
+    let unpacked = header.data_bytes + FRAME_BYTES * u64::from(header.entries);
+    let stored = header.end.saturating_sub(DATA_START);
+    if unpacked <= stored {
+        return left;
+    }
+    let left = u128::from(left) * u128::from(stored) / u128::from(unpacked);
+    u64::try_from(left).unwrap_or(u64::MAX)
 }
 
 /// Whether files of this length are made for segments, so that one can be used again.

@@ -7,7 +7,7 @@ use super::super::StoreError;
 use super::super::format::SegmentHeader;
 use super::super::prepare::remove_quietly;
 use super::super::ranges::Ranges;
-use super::super::record::{self, FLAG_BATCH_START, Frame, Head, Kind};
+use super::super::record::{self, FLAG_BATCH_START, FLAG_PACKED, Frame, Head, Kind};
 use super::super::scrub::{Gap, Met, Scrubbed, Target, walk};
 use super::super::seal::Sealing;
 use super::super::sealed::Bits;
@@ -241,7 +241,7 @@ impl<R: FsFile> Copy<'_, R> {
         Ok(())
     }
 
-    /// Copies a record.
+    /// Copies a record. A packed one stays as it is.
     fn put(&mut self, frame: &Frame<'_>) {
         let seq = frame.head.seq;
         if self.next < seq {
@@ -250,7 +250,7 @@ impl<R: FsFile> Copy<'_, R> {
         self.next = seq + 1;
         self.records += 1;
         let head = Head {
-            flags: FLAG_BATCH_START,
+            flags: FLAG_BATCH_START | frame.head.flags & FLAG_PACKED,
             ..frame.head
         };
         let (buf, seed) = (&mut self.out.buf, self.job.new.salt);

@@ -21,6 +21,7 @@ impl<F: Fs> Stream<F> {
         let sources = sources?;
         let (first, last) = (sources.first()?, sources.last()?);
         let new = SegmentHeader {
+            version: sources.iter().map(|source| source.header.version).max()?,
             salt: shared.rng.next_u64() as u32,
             through: if run.count > 1 { last.header.id } else { 0 }
                 .max(last.header.through)
@@ -141,6 +142,7 @@ impl<F: Fs> Stream<F> {
         self.segments.drain(at..at + count);
         let segment = Segment {
             id: job.new.id,
+            version: job.new.version,
             seed: job.new.salt,
             end: copied.bytes,
             data: Data::Sealed(sealing.handles.lazy(job.target().to_owned())),

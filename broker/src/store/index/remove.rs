@@ -31,7 +31,7 @@ impl StreamIndex {
                 slot
             }
         };
-        let size = self.overhead.size(entry.len);
+        let size = self.overhead.size(&entry);
         segment.live -= 1;
         segment.live_bytes -= size;
         self.messages -= 1;
@@ -60,7 +60,7 @@ impl StreamIndex {
             let mut take = |entry: &Entry| {
                 kept = Some(segment.seq(entry)).filter(|_| is_within(messages, bytes));
                 messages -= 1;
-                bytes -= self.overhead.size(entry.len);
+                bytes -= self.overhead.size(entry);
                 kept.is_none()
             };
             match &segment.table {
@@ -170,7 +170,7 @@ impl StreamIndex {
             table.entries.truncate(keep);
             table.list_anew();
             for entry in cut.iter().filter(|entry| entry.is_live()) {
-                let size = overhead.size(entry.len);
+                let size = overhead.size(entry);
                 segment.live -= 1;
                 segment.live_bytes -= size;
                 self.messages -= 1;
@@ -247,7 +247,7 @@ impl StreamIndex {
         let base = segment.base;
         let mut take = |slot: u32, entry: &Entry| {
             count += 1;
-            bytes += overhead.size(entry.len);
+            bytes += overhead.size(entry);
             let gone = gone.entry(slot).or_default();
             *gone = (gone.0 + 1, base + u64::from(entry.delta));
         };

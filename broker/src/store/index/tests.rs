@@ -31,6 +31,11 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Bytes that packing saves in records of a subject.
+fn saved_of(subject: &str) -> u32 {
+    if subject == "b" { 1_000 } else { 0 }
+}
+
 fn apply(index: &mut StreamIndex, model: &mut BTreeMap<u64, &'static str>, op: &Op) {
     match *op {
         Op::Push(subject) => {
@@ -41,6 +46,7 @@ fn apply(index: &mut StreamIndex, model: &mut BTreeMap<u64, &'static str>, op: &
                 subject,
                 has_headers: false,
                 len: 50,
+                saved: saved_of(subject),
                 offset: 8 * seq,
             };
             index.push(&new);
@@ -71,7 +77,8 @@ fn apply(index: &mut StreamIndex, model: &mut BTreeMap<u64, &'static str>, op: &
 
 fn check(index: &StreamIndex, model: &BTreeMap<u64, &'static str>) {
     assert_eq!(index.messages, model.len() as u64);
-    assert_eq!(index.bytes, model.len() as u64 * 10);
+    let bytes = model.values().map(|subject| 10 + u64::from(saved_of(subject)));
+    assert_eq!(index.bytes, bytes.sum::<u64>());
     assert_eq!(
         index.first,
         model.keys().next().copied().unwrap_or(index.last + 1)

@@ -1,5 +1,6 @@
 //! Blocks of an index file, decoded.
 
+use super::super::format::PACKED_VERSION;
 use super::super::record::padded;
 use super::super::table::{Entry, HAS_HEADERS};
 use super::build::SUBJECTS_PER_BLOCK;
@@ -174,7 +175,9 @@ impl SubjectDirectory {
     }
 }
 
-pub(super) fn decode_entries(content: &[u8]) -> Option<Vec<Entry>> {
+/// Entries in an index of `version`.
+pub(super) fn decode_entries(content: &[u8], version: u32) -> Option<Vec<Entry>> {
+    let tells_packed = version >= PACKED_VERSION;
     let mut cursor = Cursor::new(content);
     let mut out = Vec::new();
     let (mut delta, mut place8, mut time) = (0u32, 0i64, 0i64);
@@ -182,7 +185,13 @@ pub(super) fn decode_entries(content: &[u8]) -> Option<Vec<Entry>> {
         let at = delta.checked_add(cursor.small()?)?;
         let offset8 = place8.checked_add(unzigzag(cursor.number()?))?;
         let len = cursor.number()?;
-        let (exact, has_headers) = (u32::try_from(len >> 1).ok()?, len & 1 == 1);
+        let (len, has_headers) = (len >> 1, len & 1 == 1);
+        let (len, saved) = match tells_packed {
+            true if len & 1 == 1 => (len >> 1, cursor.small()?),
+            true => (len >> 1, 0),
+            false => (len, 0),
+        };
+        let exact = u32::try_from(len).ok()?;
         let subject = cursor.small()?;
         time = time.wrapping_add(unzigzag(cursor.number()?));
         out.push(Entry {
@@ -190,6 +199,7 @@ pub(super) fn decode_entries(content: &[u8]) -> Option<Vec<Entry>> {
             offset8: u32::try_from(offset8).ok()?,
             len: exact | if has_headers { HAS_HEADERS } else { 0 },
             subject,
+            saved,
             time,
         });
         delta = at.wrapping_add(1);

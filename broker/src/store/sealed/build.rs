@@ -4,7 +4,8 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Place;
 use std::hash::{BuildHasher, RandomState};
 
-use super::super::format::{DATA_START, SegmentHeader};
+use super::super::format::{DATA_START, PACKED_VERSION, SegmentHeader};
+use super::super::pack::Bodies;
 use super::super::ranges::Ranges;
 use super::super::record::{self, Frame, HEADER_BYTES, Kind, padded};
 use super::super::scan::Gap;
@@ -36,6 +37,7 @@ pub(in super::super) struct Builder {
     note_bytes: Vec<u8>,
     note_last: (u32, i64),
     scratch: Vec<u8>,
+    bodies: Bodies,
     gaps: Vec<Gap>,
     /// Where the last frame of any kind ends.
     passed: u64,
@@ -59,6 +61,7 @@ impl Builder {
             note_bytes: Vec::new(),
             note_last: (0, 0),
             scratch: Vec::new(),
+            bodies: Bodies::default(),
             gaps: Vec::new(),
             passed: 0,
             end: 0,
@@ -99,24 +102,29 @@ impl Builder {
                 let Ok(delta) = u32::try_from(seq - self.segment.base_seq) else {
                     return;
                 };
-                let has_headers = !frame.headers.is_empty();
-                self.data_bytes += (frame.len() - HEADER_BYTES) as u64;
+                let has_headers = frame.has_headers();
+                self.data_bytes += (frame.len() - HEADER_BYTES) as u64 + u64::from(frame.saved());
                 self.entries.push(Entry {
                     delta,
                     offset8: (offset / 8) as u32,
                     len: frame.len() as u32 | if has_headers { HAS_HEADERS } else { 0 },
                     subject: self.names.number_of(frame.subject),
+                    saved: frame.saved(),
                     time: frame.head.time,
                 });
                 if has_headers {
                     self.with_headers += 1;
-                    self.note(delta, frame.head.time, frame.headers);
+                    self.note(delta, frame);
                 }
             }
         }
     }
 
-    fn note(&mut self, delta: u32, time: i64, headers: &[u8]) {
+    fn note(&mut self, delta: u32, frame: &Frame<'_>) {
+        let time = frame.head.time;
+        let Some(headers) = self.bodies.headers(frame) else {
+            return;
+        };
         self.scratch.clear();
         let Some(is_lasting) = (self.notes.make)(headers, &mut self.scratch) else {
             return;
@@ -168,7 +176,8 @@ impl Builder {
             begun = (part, out.len());
         };
         let salt = self.segment.salt;
-        let directory = put_entries(&mut out, &self.entries, salt);
+        let tells_packed = self.segment.version >= PACKED_VERSION;
+        let directory = put_entries(&mut out, &self.entries, salt, tells_packed);
         next(&out, Part::EntryDirectory);
         put_block(&mut out, &directory, salt);
         next(&out, Part::Subjects);
@@ -278,7 +287,7 @@ fn postings(entries: &[Entry], subjects: usize) -> (Vec<u32>, Vec<u32>) {
 
 /// Writes the entries. Returns the directory: for each block its offset, its first delta, and the highest time of any
 /// entry up to its end.
-fn put_entries(out: &mut Vec<u8>, entries: &[Entry], salt: u32) -> Vec<u8> {
+fn put_entries(out: &mut Vec<u8>, entries: &[Entry], salt: u32, tells_packed: bool) -> Vec<u8> {
     let mut directory = Vec::new();
     let mut time_max = i64::MIN;
     for block in entries.chunks(ENTRIES_PER_BLOCK) {
@@ -288,10 +297,15 @@ fn put_entries(out: &mut Vec<u8>, entries: &[Entry], salt: u32) -> Vec<u8> {
             put(out, u64::from(entry.delta - delta));
             put(out, zigzag(i64::from(entry.offset8) - place8));
             let exact = entry.len & !HAS_HEADERS;
-            put(
-                out,
-                u64::from(exact) << 1 | u64::from(entry.len & HAS_HEADERS != 0),
-            );
+            let has_headers = u64::from(entry.has_headers());
+            let is_packed = u64::from(entry.saved > 0);
+            match tells_packed {
+                true => put(out, u64::from(exact) << 2 | is_packed << 1 | has_headers),
+                false => put(out, u64::from(exact) << 1 | has_headers),
+            }
+            if tells_packed && entry.saved > 0 {
+                put(out, u64::from(entry.saved));
+            }
             put(out, u64::from(entry.subject));
             put(out, zigzag(entry.time.wrapping_sub(time)));
             delta = entry.delta + 1;

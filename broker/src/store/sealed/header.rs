@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::super::StoreError;
-use super::super::format::{INDEX_MAGIC, PREFIX_BYTES, SegmentHeader, VERSION, check_prefix, prefix};
+use super::super::format::{INDEX_MAGIC, PREFIX_BYTES, SegmentHeader, check_prefix, prefix};
 use super::super::record::{u32_at, u64_at};
 
 /// Bytes of the header.
@@ -45,7 +45,7 @@ pub(in super::super) struct IndexHeader {
     pub(in super::super) time_max: i64,
     /// Time of the last record.
     pub(in super::super) last_time: i64,
-    /// Bytes of subjects, headers and payloads.
+    /// Bytes of subjects, headers and payloads, before packing.
     pub(in super::super) data_bytes: u64,
     /// Records.
     pub(in super::super) entries: u32,
@@ -81,7 +81,7 @@ impl IndexHeader {
 
     pub(super) fn encode(&self) -> [u8; INDEX_HEADER_BYTES] {
         let mut out = [0; INDEX_HEADER_BYTES];
-        out[..PREFIX_BYTES].copy_from_slice(&prefix(INDEX_MAGIC, VERSION));
+        out[..PREFIX_BYTES].copy_from_slice(&prefix(INDEX_MAGIC, self.segment.version));
         let longs = [
             (16, self.segment.id),
             (24, self.segment.base_seq),
@@ -124,13 +124,10 @@ impl IndexHeader {
     /// # Errors
     /// `NewerVersion`.
     pub(super) fn decode(bytes: &[u8], file: &Path) -> Result<Option<Self>, StoreError> {
-        if !check_prefix(bytes, INDEX_MAGIC, file)? {
-            return Ok(None);
-        }
-        Ok(Self::decode_fields(bytes))
+        Ok(check_prefix(bytes, INDEX_MAGIC, file)?.and_then(|version| Self::decode_fields(bytes, version)))
     }
 
-    fn decode_fields(bytes: &[u8]) -> Option<Self> {
+    fn decode_fields(bytes: &[u8], version: u32) -> Option<Self> {
         if crc32fast::hash(bytes.get(..CRC_AT)?) != u32_at(bytes, CRC_AT)? {
             return None;
         }
@@ -141,6 +138,7 @@ impl IndexHeader {
         }
         Some(Self {
             segment: SegmentHeader {
+                version,
                 id: u64_at(bytes, 16)?,
                 base_seq: u64_at(bytes, 24)?,
                 incarnation: u64_at(bytes, 32)?,

@@ -206,7 +206,8 @@ impl SealedIndex {
                 ))
             })
         };
-        let decode = |content: &[u8]| blocks::decode_entries(content).map(Block::Entries);
+        let version = self.header.segment.version;
+        let decode = |content: &[u8]| blocks::decode_entries(content, version).map(Block::Entries);
         self.block(Part::Entries, number, range, decode)
     }
 

@@ -6,14 +6,16 @@ use std::sync::Mutex;
 use expect_test::expect;
 use proptest::prelude::*;
 
-use super::super::format::SegmentHeader;
-use super::super::record::{Frame, Head, Kind};
+use super::super::format::{PACKED_VERSION, SegmentHeader, VERSION};
+use super::super::pack::Packer;
+use super::super::record::{self, FLAG_PACKED, Head, Kind};
 use super::super::state::Notes;
 use super::super::table::HAS_HEADERS;
 use super::codec::CRC_BYTES;
 use super::*;
 
 const HEADER: SegmentHeader = SegmentHeader {
+    version: VERSION,
     id: 3,
     base_seq: 100,
     incarnation: 7,
@@ -55,23 +57,32 @@ struct Sent {
     subject: String,
     headers: &'static [u8],
     offset: u64,
+    /// Bytes of payload; what has enough of them is packed.
+    payload: usize,
 }
 
 /// Records with gaps of 0 to 3 positions, and times that mostly rise.
 fn records(subjects: usize, len: usize, gapless: bool) -> impl Strategy<Value = Vec<Sent>> {
-    let record = (0..subjects, 0..20u64, -2..30i64, any::<bool>());
+    let record = (
+        0..subjects,
+        0..20u64,
+        -2..30i64,
+        any::<bool>(),
+        prop_oneof![Just(0), 48..5000usize],
+    );
     prop::collection::vec(record, 1..len).prop_map(move |all| {
         let (mut seq, mut time, mut offset) = (99, 1_000, 1024);
-        let sent = all.into_iter().map(|(subject, gap, step, has_headers)| {
+        let sent = all.into_iter().map(|(subject, gap, step, has_headers, payload)| {
             seq += 1 + if gapless { 0 } else { gap.saturating_sub(16) };
             time += step;
-            offset += 64;
+            offset += 320;
             Sent {
                 seq,
                 time,
                 subject: format!("s.{}.{subject}", subject % 7),
                 headers: if has_headers { b"NATS/1.0\r\n\r\n" } else { b"" },
                 offset,
+                payload,
             }
         });
         sent.collect()
@@ -79,6 +90,11 @@ fn records(subjects: usize, len: usize, gapless: bool) -> impl Strategy<Value = 
 }
 
 fn build(sent: &[Sent]) -> Vec<u8> {
+    build_of(sent, VERSION)
+}
+
+fn build_of(sent: &[Sent], version: u32) -> Vec<u8> {
+    let mut packer = Packer::new();
     let notes = Notes {
         version: 5,
         make: |headers, out| {
@@ -86,21 +102,28 @@ fn build(sent: &[Sent]) -> Vec<u8> {
             Some(true)
         },
     };
-    let mut builder = Builder::new(HEADER, 1 << 20, notes);
+    let header = SegmentHeader { version, ..HEADER };
+    let mut builder = Builder::new(header, 1 << 20, notes);
     for record in sent {
+        let payload = vec![b'x'; record.payload];
+        let packed = if version == PACKED_VERSION {
+            packer.pack(record.headers, &payload)
+        } else {
+            None
+        };
+        let (flags, headers, payload) = match &packed {
+            Some((lengths, block)) => (FLAG_PACKED, &lengths[..], *block),
+            None => (0, record.headers, &payload[..]),
+        };
         let head = Head {
             kind: Kind::Message,
-            flags: 0,
+            flags,
             seq: record.seq,
             time: record.time,
         };
-        let frame = Frame {
-            head,
-            subject: record.subject.as_bytes(),
-            headers: record.headers,
-            payload: b"",
-        };
-        builder.push(record.offset, &frame);
+        let mut buf = Vec::new();
+        record::encode(&mut buf, 1, head, record.subject.as_bytes(), headers, payload);
+        builder.push(record.offset, &record::decode(&buf, 1).unwrap());
     }
     builder.finish()
 }
@@ -127,6 +150,9 @@ fn check(index: &SealedIndex, sent: &[Sent], removed: &Bits) {
         );
         assert_eq!(u64::from(entry.offset8) * 8, record.offset);
         assert_eq!(entry.len & HAS_HEADERS != 0, !record.headers.is_empty());
+        let raw = record::HEADER_BYTES + record.subject.len() + record.headers.len() + record.payload;
+        assert_eq!((entry.len & !HAS_HEADERS) as usize + entry.saved as usize, raw);
+        assert!(entry.saved == 0 || index.header.segment.version == PACKED_VERSION);
         assert_eq!(
             index.with_subject(entry.subject, str::to_owned).as_ref(),
             Some(&record.subject)
@@ -208,8 +234,9 @@ proptest! {
         sent in prop_oneof![records(3, 700, true), records(500, 1500, false), records(1, 600, false)],
         removed in prop::collection::vec(0..1500usize, 0..200),
         flips in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        version in VERSION..=PACKED_VERSION,
     ) {
-        let (index, source) = open(build(&sent));
+        let (index, source) = open(build_of(&sent, version));
         let mut gone = Bits::default();
         removed.into_iter().filter(|place| *place < sent.len()).for_each(|place| {
             gone.insert(place, sent.len());
@@ -232,14 +259,9 @@ fn golden_index() {
         subject: subject.to_owned(),
         headers: if seq == 101 { b"NATS/1.0\r\n\r\n" } else { b"" },
         offset: 1024 + (seq - 100) * 64,
+        payload: 0,
     });
-    let bytes = build(&sent);
-    let mut out = String::new();
-    for row in bytes.chunks(16) {
-        let row: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
-        out.push_str(&row.join(" "));
-        out.push('\n');
-    }
+    let out = hex(&build(&sent));
     expect![[r#"
         54 41 52 4e 49 44 58 0a 01 00 00 00 21 92 98 6c
         03 00 00 00 00 00 00 00 64 00 00 00 00 00 00 00
@@ -267,4 +289,39 @@ fn golden_index() {
     "#]]
     .assert_eq(&out);
     assert_eq!(CRC_BYTES, 4);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for row in bytes.chunks(16) {
+        let row: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        out.push_str(&row.join(" "));
+        out.push('\n');
+    }
+    out
+}
+
+#[test]
+fn golden_entries_of_a_segment_that_may_hold_packed_records() {
+    let sent = [(100, 0), (101, 600), (102, 20)].map(|(seq, payload)| Sent {
+        seq,
+        time: seq as i64,
+        subject: "a".to_owned(),
+        headers: if seq == 101 { b"NATS/1.0\r\n\r\n" } else { b"" },
+        offset: 1024 + (seq - 100) * 128,
+        payload,
+    });
+    let bytes = build_of(&sent, PACKED_VERSION);
+    let (index, _) = open(bytes.clone());
+    assert_eq!(index.header.segment.version, PACKED_VERSION);
+    assert_eq!(index.header.data_bytes, 3 + 12 + 620);
+    expect![[r#"
+        54 41 52 4e 49 44 58 0a 02 00 00 00 cf 3d 2d 7e
+    "#]]
+    .assert_eq(&hex(&bytes[..16]));
+    expect![[r#"
+        00 80 02 a4 01 00 c8 01 00 14 ff 02 ae 04 00 02
+        00 08 f4 01 00 02 03 2d eb 50 80 02 00 cc 01 92
+    "#]]
+    .assert_eq(&hex(&bytes[256..288]));
 }

@@ -51,7 +51,7 @@ impl Row {
         })
     }
 
-    fn unpack(self, first: &Entry) -> Entry {
+    fn unpack(self, first: &Entry, saved: u32) -> Entry {
         let flag = if self.len & SHORT_HAS_HEADERS == 0 {
             0
         } else {
@@ -63,6 +63,7 @@ impl Row {
             offset8: first.offset8 + u32::from(self.offset8),
             len: u32::from(self.len & !SHORT_HAS_HEADERS) | flag,
             subject: self.subject,
+            saved,
             time: first.time + time as i64,
         }
     }
@@ -76,6 +77,8 @@ pub(in super::super) struct Entries {
     firsts: Vec<Entry>,
     /// Groups with an entry that does not fit into a row, in full. Their rows say nothing.
     wide: BTreeMap<usize, Vec<Entry>>,
+    /// What packing saved, for each entry up to the last that is packed.
+    saved: Vec<u32>,
     len: usize,
 }
 
@@ -108,6 +111,10 @@ impl Entries {
         if let Some(slab) = self.slabs.last_mut() {
             slab.push(packed.unwrap_or_default());
         }
+        if entry.saved > 0 {
+            self.saved.resize(self.len, 0);
+            self.saved.push(entry.saved);
+        }
         self.len += 1;
     }
 
@@ -122,7 +129,8 @@ impl Entries {
             return entries.get(place % GROUP).copied();
         }
         let row = self.slabs.get(place / SLAB)?.get(place % SLAB)?;
-        Some(row.unpack(self.firsts.get(group)?))
+        let saved = self.saved.get(place).copied().unwrap_or(0);
+        Some(row.unpack(self.firsts.get(group)?, saved))
     }
 
     pub(in super::super) fn first(&self) -> Option<Entry> {
@@ -187,6 +195,7 @@ impl Entries {
         }
         self.len = len;
         self.firsts.truncate(len.div_ceil(GROUP));
+        self.saved.truncate(len);
         drop(self.wide.split_off(&len.div_ceil(GROUP)));
         if let Some(entries) = self.wide.get_mut(&(len / GROUP)) {
             entries.truncate(len % GROUP);
@@ -205,6 +214,7 @@ impl Entries {
             slab.shrink_to_fit();
         }
         self.firsts.shrink_to_fit();
+        self.saved.shrink_to_fit();
     }
 }
 
@@ -223,12 +233,13 @@ mod tests {
     use super::*;
 
     /// Steps between entries: mostly small ones, some too large for a row.
-    fn steps() -> impl Strategy<Value = Vec<(u32, u32, u32, bool, i64)>> {
+    fn steps() -> impl Strategy<Value = Vec<(u32, u32, u32, bool, i64, u32)>> {
         let delta = prop_oneof![9 => 1u32..4, 1 => 1u32..70_000];
         let offset = prop_oneof![9 => 6u32..40, 1 => 6u32..90_000];
         let len = prop_oneof![9 => 40u32..300, 1 => 40u32..80_000];
         let time = prop_oneof![9 => 0i64..5_000_000_000, 1 => any::<i64>()];
-        prop::collection::vec((delta, offset, len, any::<bool>(), time), 0..700)
+        let saved = prop_oneof![3 => Just(0u32), 1 => 16u32..1_000_000];
+        prop::collection::vec((delta, offset, len, any::<bool>(), time, saved), 0..700)
     }
 
     proptest! {
@@ -236,12 +247,12 @@ mod tests {
         fn agrees_with_a_plain_list(steps in steps(), removed in prop::collection::vec(any::<prop::sample::Index>(), 0..20), cut: prop::sample::Index) {
             let (mut entries, mut model) = (Entries::default(), Vec::new());
             let (mut delta, mut offset8, mut time) = (0u32, 0u32, 0i64);
-            for (number, (step, width, len, has_headers, later)) in steps.into_iter().enumerate() {
+            for (number, (step, width, len, has_headers, later, saved)) in steps.into_iter().enumerate() {
                 delta += step;
                 offset8 += width;
                 time = time.wrapping_add(later);
                 let len = len | if has_headers { HAS_HEADERS } else { 0 };
-                let entry = Entry { delta, offset8, len, subject: number as u32 % 5, time };
+                let entry = Entry { delta, offset8, len, subject: number as u32 % 5, saved, time };
                 entries.push(entry);
                 model.push(entry);
             }
@@ -266,7 +277,7 @@ mod tests {
             entries.truncate(cut);
             model.truncate(cut);
             check(&entries, &model);
-            let entry = Entry { delta: delta + 1, offset8: offset8 + 1, len: 40, subject: 0, time: 0 };
+            let entry = Entry { delta: delta + 1, offset8: offset8 + 1, len: 40, subject: 0, saved: 0, time: 0 };
             entries.push(entry);
             model.push(entry);
             check(&entries, &model);
@@ -283,6 +294,7 @@ mod tests {
                 offset8: delta * 20,
                 len: 150,
                 subject: 1,
+                saved: 0,
                 time: i64::from(delta),
             });
         }

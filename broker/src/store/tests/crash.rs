@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::super::format::PACKED_VERSION;
 use super::super::{Backing, NewRecord, RecoveryReport, Store, StoreError, StoreOptions};
 use super::model::{Either, Model, ModelConsumer, ModelStream, Sent, check_answers};
 use super::{DIR, id_of, small};
@@ -33,6 +34,8 @@ struct Run {
     /// Whether most is removed again, and what is left compacted all the time.
     compacting: bool,
     compacted: u64,
+    /// Segments that may hold packed records, found at starts.
+    packed_segments: u64,
 }
 
 /// The power is gone, or the disk failed.
@@ -48,6 +51,7 @@ impl Run {
             mono: 0,
             compacting: seed % COMPACTING == COMPACTING - 1,
             compacted: 0,
+            packed_segments: 0,
         }
     }
 
@@ -69,6 +73,7 @@ impl Run {
                 if let Some(id) = id_of(&store, LATE) {
                     store.set_late(id, true);
                 }
+                self.pack_some(&mut store);
                 self.model.check_recovered(&store);
                 self.live(store);
             }
@@ -81,6 +86,22 @@ impl Run {
         let (store, report) = self.open(1).unwrap();
         assert_eq!(report.lost, [], "nothing was damaged");
         self.model.check_recovered(&store);
+    }
+
+    /// Streams change between packing their records and not.
+    fn pack_some(&mut self, store: &mut Store<SimFs>) {
+        for name in STREAMS {
+            let is_packed = self.rng.chance(50);
+            if let Some(id) = id_of(store, name) {
+                store.set_packed(id, is_packed);
+            }
+        }
+        let segments = self.fs.files().into_iter().map(|(path, _)| path);
+        let segments = segments.filter(|path| path.extension().is_some_and(|ext| ext == "seg"));
+        let is_packed = |bytes: &Vec<u8>| bytes.get(8..12) == Some(&PACKED_VERSION.to_le_bytes()[..]);
+        self.packed_segments += segments
+            .filter(|path| self.fs.contents(path).as_ref().is_some_and(is_packed))
+            .count() as u64;
     }
 
     /// Most segments are the smallest there are: they are sealed and dropped all the time.
@@ -177,6 +198,7 @@ impl Run {
         self.model.streams.insert(name.to_owned(), model);
         if let Ok(id) = created {
             store.set_late(id, name == LATE);
+            store.set_packed(id, self.rng.chance(50));
         }
         created.map(drop).map_err(|_| PowerCut)
     }
@@ -344,6 +366,7 @@ impl Run {
     fn update(&mut self, store: &mut Store<SimFs>, name: &str, id: StreamId) -> Result<(), PowerCut> {
         let config = self.rng.next_u64().to_le_bytes();
         let done = store.update_stream(id, &config);
+        store.set_packed(id, self.rng.chance(50));
         let model = self.model.streams.get_mut(name).unwrap();
         model.configs.0.push(config.to_vec());
         if done.is_ok() {
@@ -377,15 +400,16 @@ impl Drop for Replay {
     }
 }
 
-/// Returns what the disk holds in the end, in short, and how many segments were compacted.
-fn run_seed(seed: u64) -> (u32, u64) {
+/// Returns what the disk holds in the end, in short, how many segments were compacted, and how many were found that may
+/// hold packed records.
+fn run_seed(seed: u64) -> (u32, u64, u64) {
     let _replay = Replay(seed);
     let mut run = Run::new(seed);
     if std::env::var_os("TARN_TRACE").is_some() {
         run.fs.set_trace(Some(|line| eprintln!("{line}")));
     }
     run.run();
-    (run.fs.fingerprint(), run.compacted)
+    (run.fs.fingerprint(), run.compacted, run.packed_segments)
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -401,7 +425,7 @@ fn what_was_confirmed_is_there_after_any_power_cut() {
     let seeds = number("TARN_CRASH_SEEDS").unwrap_or(SEEDS);
     let first = number("TARN_FIRST_SEED").unwrap_or(0);
     let next = AtomicU64::new(first);
-    let compacted = AtomicU64::new(0);
+    let (compacted, packed) = (AtomicU64::new(0), AtomicU64::new(0));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -411,14 +435,17 @@ fn what_was_confirmed_is_there_after_any_power_cut() {
                     if seed >= first + seeds {
                         return;
                     }
-                    compacted.fetch_add(run_seed(seed).1, Ordering::Relaxed);
+                    let (_, compacts, packs) = run_seed(seed);
+                    compacted.fetch_add(compacts, Ordering::Relaxed);
+                    packed.fetch_add(packs, Ordering::Relaxed);
                 }
             });
         }
     });
-    let compacted = compacted.into_inner();
-    eprintln!("{seeds} seeds from {first}, {compacted} segments compacted");
+    let (compacted, packed) = (compacted.into_inner(), packed.into_inner());
+    eprintln!("{seeds} seeds from {first}, {compacted} segments compacted, {packed} packed ones found again");
     assert!(compacted >= seeds / 4, "compaction takes part");
+    assert!(packed >= seeds / 2, "packing takes part");
 }
 
 #[test]

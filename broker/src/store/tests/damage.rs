@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::format::{INDEX_MAGIC, META_MAGIC, SEGMENT_MAGIC, VERSION, prefix};
+use super::super::format::{INDEX_MAGIC, META_MAGIC, PACKED_VERSION, SEGMENT_MAGIC, VERSION, prefix};
 use super::super::{Backing, Store, StoreError, StoreOptions, SubjectFilter};
 use super::{append, commit, id_of, open, try_open};
 use crate::env::sim::{SimFs, SplitMix};
@@ -95,9 +95,19 @@ fn check_torn(fs: &SimFs, path: &Path, content: &[u8]) -> (u64, u64) {
 
 /// A store with everything in it: several segments, removals, a purge, a skipped range, consumers.
 pub(super) fn rich_store(clean: bool) -> SimFs {
+    rich_store_of(clean, false)
+}
+
+/// The same; its records are packed, but for the short ones.
+pub(super) fn packed_store(clean: bool) -> SimFs {
+    rich_store_of(clean, true)
+}
+
+fn rich_store_of(clean: bool, is_packed: bool) -> SimFs {
     let fs = SimFs::new(1);
     let (mut store, _) = open(&fs, 1);
     let id = create(&mut store);
+    store.set_packed(id, is_packed);
     for seq in 1..=120u64 {
         append(
             &mut store,
@@ -139,11 +149,16 @@ fn a_flipped_bit_costs_at_most_one_record_and_is_counted() {
     let flips = std::env::var("TARN_FLIPS")
         .ok()
         .map_or(FLIPS, |text| text.parse().unwrap());
-    let stores = [rich_store(true), rich_store(false)];
+    let stores = [
+        rich_store(true),
+        rich_store(false),
+        packed_store(true),
+        packed_store(false),
+    ];
     let mut rng = SplitMix::new(7);
     let mut losses = 0;
     for flip in 0..flips {
-        let fs = stores[(flip % 2) as usize].fork();
+        let fs = stores[(flip % 4) as usize].fork();
         let files = fs.files();
         let (path, len) = &files[rng.below(files.len() as u64) as usize];
         if *len == 0 {
@@ -386,14 +401,20 @@ fn files_of_a_newer_version_are_refused_and_named() {
     let segment = (segments(&rich_store(true)).remove(0), SEGMENT_MAGIC);
     let index = (segment.0.with_extension("idx"), INDEX_MAGIC);
     for (path, magic) in metas.into_iter().chain([segment, index]) {
+        let supported = if magic == META_MAGIC {
+            VERSION
+        } else {
+            PACKED_VERSION
+        };
         let fs = rich_store(true);
         fs.edit(&path, |bytes| {
-            bytes[..16].copy_from_slice(&prefix(magic, VERSION + 1))
+            bytes[..16].copy_from_slice(&prefix(magic, supported + 1))
         });
         let err = try_open(&fs, 2).map(drop).unwrap_err();
         let expected = format!(
-            "{} has format version 2, this program reads up to 1",
-            path.display()
+            "{} has format version {}, this program reads up to {supported}",
+            path.display(),
+            supported + 1
         );
         assert!(err.to_string().starts_with(&expected), "{err}");
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::super::{Severity, StoreError, StoreVerdict, verify};
-use super::damage::rich_store;
+use super::damage::{packed_store, rich_store};
 use super::{DIR, id_of, open, try_open};
 use crate::env::sim::{SimFs, SplitMix};
 use crate::env::{Fs, Rng};
@@ -61,8 +61,13 @@ fn compare(fs: &SimFs, what: &str) -> StoreVerdict {
 
 #[test]
 fn a_sound_store_is_found_sound() {
-    for clean in [true, false] {
-        let verdict = compare(&rich_store(clean), "sound");
+    for fs in [
+        rich_store(true),
+        rich_store(false),
+        packed_store(true),
+        packed_store(false),
+    ] {
+        let verdict = compare(&fs, "sound");
         assert_eq!(verdict.findings().count(), 0, "{verdict:#?}");
         assert_eq!(
             (verdict.streams[0].name.as_str(), verdict.streams[0].consumers),
@@ -74,10 +79,15 @@ fn a_sound_store_is_found_sound() {
 
 #[test]
 fn flipped_bits_lost_sectors_and_missing_files_are_found_as_opening_finds_them() {
-    let stores = [rich_store(true), rich_store(false)];
+    let stores = [
+        rich_store(true),
+        rich_store(false),
+        packed_store(true),
+        packed_store(false),
+    ];
     let mut rng = SplitMix::new(11);
     for case in 0..600 {
-        let fs = stores[case % 2].fork();
+        let fs = stores[case % 4].fork();
         let files = fs.files();
         let (path, len) = &files[rng.below(files.len() as u64) as usize];
         let at = rng.below((*len).max(1));

@@ -171,6 +171,7 @@ impl Engine {
         let stored_name = self.options.accounts.stored_name(restore.account, &config.name);
         let first_seq = StreamSeq(state.first_seq.max(1));
         let id = store.create_stream(&stored_name, UNFINISHED, backing, first_seq, now.wall)?;
+        store.set_packed(id, config.is_compressed());
         restore.stream = Some(id);
         restore.last_seq = state.last_seq;
         let plain = StreamConfig {
