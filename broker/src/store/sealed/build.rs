@@ -383,14 +383,63 @@ impl Names {
 
     /// The numbers in the order of their names.
     fn sorted(&self) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
-        order.sort_unstable_by(|a, b| self.get(*a).cmp(self.get(*b)));
-        order
+        let shared = self.shared_prefix();
+        let mut order: Vec<(u128, u32)> = (0..self.ends.len() as u32)
+            .map(|number| (leading(&self.get(number)[shared..]), number))
+            .collect();
+        // Most names differ within what is kept beside their number: comparing those needs no other memory.
+        order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| self.get(a.1).cmp(self.get(b.1))));
+        order.into_iter().map(|(_, number)| number).collect()
     }
+
+    /// How many bytes all names begin with.
+    fn shared_prefix(&self) -> usize {
+        if self.ends.is_empty() {
+            return 0;
+        }
+        let first = self.get(0);
+        (1..self.ends.len() as u32).fold(first.len(), |shared, number| {
+            let pairs = first[..shared].iter().zip(self.get(number));
+            pairs.take_while(|(a, b)| a == b).count()
+        })
+    }
+}
+
+/// The first bytes of a name as a number of the same order; of two that are equal the names have to be compared.
+fn leading(name: &[u8]) -> u128 {
+    let mut bytes = [0; 16];
+    let len = name.len().min(bytes.len());
+    bytes[..len].copy_from_slice(&name[..len]);
+    u128::from_be_bytes(bytes)
 }
 
 fn name_at<'a>(bytes: &'a [u8], ends: &[usize], number: u32) -> &'a [u8] {
     let number = number as usize;
     let start = number.checked_sub(1).map_or(0, |before| ends[before]);
     &bytes[start..ends[number]]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn names_come_in_the_order_of_their_bytes(
+            prefix in "[a-z.]{0,20}",
+            ends in prop::collection::vec(prop::collection::vec(prop_oneof![Just(0u8), Just(b'.'), any::<u8>()], 0..24), 0..60),
+        ) {
+            let mut names = Names::default();
+            let mut expected = std::collections::BTreeSet::new();
+            for end in &ends {
+                let name = [prefix.as_bytes(), end].concat();
+                names.number_of(&name);
+                expected.insert(name);
+            }
+            let sorted: Vec<Vec<u8>> = names.sorted().iter().map(|number| names.get(*number).to_vec()).collect();
+            prop_assert_eq!(sorted, expected.into_iter().collect::<Vec<_>>());
+        }
+    }
 }
