@@ -116,6 +116,7 @@ impl<F: Fs> Store<F> {
             store.queue.push(id);
             store.streams.insert(id, stream);
         }
+        store.tending.opened(&report);
         store.forget_marks();
         Ok((store, report))
     }

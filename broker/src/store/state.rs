@@ -242,6 +242,8 @@ pub struct StoreFigures {
     pub quarantined_files: u64,
     /// Their bytes.
     pub quarantined_bytes: u64,
+    /// Unreadable segments that were set aside, and removed when the store was opened because there were too many.
+    pub set_aside_removed: u64,
 }
 
 /// Whether the store can be trusted with more.

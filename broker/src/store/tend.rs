@@ -10,7 +10,7 @@ use super::meta::Pair;
 use super::quarantine::Damage;
 use super::scrub::{Gap, Scrubbed, Target};
 use super::segment::Data;
-use super::state::{SeqRange, StoreFigures};
+use super::state::{RecoveryReport, SeqRange, StoreFigures};
 use super::stream::Stream;
 use super::{Store, StoreError, StoreOptions};
 use crate::env::{Fs, FsFile};
@@ -82,6 +82,11 @@ impl<F: Fs> Tending<F> {
             scrub: Pass::default(),
             figures: StoreFigures::default(),
         })
+    }
+
+    /// Notes what opening the store found.
+    pub(super) fn opened(&mut self, report: &RecoveryReport) {
+        self.figures.set_aside_removed = report.set_aside_removed;
     }
 
     /// Notes that segments were replaced by a copy.

@@ -264,6 +264,27 @@ fn damage_found_when_reading_is_counted_and_costs_one_record() {
 }
 
 #[test]
+fn segments_that_are_set_aside_and_removed_are_counted() {
+    let fs = rich_store(true);
+    let path = segments(&fs).remove(1);
+    fs.edit(&path, |bytes| bytes[..1024].fill(1));
+    let removed = |max| {
+        let options = StoreOptions {
+            damaged_bytes_max: max,
+            ..super::small(2)
+        };
+        let fs = fs.fork();
+        let (store, report) = Store::open(fs.clone(), Path::new(super::DIR), options).unwrap();
+        let set_aside = fs.files().into_iter();
+        let set_aside = set_aside.filter(|(path, _)| path.extension().is_some_and(|ext| ext == "damaged"));
+        assert_eq!(store.figures().set_aside_removed, report.set_aside_removed);
+        (report.set_aside_removed, set_aside.count())
+    };
+    assert_eq!(removed(1 << 20), (0, 1));
+    assert_eq!(removed(0), (1, 0));
+}
+
+#[test]
 fn a_lost_sector_costs_the_records_in_it() {
     let fs = rich_store(true);
     let path = segments(&fs).remove(0);

@@ -46,11 +46,16 @@ impl Run {
     fn append(&mut self) {
         let subject = self.subject();
         let seq = append(&mut self.store, self.id, &subject, b"payload");
+        self.note_sent(seq, subject, b"payload");
+    }
+
+    /// Notes a record that the store has taken.
+    fn note_sent(&mut self, seq: StreamSeq, subject: String, payload: &[u8]) {
         let sent = Sent {
             time: 1_000 + self.model.last as i64,
             subject,
             headers: Vec::new(),
-            payload: b"payload".to_vec(),
+            payload: payload.to_vec(),
         };
         self.model.last = seq.0;
         self.model.records.insert(seq.0, sent);
@@ -107,14 +112,7 @@ impl Run {
             return;
         }
         // Something else found no room: the record itself is there.
-        let sent = Sent {
-            time: 1_000 + self.model.last as i64,
-            subject,
-            headers: Vec::new(),
-            payload: b"refused".to_vec(),
-        };
-        self.model.last = by.0;
-        self.model.records.insert(by.0, sent);
+        self.note_sent(by, subject, b"refused");
         let is_gone = |seq: &u64| self.store.read(self.id, StreamSeq(*seq)).unwrap().is_none();
         let gone: Vec<u64> = self.model.live().filter(is_gone).collect();
         gone.into_iter().for_each(|seq| self.model.remove(seq, true));

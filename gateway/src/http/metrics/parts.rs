@@ -73,6 +73,11 @@ pub(super) fn broker(out: &mut Out<'_>, stats: &BrokerStats) -> fmt::Result {
             stats.store.compaction_freed_bytes,
         ),
         (
+            "broker_set_aside_removed_segments",
+            "Unreadable segments removed at the start because too much was set aside",
+            stats.store.set_aside_removed,
+        ),
+        (
             "broker_connections_accepted",
             "Client connections since the start",
             stats.total_connections,
