@@ -158,6 +158,9 @@ pub(crate) struct Engine {
     copied: Vec<copied::Copied>,
     /// Streams whose positions in their sources have changed.
     sources_dirty: BTreeSet<StreamId>,
+    /// Where streams listen for what other accounts send them.
+    hearings: BTreeMap<u64, StreamId>,
+    last_hearing: u64,
     /// Backups that are made and restored.
     transfers: Transfers,
     /// When the last tick was.
@@ -195,6 +198,8 @@ impl Engine {
             to_copy: BTreeSet::new(),
             copied: Vec::new(),
             sources_dirty: BTreeSet::new(),
+            hearings: BTreeMap::new(),
+            last_hearing: 0,
             transfers: Transfers::default(),
             ticked: Mono(0),
             changes: 0,
@@ -221,6 +226,7 @@ impl Engine {
                 self.api(now, &op, store, effects);
             }
             JsKind::Transfer => self.transfer(now, op, store, effects),
+            JsKind::Heard(hearing) => self.heard(now, hearing, &op, store, effects),
             JsKind::UserInfo => {}
         }
     }

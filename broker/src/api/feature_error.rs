@@ -166,6 +166,47 @@ impl ApiError {
         10217,
         "stream source consumer requires flow control ack policy",
     );
+    /// `JSSourceConsumerFlowControlStalledErr`
+    pub(crate) const SOURCE_STALLED: Self =
+        fixed(500, 10228, "stream source consumer stalled on flow control");
+    /// The `err_code` of `JSConsumerStreamIdentityMismatchF`
+    pub(crate) const IDENTITY_MISMATCH: u16 = 10225;
+
+    /// `JSConsumerStreamIdentityMismatchF`
+    pub(crate) fn identity_mismatch(identity: &str) -> Self {
+        let description = format!("consumer's stream identity does not match: {identity}");
+        text(400, Self::IDENTITY_MISMATCH, description)
+    }
+
+    /// `JSMirrorConsumerSetupFailedErrF`, `JSSourceConsumerSetupFailedErrF`
+    pub(crate) fn consumer_setup(is_mirror: bool, reason: &str) -> Self {
+        text(500, if is_mirror { 10029 } else { 10045 }, reason.to_owned())
+    }
+
+    /// What another account has answered.
+    pub(crate) fn foreign(code: u16, err_code: u16, description: String) -> Self {
+        text(code, err_code, description)
+    }
+
+    /// `JSStreamInvalidExternalDeliverySubjErrF`
+    pub(crate) fn external_deliver(prefix: &str) -> Self {
+        let description = format!("stream external delivery prefix {prefix} must not contain wildcards");
+        text(400, 10024, description)
+    }
+
+    /// `JSStreamExternalDelPrefixOverlapsErrF`
+    pub(crate) fn external_deliver_overlaps(prefix: &str, subject: &str) -> Self {
+        let description =
+            format!("stream external delivery prefix {prefix} overlaps with stream subject {subject}");
+        text(400, 10022, description)
+    }
+
+    /// `JSStreamExternalApiOverlapErrF`
+    pub(crate) fn external_api_overlaps(prefix: &str, subject: &str) -> Self {
+        let description = format!("stream external api prefix {prefix} must not overlap with {subject}");
+        text(400, 10021, description)
+    }
+
     /// `JSConsumerAckFCRequiresPushErr`
     pub(crate) const FC_ACK_REQUIRES_PUSH: Self = fixed(
         400,

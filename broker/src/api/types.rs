@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::time::JsonTime;
 use crate::consumer::config::ConsumerConfig;
 use crate::stream::config::{StreamConfig, is_false, is_zero, is_zero_u64};
-use crate::stream::source::SubjectTransformConfig;
+use crate::stream::source::{ExternalStream, SubjectTransformConfig};
 
 /// Names in one page of an answer.
 pub(crate) const NAMES_PAGE: usize = 1024;
@@ -178,6 +178,8 @@ pub(crate) struct ClusterInfo {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SourceInfo {
     pub(crate) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) external: Option<ExternalStream>,
     /// Messages that are still to be copied.
     pub(crate) lag: u64,
     /// The last that was copied; a mirror has it as its own.

@@ -249,7 +249,7 @@ impl OutBatch {
         let may_take = |kind: &JsKind| match kind {
             JsKind::Publish(_) => true,
             JsKind::Api | JsKind::Ack | JsKind::Transfer => is_request,
-            JsKind::UserInfo => false,
+            JsKind::UserInfo | JsKind::Heard(_) => false,
         };
         let mut crossed = nested.take_crossed();
         self.pending_bytes += std::mem::take(&mut nested.pending_bytes);

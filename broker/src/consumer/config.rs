@@ -474,7 +474,7 @@ impl ConsumerConfig {
     }
 
     fn check_workqueue(&self, stream: &StreamConfig) -> Result<(), ApiError> {
-        if stream.retention != Retention::WorkQueue {
+        if stream.retention != Retention::WorkQueue || self.direct || self.sourcing {
             return Ok(());
         }
         if !matches!(self.ack_policy, AckPolicy::Explicit | AckPolicy::FlowControl) {

@@ -13,14 +13,15 @@ use serde::Serialize;
 
 use super::Engine;
 use super::effect::{Effect, Outgoing};
+use super::sourcing::identity;
 use super::time::Now;
 use crate::api::error::ApiError;
-use crate::api::types::{AccountInfo, Answer, ApiStats};
+use crate::api::types::{AccountInfo, Answer, ApiStats, ConsumerInfo};
 use crate::env::Fs;
 use crate::shard::inbox::{JsOp, ReplyTo};
 use crate::store::Store;
 use crate::stream::config::{API_LEVEL, Storage};
-use crate::stream::headers;
+use crate::stream::headers::{self, STREAM_IDENTITY};
 use crate::types::StreamId;
 
 /// What a request brought.
@@ -28,6 +29,7 @@ struct Outcome {
     kind: String,
     payload: Vec<u8>,
     is_error: bool,
+    headers: Bytes,
     /// The answer holds only if the commit of this stream succeeds.
     after: Option<StreamId>,
 }
@@ -39,7 +41,17 @@ impl Outcome {
             kind: kind.to_owned(),
             payload: Answer::encode(kind, result),
             is_error,
+            headers: Bytes::new(),
             after: None,
+        }
+    }
+
+    /// Says which stream it was that is to be copied.
+    fn identified(self, identity: Option<String>) -> Self {
+        let block = identity.map(|identity| headers::with_field(&[], STREAM_IDENTITY, &identity));
+        Self {
+            headers: block.unwrap_or_default().into(),
+            ..self
         }
     }
 
@@ -132,7 +144,7 @@ impl Engine {
         if let ReplyTo::Subject(to) = &op.reply {
             let message = Outgoing {
                 to: to.clone(),
-                headers: Bytes::new(),
+                headers: outcome.headers,
                 payload,
             };
             effects.push(match outcome.after.filter(|_| !outcome.is_error) {
@@ -220,13 +232,15 @@ impl Engine {
                 let id = self.id_of(stream);
                 Outcome::new("stream_msg_delete", self.delete_message(stream, payload, store)).after(id)
             }
-            ("CONSUMER.CREATE", [stream, rest @ ..]) => Outcome::new(
-                "consumer_create",
-                self.create_consumer(now, stream, rest, payload, store, effects),
-            ),
+            ("CONSUMER.CREATE", [stream, rest @ ..]) => {
+                let result = self.create_consumer(now, stream, rest, op, store, effects);
+                let identity = self.identity_for(stream, &result);
+                Outcome::new("consumer_create", result).identified(identity)
+            }
             ("CONSUMER.DURABLE.CREATE", [stream, consumer]) => {
-                let result = self.create_durable(now, stream, consumer, payload, store, effects);
-                Outcome::new("consumer_create", result)
+                let result = self.create_durable(now, stream, consumer, op, store, effects);
+                let identity = self.identity_for(stream, &result);
+                Outcome::new("consumer_create", result).identified(identity)
             }
             ("CONSUMER.INFO", [stream, consumer]) => Outcome::new(
                 "consumer_info",
@@ -245,7 +259,11 @@ impl Engine {
                 self.find_consumer(stream, consumer)?;
                 let id = self.id_of(stream);
                 let result = self.reset_consumer(now, stream, consumer, payload, store);
-                Outcome::new("consumer_reset", result).after(id)
+                let is_asked = headers::field(&op.headers, STREAM_IDENTITY).is_some() && result.is_ok();
+                let identity = is_asked.then(|| self.identity_of(stream)).flatten();
+                Outcome::new("consumer_reset", result)
+                    .after(id)
+                    .identified(identity)
             }
             ("CONSUMER.DELETE", [stream, consumer]) => {
                 let result = self.delete_consumer(now, stream, consumer, payload, store, effects);
@@ -259,6 +277,19 @@ impl Engine {
             }
             _ => return cluster_request(name, rest),
         })
+    }
+
+    /// Tells a stream from others of its name.
+    fn identity_of(&self, stream: &str) -> Option<String> {
+        self.stream_by_name(stream).map(|stream| identity(stream.created))
+    }
+
+    /// The same for who copies the stream through a consumer that was created.
+    fn identity_for(&self, stream: &str, created: &Result<ConsumerInfo, ApiError>) -> Option<String> {
+        let config = &created.as_ref().ok()?.config;
+        (config.direct || config.sourcing)
+            .then(|| self.identity_of(stream))
+            .flatten()
     }
 
     /// What the account uses.

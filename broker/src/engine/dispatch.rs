@@ -44,6 +44,12 @@ pub(crate) trait Outlet {
     fn answer(&mut self, message: &Message<'_>);
     /// Hands over what has gathered, if this outlet gathers.
     fn hand_over(&mut self) {}
+    /// Publishes a message as a client would: it may ask JetStream's API, here or in another account.
+    fn ask(&mut self, message: &Message<'_>);
+    /// Listens to a subject; what comes is to be stepped with `hearing`.
+    fn listen(&mut self, hearing: u64, subject: &str);
+    /// Listens no longer.
+    fn unlisten(&mut self, hearing: u64);
     /// Stream `stream` captures `subjects` from now on.
     fn capture(&mut self, stream: StreamId, subjects: &[String]);
 }

@@ -68,6 +68,18 @@ pub(crate) enum Effect {
     },
     /// A status message of a consumer.
     Status(Notice),
+    /// A message that the server publishes as a client would, JetStream's API included. With `after`, only if that record is
+    /// durable.
+    Ask {
+        message: Outgoing,
+        /// Where an answer may go.
+        reply: Option<Bytes>,
+        after: Option<(StreamId, StreamSeq)>,
+    },
+    /// What is published to this subject comes back as [`crate::shard::inbox::JsKind::Heard`].
+    Listen { hearing: u64, subject: String },
+    /// Nothing more of that.
+    Unlisten { hearing: u64 },
     /// What a stream captures has changed. Empty: nothing any more.
     Capture { stream: StreamId, subjects: Vec<String> },
 }

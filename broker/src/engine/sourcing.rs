@@ -1,15 +1,20 @@
-//! Mirrors and sources: streams that copy others of the same account.
+//! Mirrors and sources: streams that copy others, of the same account or of another one ([`external`]).
 //!
 //! A copied record says where it came from: a mirror's by its own sequence, a source's by its `Nats-Stream-Source` header.
 //! Where to go on after a restart is read from what is stored, so that each message is copied exactly once.
 //! Source: nats-server, `processInboundMirrorMsg`, `processInboundSourceMsg`.
 
+mod external;
+mod link;
 mod position;
+mod shown;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use self::external::Copy;
+use self::link::Link;
 use self::position::next_to_copy;
 use super::effect::Effect;
 use super::publish::{StoredMessage, StreamRecords, append, last_of_subject, remember, store_error};
@@ -17,7 +22,6 @@ use super::time::{Mono, Now};
 use super::{ConsumerId, Engine, Timer};
 use crate::api::error::ApiError;
 use crate::api::time;
-use crate::api::types::SourceInfo;
 use crate::env::Fs;
 use crate::store::{NewRecord, Record, Store, StoreError, SubjectFilter};
 use crate::stream::config::{Storage, StreamConfig};
@@ -74,6 +78,8 @@ pub(crate) struct Origin {
     is_unknown: bool,
     /// A message that could not be read, and how often.
     unreadable: (StreamSeq, u32),
+    /// The way to it, if it is in another account.
+    link: Option<Link>,
 }
 
 impl Origin {
@@ -117,6 +123,7 @@ impl Origin {
             error: None,
             is_unknown: false,
             unreadable: (StreamSeq::NONE, 0),
+            link: Link::of(source),
         }
     }
 
@@ -124,6 +131,15 @@ impl Origin {
     pub(super) fn forget_position(&mut self) {
         self.id = None;
         self.is_unknown = true;
+        if let Some(link) = &mut self.link {
+            self.next_seq = 0;
+            link.restart();
+        }
+    }
+
+    /// When something came of it last.
+    fn active(&self) -> Option<Mono> {
+        self.link.as_ref().map_or(self.last_active, Link::heard_last)
     }
 
     /// Counts how often in a row a message could not be read.
@@ -152,7 +168,8 @@ impl Origin {
         let mut part = || parts.next().unwrap_or_default();
         let (name, filter, transform) = (part(), part(), part());
         let (seq, subject, identity) = (record.seq.0, &record.subject, &self.identity);
-        format!("{name} {seq} {filter} {transform} {subject} {identity}")
+        let header = format!("{name} {seq} {filter} {transform} {subject} {identity}");
+        header.trim_end().to_owned()
     }
 }
 
@@ -161,6 +178,8 @@ impl Origin {
 pub(crate) struct Origins {
     pub(crate) is_mirror: bool,
     pub(super) list: Vec<Origin>,
+    /// Those that are no longer copied.
+    ended: Vec<Origin>,
 }
 
 impl Origins {
@@ -174,6 +193,7 @@ impl Origins {
                 .chain(&config.sources)
                 .map(Origin::new)
                 .collect(),
+            ended: Vec::new(),
         }
     }
 
@@ -189,17 +209,23 @@ impl Origins {
                 *origin = known;
             }
         }
+        self.ended = old.into_values().collect();
+    }
+
+    /// None of them is copied any more.
+    pub(super) fn end(&mut self) {
+        self.ended.append(&mut self.list);
     }
 
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.list.is_empty() && self.ended.is_empty()
     }
 }
 
 /// Tells a stream from others of its name: a hash of when it was created.
 /// Source: nats-server, `stream.identity`.
-fn identity(created: UnixNanos) -> String {
+pub(super) fn identity(created: UnixNanos) -> String {
     short_hash(&time::format(created))
 }
 
@@ -219,7 +245,7 @@ impl Engine {
     pub(super) fn index_copies(&mut self) {
         self.copies.clear();
         for stream in self.streams.values() {
-            for origin in &stream.origins.list {
+            for origin in stream.origins.list.iter().filter(|origin| origin.link.is_none()) {
                 let key = (stream.account, origin.name.as_str().into());
                 self.copies.entry(key).or_default().push(stream.id);
             }
@@ -241,8 +267,14 @@ impl Engine {
             let mut origins = std::mem::take(&mut stream.origins);
             let account = stream.account;
             self.enter(account, effects);
+            self.end_links(&mut origins, effects);
+            let is_mirror = origins.is_mirror;
             for origin in &mut origins.list {
-                self.copy_from(now, id, origin, origins.is_mirror, store, effects);
+                if origin.link.is_some() {
+                    self.tend_link(now, Copy { id, is_mirror }, origin, store, effects);
+                } else {
+                    self.copy_from(now, id, origin, is_mirror, store, effects);
+                }
             }
             if let Some(stream) = self.streams.get_mut(&id) {
                 stream.origins = origins;
@@ -359,7 +391,8 @@ impl Engine {
         copies.any(|copy| {
             let mut origins = copy.origins.list.iter();
             origins.any(|origin| {
-                *origin.name == *stream.name && origin.next_seq <= seq && origin.filter.matches(subject)
+                let is_it = origin.link.is_none() && *origin.name == *stream.name;
+                is_it && origin.next_seq <= seq && origin.filter.matches(subject)
             })
         })
     }
@@ -379,7 +412,9 @@ impl Engine {
                 later.insert(id);
                 continue;
             }
-            let next = stream.origins.list.iter().filter(|origin| origin.id.is_some());
+            let is_known =
+                |origin: &&Origin| origin.id.is_some() || (origin.link.is_some() && origin.next_seq > 0);
+            let next = stream.origins.list.iter().filter(is_known);
             let positions = Positions {
                 last_seq: store.state(id).last_seq.0,
                 next: next
@@ -532,29 +567,6 @@ impl Engine {
         };
         self.stored(now, id, &stored, None, store, effects);
         Ok(())
-    }
-
-    /// How a stream stands with its origins: its mirror's or its sources'.
-    pub(super) fn source_infos(&self, now: Now, stream: &Stream) -> Vec<SourceInfo> {
-        let config = stream.config.mirror.iter().chain(&stream.config.sources);
-        config
-            .zip(&stream.origins.list)
-            .map(|(source, origin)| SourceInfo {
-                name: source.name.clone(),
-                lag: origin.lag,
-                seq: if stream.origins.is_mirror {
-                    0
-                } else {
-                    origin.copied_seq
-                },
-                active: origin
-                    .last_active
-                    .map_or(-1, |at| i64::try_from(now.mono.since(at)).unwrap_or(i64::MAX)),
-                error: origin.error.clone(),
-                filter_subject: source.filter_subject.clone(),
-                subject_transforms: source.subject_transforms.clone(),
-            })
-            .collect()
     }
 }
 

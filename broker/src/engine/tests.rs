@@ -1,7 +1,10 @@
 //! The engine on a simulated disk and a virtual clock.
 
+mod abroad;
+mod clients;
 mod control;
 mod displaced;
+mod external;
 mod failed;
 mod features;
 mod pace;

@@ -39,6 +39,8 @@ pub enum JsKind {
     Ack,
     /// A part of a backup: a chunk to be restored, or the acknowledgement of one that was sent, `$JS.SNAPSHOT.>`.
     Transfer,
+    /// A message for a stream that copies one of another account: where the stream listens.
+    Heard(u64),
     /// A client asks who it is, `$SYS.REQ.USER.INFO`: its session answers.
     UserInfo,
 }

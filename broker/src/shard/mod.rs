@@ -1,5 +1,6 @@
 //! The storage thread and the way to it.
 
+pub(crate) mod hearings;
 pub mod inbox;
 pub(crate) mod release;
 pub(crate) mod snapshots;

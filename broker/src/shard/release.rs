@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::hearings::Hearings;
 use crate::accounts::Accounts;
 use crate::api::error::ApiError;
 use crate::api::types::Answer;
@@ -31,6 +32,7 @@ pub(super) struct Routers {
     current: usize,
     /// Messages of the server's own that a stream captures.
     captured: Vec<JsOp>,
+    hearings: Hearings,
 }
 
 /// The way to the clients of one account.
@@ -46,6 +48,7 @@ impl Routers {
             ways: Vec::new(),
             current: 0,
             captured: Vec::new(),
+            hearings: Hearings::default(),
         };
         routers.enter(AccountId::GLOBAL);
         routers
@@ -59,14 +62,16 @@ impl Routers {
         }
     }
 
-    /// Takes the messages of the server's own that streams capture, to be stored.
+    /// Takes the messages of the server's own that streams capture, to be stored, and what came for streams that listen.
     pub(super) fn take_captured(&mut self) -> Vec<JsOp> {
-        std::mem::take(&mut self.captured)
+        let mut captured = std::mem::take(&mut self.captured);
+        self.hearings.take(&mut captured);
+        captured
     }
 
     /// Whether messages of the server's own wait to be stored.
     pub(super) fn has_captured(&self) -> bool {
-        !self.captured.is_empty()
+        !self.captured.is_empty() || self.hearings.has_some()
     }
 
     fn router(&self) -> &Router {
@@ -134,6 +139,34 @@ impl Outlet for Routers {
 
     fn hand_over(&mut self) {
         self.flush();
+    }
+
+    fn ask(&mut self, message: &Message<'_>) {
+        let Way { router, out } = &mut self.ways[self.current];
+        let routed = router.route_publish(message, out);
+        let asks = |kind: &JsKind| matches!(kind, JsKind::Publish(_) | JsKind::Api | JsKind::Ack);
+        if let Some(kind) = routed.bound.filter(asks) {
+            let reply = message
+                .reply
+                .map(|reply| Bytes::copy_from_slice(reply.as_bytes()));
+            self.captured.push(JsOp {
+                account: router.account(),
+                kind,
+                subject: Bytes::copy_from_slice(message.subject.as_bytes()),
+                reply: reply.map_or(ReplyTo::None, ReplyTo::Subject),
+                headers: Bytes::copy_from_slice(message.headers),
+                payload: Bytes::copy_from_slice(message.payload),
+            });
+        }
+    }
+
+    fn listen(&mut self, hearing: u64, subject: &str) {
+        let router = Arc::clone(&self.ways[self.current].router);
+        self.hearings.begin(hearing, router, subject);
+    }
+
+    fn unlisten(&mut self, hearing: u64) {
+        self.hearings.end(hearing);
     }
 
     fn capture(&mut self, stream: StreamId, subjects: &[String]) {
@@ -238,6 +271,22 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
                 }
             }
             Effect::Status(notice) => send_notice(self.outlet, &notice.reply, &notice.status),
+            Effect::Ask {
+                message,
+                reply,
+                after,
+            } => {
+                if after.is_none_or(|(stream, seq)| self.store.durable_seq(stream) >= seq) {
+                    self.outlet.ask(&Message {
+                        subject: std::str::from_utf8(&message.to).unwrap_or_default(),
+                        reply: reply.as_deref().and_then(|reply| std::str::from_utf8(reply).ok()),
+                        headers: &message.headers,
+                        payload: &message.payload,
+                    });
+                }
+            }
+            Effect::Listen { hearing, subject } => self.outlet.listen(hearing, &subject),
+            Effect::Unlisten { hearing } => self.outlet.unlisten(hearing),
             Effect::Capture { stream, subjects } => self.outlet.capture(stream, &subjects),
         }
     }

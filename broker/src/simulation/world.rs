@@ -53,6 +53,12 @@ impl Outlet for Clients {
 
     fn publish(&mut self, _message: &Message<'_>) {}
 
+    fn ask(&mut self, _message: &Message<'_>) {}
+
+    fn listen(&mut self, _hearing: u64, _subject: &str) {}
+
+    fn unlisten(&mut self, _hearing: u64) {}
+
     fn receiver(&self, subject: &str) -> Receiver {
         match subject.starts_with("_INBOX.") || self.listening.contains(subject) {
             false => Receiver::Gone,

@@ -5,12 +5,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::config::{Compression, Discard, Retention, Storage, StreamConfig, is_valid_name};
-use super::source::{StreamSource, SubjectTransformConfig};
+use super::source::{ExternalStream, StreamSource, SubjectTransformConfig};
 use crate::api::error::ApiError;
 use crate::subject;
 use crate::subject::transform::SubjectTransform;
 
 const SECOND_NS: i64 = 1_000_000_000;
+/// How requests to JetStream begin.
+const API_PREFIX: &str = "$JS.API";
 /// Sources of one stream, and transforms of one source.
 const SOURCES_MAX: usize = 1024;
 
@@ -156,7 +158,7 @@ impl StreamConfig {
             return Err(error);
         }
         check_origin(mirror, Origin::Mirror)?;
-        if !is_valid_name(&mirror.name) {
+        if mirror.external.is_none() && !is_valid_name(&mirror.name) {
             return Err(ApiError::MIRROR_INVALID_NAME);
         }
         Ok(())
@@ -212,6 +214,7 @@ impl StreamConfig {
         find: impl Fn(&str) -> Option<Arc<StreamConfig>>,
     ) -> Result<(), ApiError> {
         let allowed = self.max_msg_size;
+        let mut subjects = Vec::new();
         let is_too_small = |origin: &StreamConfig| allowed > 0 && origin.max_msg_size > allowed;
         if let Some(mirror) = &self.mirror
             && mirror.external.is_none()
@@ -221,13 +224,53 @@ impl StreamConfig {
                 return Err(ApiError::MIRROR_MAX_SIZE);
             }
             self.mirror_direct = origin.allow_direct;
+            subjects.extend(origin.subjects.iter().cloned());
         }
         for source in self.sources.iter().filter(|source| source.external.is_none()) {
-            if find(&source.name).is_some_and(|origin| is_too_small(&origin)) {
+            let Some(origin) = find(&source.name) else {
+                continue;
+            };
+            if is_too_small(&origin) {
                 return Err(ApiError::SOURCE_MAX_SIZE);
             }
+            subjects.extend(origin.subjects.iter().cloned());
         }
+        self.check_external(&subjects)?;
         self.check_cycles(find)
+    }
+
+    /// Checks the prefixes of origins in other accounts; `subjects` are those of the others.
+    fn check_external(&self, subjects: &[String]) -> Result<(), ApiError> {
+        let all = self.mirror.iter().chain(&self.sources);
+        let all: Vec<&ExternalStream> = all.filter_map(|source| source.external.as_ref()).collect();
+        for prefix in all
+            .iter()
+            .map(|external| &external.deliver)
+            .filter(|prefix| !prefix.is_empty())
+        {
+            if !subject::is_valid_literal(prefix) {
+                return Err(ApiError::external_deliver(prefix));
+            }
+            let overlaps = |own: &&String| subject::overlaps(own, &format!("{prefix}.{own}"));
+            if let Some(own) = subjects.iter().find(overlaps) {
+                return Err(ApiError::external_deliver_overlaps(prefix, own));
+            }
+        }
+        for prefix in all
+            .iter()
+            .map(|external| &external.api)
+            .filter(|prefix| !prefix.is_empty())
+        {
+            if !subject::is_valid_literal(prefix) {
+                return Err(ApiError::invalid_config(format!(
+                    "stream external api prefix {prefix:?} must be a valid subject without wildcards"
+                )));
+            }
+            if subject::overlaps(prefix, API_PREFIX) {
+                return Err(ApiError::external_api_overlaps(prefix, API_PREFIX));
+            }
+        }
+        Ok(())
     }
 
     fn check_cycles(&self, find: impl Fn(&str) -> Option<Arc<StreamConfig>>) -> Result<(), ApiError> {
@@ -261,11 +304,6 @@ impl StreamConfig {
 
 fn check_origin(source: &StreamSource, origin: Origin) -> Result<(), ApiError> {
     let is_mirror = origin == Origin::Mirror;
-    if source.external.is_some() {
-        return Err(ApiError::invalid_config(
-            "streams of other accounts or domains can not be copied by this server",
-        ));
-    }
     if source
         .consumer
         .as_ref()

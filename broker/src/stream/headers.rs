@@ -23,6 +23,8 @@ pub(crate) const SCHEDULER: &str = "Nats-Scheduler";
 pub(crate) const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
 /// Header of a message that was copied from another stream.
 pub(crate) const STREAM_SOURCE: &str = "Nats-Stream-Source";
+/// Tells a stream from others of its name, where one is copied.
+pub(crate) const STREAM_IDENTITY: &str = "Nats-Stream-Identity";
 /// Header that rolls messages up.
 pub(crate) const ROLLUP: &str = "Nats-Rollup";
 /// Header with a message's time to live.

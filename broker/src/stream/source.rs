@@ -98,7 +98,7 @@ impl StreamSource {
     /// Source: nats-server, `composeIName`.
     pub(crate) fn index_name(&self) -> String {
         let name = match &self.external {
-            Some(external) => format!("{}:{}", self.name, external.api),
+            Some(external) => format!("{}:{}", self.name, short_hash(&external.api)),
             None => self.name.clone(),
         };
         let name = match &self.consumer {

@@ -7,6 +7,7 @@ mod backup;
 mod callout;
 mod consumers;
 mod core;
+mod external;
 mod features;
 mod jetstream;
 mod latency;

@@ -66,7 +66,7 @@ def text_of(data: bytes) -> str:
     text = data.decode(errors="replace")
     text = TIME.sub(lambda found: found[0] if found[0] in GIVEN_TIMES else "<time>", text)
     text = re.sub(r"(\$JS\.SNAPSHOT\.\w+\.\w+\.)\w{22}", r"\1<token>", text)
-    text = re.sub(r"(Nats-Stream-Source: .*) \w{8}\r\n", r"\1 <identity>\r\n", text)
+    text = re.sub(r"(Nats-Stream-Source: .*|Nats-Stream-Identity:) \w{8}\r\n", r"\1 <identity>\r\n", text)
     return re.sub(r"(\$JS\.ACK(?:\.[^.\s]+){5}\.)\d+", r"\1<time>", text)
 
 

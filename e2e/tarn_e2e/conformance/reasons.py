@@ -22,8 +22,6 @@ REASONS = [
     Reason("nats-server sets up what is copied behind its answer: the filter is in the next one", where=r"STREAM\.CREATE\.\w .*\"mirror\".*filter_subject", path=r"\.mirror\.filter_subject$", real="<nothing>"),
     Reason("A message is given up after its last delivery: the floor moves past it at once", where=r"CONSUMER\.INFO\.S\.MD", path="ack_floor"),
     Reason("A purge is no acknowledgement: it leaves the time of the last one as it was", where=r"CONSUMER\.LIST\.S", path=r"ack_floor\.last_active$"),
-    Reason("The identity of a stream is for sources of other clusters", path="headers$", real="Nats-Stream-Identity", ours="<nothing>"),
-    Reason("Sources from other domains and accounts are refused", where='"external"', path=r"\.error\."),
     Reason("Profiles and counters of the Go runtime", where="^GET /(stacksz|debug/vars|expvarz)"),
     Reason("JetStream is not replicated: there are no queues between servers or groups to tell of", where="^GET /(ipqueuesz|raftz)"),
 ]

@@ -12,17 +12,20 @@ use crate::api::types::{
     PageRequest, PriorityGroupState, SequenceInfo, Success,
 };
 use crate::consumer::SeqPair;
-use crate::consumer::config::ConsumerConfig;
+use crate::consumer::config::{AckPolicy, ConsumerConfig};
 use crate::consumer::pull::Status;
 use crate::engine::effect::Effect;
 use crate::engine::observer::Observer;
 use crate::engine::recover::{StoredConsumer, starting_state};
+use crate::engine::sourcing::identity;
 use crate::engine::time::Now;
 use crate::engine::{ConsumerId, Engine, push_notices};
 use crate::env::Fs;
+use crate::shard::inbox::JsOp;
 use crate::store::{Store, StoreError};
 use crate::stream::Stream;
-use crate::stream::config::{NAME_BYTES_MAX, Retention, Storage, set_dynamic_metadata};
+use crate::stream::config::{NAME_BYTES_MAX, Retention, Storage, StreamConfig, set_dynamic_metadata};
+use crate::stream::headers::{self, STREAM_IDENTITY};
 use crate::subject;
 use crate::types::{StreamId, UnixNanos};
 
@@ -33,11 +36,11 @@ impl Engine {
         now: Now,
         stream: &str,
         rest: &[&str],
-        payload: &[u8],
+        op: &JsOp,
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) -> Result<ConsumerInfo, ApiError> {
-        let mut request: ConsumerRequest = parse(payload)?;
+        let mut request: ConsumerRequest = parse(&op.payload)?;
         if request.stream_name != stream {
             return Err(ApiError::STREAM_MISMATCH);
         }
@@ -56,7 +59,7 @@ impl Engine {
         } else if request.config.is_durable() {
             return Err(ApiError::EPHEMERAL_WITH_DURABLE);
         }
-        self.put_consumer(now, request, store, effects)
+        self.put_consumer(now, request, &op.headers, store, effects)
     }
 
     /// `CONSUMER.DURABLE.CREATE.<stream>.<consumer>`
@@ -65,11 +68,11 @@ impl Engine {
         now: Now,
         stream: &str,
         name: &str,
-        payload: &[u8],
+        op: &JsOp,
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) -> Result<ConsumerInfo, ApiError> {
-        let mut request: ConsumerRequest = parse(payload)?;
+        let mut request: ConsumerRequest = parse(&op.payload)?;
         if request.stream_name != stream {
             return Err(ApiError::STREAM_MISMATCH);
         }
@@ -80,13 +83,14 @@ impl Engine {
             return Err(ApiError::DURABLE_NOT_MATCH_SUBJECT);
         }
         name.clone_into(&mut request.config.name);
-        self.put_consumer(now, request, store, effects)
+        self.put_consumer(now, request, &op.headers, store, effects)
     }
 
     fn put_consumer<F: Fs>(
         &mut self,
         now: Now,
         request: ConsumerRequest,
+        headers: &[u8],
         store: &mut Store<F>,
         effects: &mut Vec<Effect>,
     ) -> Result<ConsumerInfo, ApiError> {
@@ -106,16 +110,30 @@ impl Engine {
             .stream_by_name(&stream_name)
             .ok_or(ApiError::STREAM_NOT_FOUND)?;
         let (stream_id, stream_config) = (stream.id, Arc::clone(&stream.config));
+        let identity = identity(stream.created);
+        let mut config = config;
+        if config.direct && config.sourcing && !config.name.is_empty() {
+            self.fit_for_sourcing(&mut config, &stream_config);
+        }
+        let expected = headers::field(headers, STREAM_IDENTITY).unwrap_or_default();
+        if (config.direct || config.sourcing) && !expected.is_empty() && expected != identity {
+            return Err(ApiError::identity_mismatch(&identity));
+        }
         if pedantic {
             pedantic::check_consumer(&config, &stream_config)?;
         }
-        let mut config = config;
         if let Some(observer) = self
             .find_consumer(&stream_name, config.given_name())
             .and_then(|id| self.consumers.get(&id))
         {
+            let known = &observer.consumer.config;
             // A pause begins and ends with its own request.
-            config.pause_until = observer.consumer.config.pause_until;
+            config.pause_until = known.pause_until;
+            if config.sourcing && config.is_durable() {
+                config.deliver_policy = known.deliver_policy;
+                config.opt_start_seq = known.opt_start_seq;
+                config.opt_start_time = known.opt_start_time;
+            }
         }
         let mut config = config.normalize(&stream_config)?;
         if config.name.is_empty() {
@@ -137,6 +155,7 @@ impl Engine {
             (None, Action::Update) => return Err(ApiError::CONSUMER_DOES_NOT_EXIST),
             (None, _) => self.new_consumer(now, stream_id, config, store)?,
         };
+        self.resend_to_source(id, store);
         match known {
             None => self.tell_consumer(now, &stream_name, &name, "create", effects),
             Some(_) if self.changes != changes_before => {
@@ -147,6 +166,39 @@ impl Engine {
         self.mark_ready(id);
         self.rearm(now.mono, id);
         self.consumer_info(now, id, store)
+    }
+
+    /// A stream that copies another one asks for the same consumer each time. Where messages are kept for their consumers it
+    /// lasts, and acknowledges what is stored; elsewhere each is a new one.
+    /// Source: nats-server, `jsConsumerCreateRequest`.
+    fn fit_for_sourcing(&mut self, config: &mut ConsumerConfig, stream: &StreamConfig) {
+        if stream.retention == Retention::Limits {
+            config.name = format!("{}-{}", config.name, self.random_name());
+            return;
+        }
+        config.direct = false;
+        config.durable_name.clone_from(&config.name);
+        config.ack_policy = AckPolicy::FlowControl;
+        (config.ack_wait, config.max_deliver, config.inactive_threshold) = (0, 0, 0);
+    }
+
+    /// The consumer of a stream that copies begins behind what that has acknowledged, each time that it is asked for.
+    fn resend_to_source<F: Fs>(&mut self, id: ConsumerId, store: &mut Store<F>) {
+        let Some(observer) = self.consumers.get_mut(&id) else {
+            return;
+        };
+        let config = &observer.consumer.config;
+        if !config.sourcing || config.ack_policy != AckPolicy::FlowControl {
+            return;
+        }
+        let next = observer.consumer.ack_floor().stream + 1;
+        observer.consumer.reset(next);
+        observer.uncount();
+        let stream_id = observer.stream;
+        if observer.is_stored {
+            self.urgent.insert(id);
+        }
+        self.retire_all(stream_id, store);
     }
 
     fn change_consumer<F: Fs>(
@@ -188,10 +240,11 @@ impl Engine {
         store: &mut Store<F>,
     ) -> Result<ConsumerId, ApiError> {
         let stream = self.streams.get(&stream_id).ok_or(ApiError::STREAM_NOT_FOUND)?;
-        let is_over_stream_limit =
-            usize::try_from(stream.config.max_consumers).is_ok_and(|max| stream.consumers.len() >= max);
-        self.check_consumer_quota(&config, Some(stream.consumers.len()))?;
-        if is_over_stream_limit || self.consumers.len() >= self.options.consumers_max {
+        let is_limited = !config.direct && !config.sourcing;
+        let count = self.limited_consumers(stream);
+        let is_over_stream_limit = usize::try_from(stream.config.max_consumers).is_ok_and(|max| count >= max);
+        self.check_consumer_quota(&config, is_limited.then_some(count))?;
+        if (is_limited && is_over_stream_limit) || self.consumers.len() >= self.options.consumers_max {
             return Err(ApiError::MAXIMUM_CONSUMERS);
         }
         self.check_workqueue(stream_id, &config, None)?;
@@ -226,11 +279,12 @@ impl Engine {
         let Some(stream) = self.streams.get(&id) else {
             return Ok(());
         };
-        if stream.config.retention != Retention::WorkQueue {
+        if stream.config.retention != Retention::WorkQueue || config.direct || config.sourcing {
             return Ok(());
         }
         let others = stream.consumers.values().filter(|other| Some(**other) != own);
-        let others: Vec<&Observer> = others.filter_map(|other| self.consumers.get(other)).collect();
+        let others = others.filter_map(|other| self.consumers.get(other));
+        let others: Vec<&Observer> = others.filter(|other| !is_for_copies(other)).collect();
         if others.is_empty() {
             return Ok(());
         }
@@ -318,6 +372,12 @@ impl Engine {
             .find_consumer(stream, consumer)
             .ok_or(ApiError::CONSUMER_NOT_FOUND)?;
         self.consumer_info(now, id, store)
+    }
+
+    /// How many consumers of a stream count against its limit: not those that other streams copy through.
+    fn limited_consumers(&self, stream: &Stream) -> usize {
+        let held = stream.consumers.values().filter_map(|id| self.consumers.get(id));
+        held.filter(|observer| !is_for_copies(observer)).count()
     }
 
     /// The consumers that are told of: not those that other streams copy through.
@@ -425,7 +485,7 @@ impl Engine {
     }
 
     /// Eight letters and digits, as nats-server names ephemeral consumers.
-    fn random_name(&mut self) -> String {
+    pub(in crate::engine) fn random_name(&mut self) -> String {
         const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
         let mut random = self.next_random();
         let mut letter = || {
@@ -435,6 +495,11 @@ impl Engine {
         };
         (0..8).map(|_| letter()).collect()
     }
+}
+
+/// Whether another stream copies through the consumer.
+fn is_for_copies(observer: &Observer) -> bool {
+    observer.consumer.config.direct || observer.consumer.config.sourcing
 }
 
 /// Puts a configuration on disk, with `state` if the consumer is new: where it starts must not be worked out again later.

@@ -220,7 +220,7 @@ impl Engine {
         });
         self.js_account().names.remove(name);
         self.changes += 1;
-        let Some(stream) = self.streams.remove(&id) else {
+        let Some(mut stream) = self.streams.remove(&id) else {
             return Ok(Success { success: true });
         };
         let mut notices = Vec::new();
@@ -232,6 +232,8 @@ impl Engine {
         push_notices(notices, effects);
         self.open_batches -= stream.batches.len();
         self.open_fast -= stream.fast.len();
+        stream.origins.end();
+        self.end_links(&mut stream.origins, effects);
         self.forget_copied(id);
         self.index_copies();
         self.tell_stream(now, name, "delete", effects);

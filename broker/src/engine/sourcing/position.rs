@@ -15,15 +15,48 @@ pub(super) fn next_to_copy<F: Fs>(
     origin: &Origin,
     store: &Store<F>,
 ) -> Result<Option<u64>, StoreError> {
+    let (saved, copied) = look_up(id, &origin.index_name, store)?;
+    let known = saved
+        .filter(|(_, identity)| *identity == origin.identity)
+        .map(|(next, _)| next);
+    Ok(match copied {
+        Some((_, Some(identity))) if identity != origin.identity => known,
+        Some((copied, _)) => known.max(Some(copied + 1)),
+        None => known,
+    })
+}
+
+/// The next sequence to copy of an origin whose identity is not known, and the identity that it had.
+///
+/// # Errors
+/// As for [`next_to_copy`].
+pub(super) fn known_position<F: Fs>(
+    id: StreamId,
+    index_name: &str,
+    store: &Store<F>,
+) -> Result<Option<(u64, String)>, StoreError> {
+    let (saved, copied) = look_up(id, index_name, store)?;
+    let Some((copied, identity)) = copied else {
+        return Ok(saved);
+    };
+    let same = saved.filter(|(_, known)| identity.as_ref().is_none_or(|identity| identity == known));
+    Ok(Some(match same {
+        Some((next, known)) => (next.max(copied + 1), known),
+        None => (copied + 1, identity.unwrap_or_default()),
+    }))
+}
+
+/// The next position and the identity that were written down.
+type Saved = Option<(u64, String)>;
+/// The position of the last record behind that, and the identity if it names one.
+type Copied = Option<(u64, Option<String>)>;
+
+fn look_up<F: Fs>(id: StreamId, index_name: &str, store: &Store<F>) -> Result<(Saved, Copied), StoreError> {
     let saved = store.consumers(id).find(|(name, ..)| *name == POSITIONS);
-    let positions: Positions = saved
+    let mut positions: Positions = saved
         .and_then(|(_, _, state)| serde_json::from_slice(state).ok())
         .unwrap_or_default();
-    let known = positions
-        .next
-        .get(&origin.index_name)
-        .filter(|(_, identity)| *identity == origin.identity)
-        .map(|(next, _)| *next);
+    let saved = positions.next.remove(index_name);
     let state = store.state(id);
     let mut seq = state.last_seq;
     while seq >= state.first_seq && seq.0 > positions.last_seq {
@@ -33,17 +66,14 @@ pub(super) fn next_to_copy<F: Fs>(
         };
         if let Some(record) = record
             && let Some(value) = headers::field(&record.headers, STREAM_SOURCE)
-            && let Some((index_name, copied, identity)) = read_header(value)
-            && index_name == origin.index_name
+            && let Some((named, copied, identity)) = read_header(value)
+            && named == index_name
         {
-            if identity.is_some_and(|identity| identity != origin.identity) {
-                return Ok(known);
-            }
-            return Ok(known.max(Some(copied + 1)));
+            return Ok((saved, Some((copied, identity.map(str::to_owned)))));
         }
         seq = seq.prev();
     }
-    Ok(known)
+    Ok((saved, None))
 }
 
 /// The index name, sequence and identity that a `Nats-Stream-Source` header names.

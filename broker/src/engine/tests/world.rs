@@ -2,18 +2,17 @@
 
 mod delivered;
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::consumer::Receiver;
+use super::abroad::Abroad;
+use super::clients::Clients;
 use crate::engine::time::{Mono, Now};
-use crate::engine::{Effect, Engine, EngineOptions, Outlet};
+use crate::engine::{Effect, Engine, EngineOptions};
 use crate::env::sim::SimFs;
-use crate::router::Message;
 use crate::shard::inbox::{Completion, JsKind, JsOp, PubAck, PublishError, ReplyTo, Resend};
 use crate::shard::release::Release;
 use crate::store::{Store, StoreOptions};
@@ -23,60 +22,6 @@ pub(super) use delivered::Delivered;
 const DIR: &str = "/store";
 const START: i64 = 1_700_000_000_000_000_000;
 const MONO_BASE: u64 = 1 << 62;
-
-/// Listeners and what they got.
-#[derive(Debug, Default)]
-struct Clients {
-    listening: BTreeSet<String>,
-    /// Those that only a wildcard covers.
-    covered: BTreeSet<String>,
-    /// A client with more bytes than these gets no more for now.
-    busy_above: Option<usize>,
-    /// What the server published itself.
-    published: Vec<Delivered>,
-    got: Vec<Delivered>,
-}
-
-impl Outlet for Clients {
-    fn enter(&mut self, _account: AccountId) {}
-
-    fn receiver(&self, subject: &str) -> Receiver {
-        let waiting =
-            |bytes: usize, got: &Delivered| bytes + if got.to == *subject { got.payload.len() } else { 0 };
-        if self
-            .busy_above
-            .is_some_and(|max| self.got.iter().fold(0, waiting) > max)
-        {
-            Receiver::Busy
-        } else if self.listening.contains(subject) || subject.starts_with("_INBOX.") {
-            Receiver::Ready
-        } else {
-            Receiver::Gone
-        }
-    }
-
-    fn is_awaited(&self, subject: &str) -> bool {
-        self.receiver(subject) == Receiver::Ready && !self.covered.contains(subject)
-    }
-
-    fn answer(&mut self, message: &Message<'_>) {
-        self.send(message.subject, message);
-    }
-
-    fn is_wanted(&self, _subject: &str) -> bool {
-        true
-    }
-
-    fn publish(&mut self, message: &Message<'_>) {
-        self.published.push(Delivered::new(message.subject, message));
-    }
-
-    fn capture(&mut self, _stream: StreamId, _subjects: &[String]) {}
-
-    fn send(&mut self, to: &str, message: &Message<'_>) {
-        self.got.push(Delivered::new(to, message));
-    }
-}
 
 pub(super) struct World {
     pub(super) fs: SimFs,
@@ -120,8 +65,18 @@ impl World {
         self.store.as_ref().unwrap()
     }
 
-    /// Steps, commits, releases and delivers, as the storage thread does.
+    /// Steps, commits, releases and delivers, as the storage thread does, until the server has nothing more for itself.
     fn round(&mut self, mut ops: Vec<JsOp>) {
+        loop {
+            self.round_once(ops);
+            ops = self.clients.abroad.take();
+            if ops.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn round_once(&mut self, mut ops: Vec<JsOp>) {
         for op in &mut ops {
             op.account = self.account;
         }
@@ -508,6 +463,7 @@ impl World {
 
     fn reopen(&mut self) {
         self.clients.got.clear();
+        self.clients.abroad = Abroad::default();
         let (store, engine) = open(&self.fs, self.seed, self.now);
         self.store = Some(store);
         self.engine = engine;
@@ -524,6 +480,16 @@ impl World {
 
     pub(super) fn last_seq(&mut self, stream: &str) -> u64 {
         self.state(stream)["last_seq"].as_u64().unwrap()
+    }
+
+    /// What the server sends to itself is lost from now on, or not any more.
+    pub(super) fn cut_abroad(&mut self, is_cut: bool) {
+        self.clients.abroad.is_cut = is_cut;
+    }
+
+    /// All consumers, with those that other streams copy through.
+    pub(super) fn consumer_count(&self) -> usize {
+        self.engine.consumers.len()
     }
 
     pub(super) fn message(&self, stream: &str, seq: u64) -> Option<String> {
