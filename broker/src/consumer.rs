@@ -23,7 +23,7 @@ use bytes::Bytes;
 
 use crate::engine::time::{Mono, Now};
 use crate::types::UnixNanos;
-use config::{AckPolicy, ConsumerConfig};
+use config::{AckPolicy, ConsumerConfig, DeliverPolicy};
 use pending::{Pending, PendingWindow};
 use priority::Pin;
 use pull::{Notice, PullRequest};
@@ -324,6 +324,18 @@ impl Consumer {
             self.push = PushState::new(&config.deliver_subject);
         }
         self.config = config;
+        self.give_up_queued();
+    }
+
+    /// Another filter counts. Deliver policy `last` goes on from the message that it found: what follows may match now.
+    pub(crate) fn refiltered(&mut self) {
+        if self.config.deliver_policy == DeliverPolicy::Last
+            && let Some(first) = self.skip_list.front()
+        {
+            self.next_stream_seq = *first;
+            self.skip_list.clear();
+            self.is_dirty = true;
+        }
     }
 
     /// Sets when the consumer goes on, from its configuration.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::config::AckPolicy;
+use super::pending::Pending;
 use super::state::PendingState;
 use super::{AckVerb, Consumer, Event, SeqPair};
 use crate::engine::time::{Mono, Now, earliest};
@@ -183,6 +184,26 @@ impl Consumer {
             let pending = &self.pending;
             self.redeliver
                 .retain(|seq| pending.get(*seq).is_some_and(|entry| entry.queued) && seen.insert(*seq));
+        }
+    }
+
+    /// Gives up what is queued for redelivery and was delivered as often as it may be by now: an update may have lowered that.
+    pub(super) fn give_up_queued(&mut self) {
+        let max = u64::try_from(self.config.max_deliver).unwrap_or(u64::MAX);
+        let is_over = |entry: &&Pending| entry.queued && entry.deliveries >= max;
+        let over: Vec<(u64, u64)> = self
+            .pending
+            .iter()
+            .filter(is_over)
+            .map(|entry| (entry.stream_seq, entry.deliveries))
+            .collect();
+        for (stream_seq, deliveries) in over {
+            self.note(Event::MaxDeliver {
+                stream_seq,
+                deliveries,
+            });
+            self.pending.remove(stream_seq);
+            self.is_dirty = true;
         }
     }
 

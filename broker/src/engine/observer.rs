@@ -60,6 +60,7 @@ impl Observer {
     /// Takes the filter anew from the configuration.
     pub(crate) fn refilter(&mut self) {
         self.filter = SubjectFilter::new(&self.consumer.config.filters());
+        self.consumer.refiltered();
         self.is_counted = false;
     }
 

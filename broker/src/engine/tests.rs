@@ -12,6 +12,7 @@ mod sourcing;
 mod starts;
 mod transfers;
 mod unreadable;
+mod updates;
 mod world;
 
 use std::collections::BTreeMap;

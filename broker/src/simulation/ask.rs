@@ -2,6 +2,7 @@
 
 use super::Run;
 use super::config::{AckPolicy, CONSUMERS, ConsumerConfig, KEYS, SECOND, STREAMS, StreamConfig};
+use super::control::Control;
 use super::streams::Sent;
 use super::verdict::Asked;
 use super::world::{local_publish, op};
@@ -52,6 +53,12 @@ pub(super) enum Request {
     CreateConsumer(ConsumerConfig),
     DeleteConsumer(&'static str),
     ConsumerInfo(&'static str),
+    StreamList,
+    ConsumerList,
+    Control {
+        consumer: &'static str,
+        control: Control,
+    },
     Pull {
         consumer: &'static str,
         batch: u64,
@@ -78,7 +85,7 @@ impl Run {
         format!("_INBOX.{}", self.requests)
     }
 
-    fn mark(&mut self) -> String {
+    pub(super) fn mark(&mut self) -> String {
         self.requests += 1;
         format!("mark {}", self.requests)
     }
@@ -129,12 +136,12 @@ impl Run {
             _ => {
                 let slot = self.rng.below(CONSUMERS.len() as u64) as usize;
                 if known.contains(&CONSUMERS[slot]) {
-                    return None;
+                    return Some(self.control(name, slot));
                 }
                 let mark = self.mark();
                 let consumer = ConsumerConfig::random(&mut self.rng, slot, &config, last, mark);
                 let subject = format!("CONSUMER.CREATE.{name}.{}", consumer.name);
-                let json = consumer.json(&config);
+                let json = consumer.json(&config, false);
                 Some(self.api(name, &subject, &json, Request::CreateConsumer(consumer)))
             }
         }
@@ -157,11 +164,18 @@ impl Run {
             84..88 => {
                 let seq = self.some_seq(name);
                 let subject = format!("STREAM.MSG.DELETE.{name}");
-                let json = format!("{{\"seq\":{seq}}}");
+                let no_erase = self.rng.chance(50);
+                let json = format!(r#"{{"seq":{seq},"no_erase":{no_erase}}}"#);
                 Some(self.api(name, &subject, &json, Request::DeleteMessage(seq)))
             }
             88..94 => Some(self.get(name)),
-            94..97 => Some(self.api(name, &format!("STREAM.INFO.{name}"), "", Request::StreamInfo)),
+            94..96 => Some(self.api(name, &format!("STREAM.INFO.{name}"), "", Request::StreamInfo)),
+            96 => Some(self.list(name)),
+            97 => {
+                let consumer = self.some_consumer(name)?;
+                let slot = CONSUMERS.iter().position(|known| *known == consumer)?;
+                Some(self.control(name, slot))
+            }
             _ => {
                 let consumer = self.some_consumer(name)?;
                 let subject = format!("CONSUMER.INFO.{name}.{consumer}");

@@ -187,6 +187,12 @@ pub(super) enum Start {
     LastPerSubject,
 }
 
+/// Whether a filter for these last tokens lets a subject pass.
+pub(super) fn are_wanted(keys: &[&str], subject: &str) -> bool {
+    let is_last = |key: &&str| subject.rsplit_once('.').is_some_and(|(_, last)| last == *key);
+    keys.is_empty() || keys.iter().any(is_last)
+}
+
 /// A consumer, as far as the oracle cares.
 #[derive(Clone, Debug)]
 pub(super) struct ConsumerConfig {
@@ -277,15 +283,34 @@ impl ConsumerConfig {
 
     /// Whether a subject is wanted.
     pub(super) fn wants(&self, subject: &str) -> bool {
-        self.keys.is_empty()
-            || self
-                .keys
-                .iter()
-                .any(|key| subject.rsplit_once('.').is_some_and(|(_, last)| last == *key))
+        are_wanted(&self.keys, subject)
     }
 
-    /// A request's payload.
-    pub(super) fn json(&self, stream: &StreamConfig) -> String {
+    /// The same consumer with other values of what may be changed.
+    pub(super) fn changed(
+        &self,
+        rng: &mut SplitMix,
+        slot: usize,
+        stream: &StreamConfig,
+        mark: String,
+    ) -> Self {
+        let fresh = Self::random(rng, slot, stream, 0, mark);
+        let mut new = self.clone();
+        new.mark = fresh.mark;
+        match rng.below(5) {
+            0 => (new.waits, new.max_deliver) = (fresh.waits, fresh.max_deliver),
+            1 => new.max_ack_pending = fresh.max_ack_pending,
+            2 => new.headers_only = fresh.headers_only,
+            3 if !self.is_durable => new.inactive_ns = fresh.inactive_ns,
+            // Policy last_per_subject asks for a filter.
+            _ if self.start == Start::LastPerSubject && fresh.keys.is_empty() => {}
+            _ => new.keys = fresh.keys,
+        }
+        new
+    }
+
+    /// The payload of a request that creates it, or updates it.
+    pub(super) fn json(&self, stream: &StreamConfig, is_update: bool) -> String {
         let filters: Vec<String> = self
             .keys
             .iter()
@@ -339,6 +364,7 @@ impl ConsumerConfig {
                 set("ack_wait", self.waits[0].into());
             }
         }
-        json!({"stream_name": stream.name, "config": config}).to_string()
+        let action = if is_update { "update" } else { "" };
+        json!({"stream_name": stream.name, "config": config, "action": action}).to_string()
     }
 }

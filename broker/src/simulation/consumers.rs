@@ -1,5 +1,8 @@
 //! What a consumer has delivered and what it must and may deliver, kept naively: a story for each message.
 
+mod control;
+mod info;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
@@ -7,6 +10,8 @@ use serde_json::Value;
 use super::config::{AckPolicy, ConsumerConfig, Start};
 use super::streams::{Fate, StreamModel};
 use super::world::Got;
+use crate::engine::time::Now;
+pub(super) use control::Pause;
 
 /// How far a message is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +69,13 @@ pub(super) struct ConsumerModel {
     last_used: u64,
     /// It may have gone in a life before, because nobody used it.
     may_have_gone: bool,
+    /// Filters that it had, and the stream's last position when it got others.
+    filters: Vec<(Vec<&'static str>, u64)>,
+    /// Configurations that a restart may find instead.
+    pub(super) configs_in_doubt: Vec<ConsumerConfig>,
+    pub(super) pause: Pause,
+    /// Where it stands is not known: a request to set it back had no definite answer.
+    is_free: bool,
 }
 
 /// The parts of a delivery's reply subject.
@@ -134,6 +146,10 @@ impl ConsumerModel {
             requests: BTreeMap::new(),
             last_used: now,
             may_have_gone: false,
+            filters: Vec::new(),
+            configs_in_doubt: Vec::new(),
+            pause: Pause::Never,
+            is_free: false,
         }
     }
 
@@ -165,7 +181,7 @@ impl ConsumerModel {
 
     /// Whether the consumer may need the message no more.
     pub(super) fn may_be_done(&self, seq: u64) -> bool {
-        if !self.covers(seq) {
+        if !self.covers(seq) || self.is_free {
             return true;
         }
         let Some(story) = self.stories.get(&seq) else {
@@ -179,7 +195,8 @@ impl ConsumerModel {
 
     /// Whether it must still deliver the message if it is asked to, whatever has happened.
     pub(super) fn must_deliver(&self, seq: u64, subject: &str) -> bool {
-        self.config.wants(subject) && self.covers(seq) && !self.may_be_done(seq)
+        let is_meant = self.config.wants(subject) && !self.may_have_passed(seq, subject);
+        is_meant && self.covers(seq) && !self.may_be_done(seq)
     }
 
     /// Whether it may have gone because nobody used it.
@@ -211,7 +228,8 @@ impl ConsumerModel {
         let what = format!("{tag:?} of {} {}", stream.config.name, self.config.name);
         self.check_content(stream, got, tag, &what);
         self.check_receiver(got, now, &what);
-        let is_damaged = stream.damage > 0;
+        self.check_pause(now, &what);
+        let is_damaged = stream.damage > 0 || self.is_free;
         if !is_damaged {
             self.check_order(stream, tag, &what);
         }
@@ -258,7 +276,8 @@ impl ConsumerModel {
         story.is_exact = true;
         story.due = now + self.config.wait(tag.deliveries);
         story.is_given_up = max.is_some_and(|max| tag.deliveries >= max);
-        if self.config.ack != AckPolicy::None && !is_damaged {
+        // As many as before an update may come once more.
+        if self.config.ack != AckPolicy::None && !is_damaged && tag.deliveries == 1 {
             let outstanding = self.outstanding(stream) as u64;
             assert!(
                 outstanding <= self.config.max_ack_pending,
@@ -277,8 +296,11 @@ impl ConsumerModel {
             "{:?} is delivered: {what}",
             message.fate
         );
-        assert!(self.config.wants(&message.sent.subject), "not wanted: {what}");
-        assert!(self.covers(tag.seq), "before the start: {what}");
+        // What was delivered before the filter was changed comes again.
+        let is_wanted =
+            self.config.wants(&message.sent.subject) || (tag.deliveries > 1 && !self.filters.is_empty());
+        assert!(is_wanted || self.is_free, "not wanted: {what}");
+        assert!(self.covers(tag.seq) || self.is_free, "before the start: {what}");
         assert_eq!(got.subject, message.sent.subject, "{what}");
         if self.config.headers_only {
             assert!(got.payload.is_empty(), "{what}");
@@ -325,7 +347,9 @@ impl ConsumerModel {
         let passed: Vec<u64> = stream
             .live()
             .filter(|(seq, message)| {
-                wanted(*seq) && !message.is_back && self.config.wants(&message.sent.subject)
+                let subject = &message.sent.subject;
+                let is_meant = self.config.wants(subject) && !self.may_have_passed(*seq, subject);
+                wanted(*seq) && !message.is_back && is_meant
             })
             .map(|(seq, _)| seq)
             .collect();
@@ -336,7 +360,9 @@ impl ConsumerModel {
         );
         self.next = tag.seq + 1;
         self.is_exact = true;
-        if is_known && self.firsts.is_none() && stream.config.max_age == 0 {
+        // A crash may bring back the place of a filter that was, and what is passed over from there on counts as pending.
+        let is_counted = self.filters.is_empty() || self.config.start != Start::Last;
+        if is_known && is_counted && self.firsts.is_none() && stream.config.max_age == 0 {
             let left = stream
                 .live()
                 .filter(|(seq, message)| *seq > tag.seq && self.config.wants(&message.sent.subject));
@@ -428,12 +454,13 @@ impl ConsumerModel {
     }
 
     /// The broker was started again; what was not written is forgotten.
-    pub(super) fn reopened(&mut self, was_clean: bool, now: u64) {
+    pub(super) fn reopened(&mut self, was_clean: bool, now: Now) {
         if was_clean {
             self.make_durable();
         }
         self.requests.clear();
-        self.touch(now);
+        self.touch(now.mono.0);
+        self.pause.arm(now);
         self.is_exact = false;
         self.next = self.durable_next;
         self.last_delivery = None;
@@ -443,75 +470,5 @@ impl ConsumerModel {
                 story.settled = Settled::Perhaps;
             }
         }
-    }
-
-    /// Holds the consumer's own description against what is known.
-    ///
-    /// `there`: the positions that the stream has now. What is no longer among them need not be waited for; whether it may have
-    /// gone is looked at by itself.
-    pub(super) fn check_info(
-        &mut self,
-        stream: &StreamModel,
-        info: &Value,
-        there: &[u64],
-        is_restarted: bool,
-    ) {
-        let number = |path: &str| info.pointer(path).and_then(Value::as_u64).unwrap_or(u64::MAX);
-        let delivered = number("/delivered/stream_seq");
-        let floor = number("/ack_floor/stream_seq");
-        let name = self.config.name;
-        // A start beyond the end is no delivery.
-        let is_waiting = number("/delivered/consumer_seq") == 0;
-        assert!(
-            delivered <= stream.last || is_waiting || stream.is_loose(),
-            "consumer {name} is at {delivered}, its stream at {}",
-            stream.last
-        );
-        assert!(
-            floor <= delivered,
-            "consumer {name}: floor {floor} above {delivered}"
-        );
-        if stream.damage > 0 {
-            return;
-        }
-        let delivery = number("/delivered/consumer_seq");
-        match self.last_delivery {
-            Some(last) => assert_eq!(delivery, last, "consumer {name}: deliveries"),
-            None => assert!(
-                (self.durable_delivery..=self.most_delivery).contains(&delivery),
-                "consumer {name} counts {delivery} deliveries, {} to {} are possible",
-                self.durable_delivery,
-                self.most_delivery
-            ),
-        }
-        if is_restarted {
-            self.last_delivery = Some(delivery);
-            assert!(
-                delivered + 1 >= self.durable_next.min(stream.last + 1),
-                "consumer {name} is back at {delivered}, {} was durable",
-                self.durable_next - 1
-            );
-        }
-        let pending = number("/num_ack_pending");
-        let most = self
-            .stories
-            .values()
-            .filter(|story| story.deliveries > 0 && story.settled < Settled::Now);
-        assert!(
-            pending <= most.count() as u64,
-            "consumer {name}: {pending} pending"
-        );
-        let settled_below = |seq: u64| {
-            self.stories.range(..=seq).all(|(seq, story)| {
-                let message = stream.messages.get(seq);
-                let is_there = message.is_some_and(|message| message.fate == Fate::Live)
-                    && there.binary_search(seq).is_ok();
-                !story.is_exact || story.settled > Settled::No || story.is_given_up || !is_there
-            })
-        };
-        assert!(
-            self.config.ack == AckPolicy::None || settled_below(floor),
-            "consumer {name}: floor {floor} passes what waits for its acknowledgement"
-        );
     }
 }

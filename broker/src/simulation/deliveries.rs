@@ -30,8 +30,9 @@ impl Run {
                 if answered && word != Word::Next {
                     model.answered(seq);
                     if retention == Retention::WorkQueue && !is_troubled {
+                        let keys = model.config.keys.clone();
                         for seq in done {
-                            stream.taken_out(seq, wall, has_jumped);
+                            stream.done_with(seq, &keys, wall, has_jumped);
                         }
                     }
                 } else if word == Word::Next {

@@ -23,6 +23,7 @@ impl Run {
 
     fn drain_consumer(&mut self, name: &'static str, consumer: &'static str) {
         self.held.clear();
+        self.resume(name, consumer);
         for _ in 0..ROUNDS {
             let owed = self.owed(name, consumer);
             if owed.is_empty() {

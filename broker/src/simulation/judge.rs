@@ -106,6 +106,12 @@ impl Run {
             Request::Ack { consumer, seq, word } => {
                 self.judge_ack(stream, consumer, seq, word, &inbox, !got.is_empty())
             }
+            Request::Control { consumer, control } => {
+                let answer = got
+                    .first()
+                    .map_or(Answer::Missing, |one| Answer::read(&one.payload));
+                self.judge_control(stream, consumer, control, &answer);
+            }
             request => {
                 let answer = got
                     .first()
@@ -122,12 +128,12 @@ impl Run {
             .expect("asked only of streams that are there")
     }
 
-    fn consumer(&mut self, stream: &str, consumer: &str) -> Option<&mut ConsumerModel> {
+    pub(super) fn consumer(&mut self, stream: &str, consumer: &str) -> Option<&mut ConsumerModel> {
         self.streams.get_mut(stream)?.consumers.get_mut(consumer)
     }
 
     /// A request had no answer, or one that blames the disk: that must have a reason.
-    fn excuse(&mut self, stream: &str, what: &dyn std::fmt::Debug) {
+    pub(super) fn excuse(&mut self, stream: &str, what: &dyn std::fmt::Debug) {
         assert!(
             self.is_troubled_for(stream),
             "{stream}: {what:?} without any trouble of the disk"
@@ -278,6 +284,8 @@ impl Run {
             Request::Purge { seq, keep, subject } => self.judge_purge(name, seq, keep, &subject, answer),
             Request::DeleteMessage(seq) => self.judge_delete(name, seq, answer),
             Request::StreamInfo => self.judge_stream_info(name, answer),
+            Request::StreamList => self.judge_stream_list(answer),
+            Request::ConsumerList => self.judge_consumer_list(name, answer),
             Request::CreateConsumer(config) => {
                 let now = self.world.now.mono.0;
                 let stream = self.stream(name);
@@ -311,19 +319,14 @@ impl Run {
                     }
                     return;
                 };
-                let there = self.world.positions(name);
-                let stream = self.stream(name);
-                if let Some(mut model) = stream.consumers.remove(consumer) {
-                    model.check_info(stream, info, &there, false);
-                    stream.consumers.insert(model.config.name, model);
-                }
+                self.judge_info(name, consumer, info);
             }
             request => unreachable!("{request:?} is judged elsewhere"),
         }
     }
 
     /// A consumer is not there: only one that nobody used for long enough may go.
-    fn gone(&mut self, name: &'static str, consumer: &'static str) {
+    pub(super) fn gone(&mut self, name: &'static str, consumer: &'static str) {
         let now = self.world.now.mono.0;
         let Some(model) = self
             .streams
@@ -394,7 +397,8 @@ impl Run {
                     "{name}: {purged} purged instead of {going:?}"
                 );
                 // As many as expected need not be those: a publish of this round without an answer may be among what is kept.
-                let is_certain = !is_loose || stream.doubtful.is_empty();
+                // In a life in which the disk has failed, nor is it known what an acknowledgement took out.
+                let is_certain = !is_loose || (stream.doubtful.is_empty() && !stream.is_sick);
                 let is_known = keep == 0 || (is_certain && purged == going.len() as u64);
                 if subject.is_empty() && keep == 0 {
                     stream.purge(|one, _| seq == 0 || one < seq);

@@ -136,7 +136,7 @@ impl Run {
         }
         let is_clean = stream.was_closed;
         for consumer in stream.consumers.values_mut() {
-            consumer.reopened(is_clean, world.now.mono.0);
+            consumer.reopened(is_clean, world.now);
         }
         stream.was_closed = false;
         stream.look(world, &BTreeSet::new(), has_jumped, true);
@@ -182,7 +182,8 @@ impl Run {
 
     fn adopt_listed(&mut self, name: &'static str, list: &Value) {
         let infos = list["consumers"].as_array().cloned().unwrap_or_default();
-        let now = self.world.now.mono.0;
+        let (at, (last, _)) = (self.world.now, self.world.last_seq(name));
+        let now = at.mono.0;
         let there = self.world.positions(name);
         let stream = self.streams.get_mut(name).expect("a known stream");
         let mut known = std::mem::take(&mut stream.consumers);
@@ -192,7 +193,14 @@ impl Run {
             let consumer = consumer.as_str().unwrap_or_default();
             let mark = mark.as_str().unwrap_or_default();
             let doubts = doubts.iter().filter(|model| model.config.name == consumer);
-            let mut found = known.remove(consumer).into_iter().chain(doubts.cloned());
+            let mut own = known.remove(consumer);
+            if let Some(model) = &mut own {
+                let doubts = std::mem::take(&mut model.configs_in_doubt);
+                if let Some(config) = doubts.into_iter().find(|config| config.mark == mark) {
+                    model.updated(config, last, at);
+                }
+            }
+            let mut found = own.into_iter().chain(doubts.cloned());
             let mut model = found
                 .find(|model| model.config.mark == mark)
                 .unwrap_or_else(|| panic!("consumer {consumer} of {name} came from nowhere, or changed"));

@@ -1,6 +1,6 @@
 //! Holding the records of a stream that are there against what must be and may be there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::Retention;
 use super::streams::{Fate, Message, Sent, StreamModel, header};
@@ -20,9 +20,11 @@ impl StreamModel {
             Retention::Interest => self.consumers.values().all(|one| {
                 let is_abandoned = one.was_abandoned(now);
                 // What a limit had taken every consumer may have forgotten.
+                let subject = &message.sent.subject;
                 is_abandoned
                     || message.is_back
-                    || !one.config.wants(&message.sent.subject)
+                    || !one.config.wants(subject)
+                    || one.may_have_passed(seq, subject)
                     || one.may_be_done(seq)
             }),
         };
@@ -52,6 +54,11 @@ impl StreamModel {
             // Positions at the very end that damage took are given again.
             known.retain(|seq, _| *seq <= last);
         }
+        let beyond = if after_restart {
+            self.back_beyond_limit(&known)
+        } else {
+            BTreeSet::new()
+        };
         let mut missing = 0;
         for (seq, message) in &mut known {
             let is_there = there.binary_search(seq).is_ok();
@@ -61,7 +68,7 @@ impl StreamModel {
                     message.fate = Fate::Live;
                 }
                 (Fate::Live, false) => {
-                    let is_doubted = after_restart && message.is_doubted;
+                    let is_doubted = after_restart && message.is_doubted || beyond.contains(seq);
                     let is_excused = is_doubted || self.is_excused(*seq, message, world.now, has_jumped);
                     // Damage at the very end looks like a write that was never completed, which nobody counts.
                     missing += u64::from(!is_excused && *seq <= last);
@@ -95,6 +102,24 @@ impl StreamModel {
         self.is_unsettled = false;
     }
 
+    /// What a crash has brought back although as many newer messages of its subject are there as may be: the next start may take
+    /// it again.
+    fn back_beyond_limit(&self, known: &BTreeMap<u64, Message>) -> BTreeSet<u64> {
+        let max = self.config.max_per_subject.unwrap_or(u64::MAX);
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut beyond = BTreeSet::new();
+        for (seq, message) in known.iter().rev() {
+            if matches!(message.fate, Fate::Live | Fate::Unknown) {
+                let count = counts.entry(&message.sent.subject).or_default();
+                *count += 1;
+                if message.is_back && *count > max {
+                    beyond.insert(*seq);
+                }
+            }
+        }
+        beyond
+    }
+
     /// A record is exactly what was sent as this position, or a publish that had no answer.
     fn check_record(&mut self, world: &World, seq: u64, is_thorough: bool) {
         let name = self.config.name;
@@ -109,6 +134,10 @@ impl StreamModel {
                     is_excused,
                     "message {seq} of {name} cannot be read: {unreadable:?}"
                 );
+                if self.damage > 0 {
+                    // It counts as lost before long.
+                    self.set(seq, Fate::Unknown);
+                }
                 return;
             }
         };

@@ -16,6 +16,7 @@ mod answer;
 mod ask;
 mod config;
 mod consumers;
+mod control;
 mod deliveries;
 mod drain;
 pub mod fuzz;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{Retention, StreamConfig};
+use super::config::{Retention, StreamConfig, are_wanted};
 use super::consumers::ConsumerModel;
 use super::verdict::{Asked, Seen};
 use super::world::{Got, World};
@@ -348,11 +348,32 @@ impl StreamModel {
     pub(super) fn set(&mut self, seq: u64, fate: Fate) {
         let fate = match fate {
             Fate::Gone => self.removed(),
-            Fate::Fading if self.is_loose() => Fate::Unknown,
+            Fate::Fading if self.is_loose() || self.damage > 0 => Fate::Unknown,
             fate => fate,
         };
         if let Some(message) = self.messages.get_mut(&seq) {
             message.fate = fate;
+        }
+    }
+
+    /// A consumer of a work queue with a filter for `keys` is done with a message. Given up after its last delivery, it stays for
+    /// others if an update has taken it out of the filter.
+    pub(super) fn done_with(&mut self, seq: u64, keys: &[&str], wall: UnixNanos, has_jumped: bool) {
+        let message = self.messages.get(&seq);
+        if message.is_some_and(|message| are_wanted(keys, &message.sent.subject)) {
+            self.taken_out(seq, wall, has_jumped);
+        } else {
+            self.forget(|other| other == seq);
+        }
+    }
+
+    /// These may be there or not.
+    pub(super) fn forget(&mut self, which: impl Fn(u64) -> bool) {
+        for (seq, message) in &mut self.messages {
+            if message.fate == Fate::Live && which(*seq) {
+                message.fate = Fate::Unknown;
+                message.is_doubted = true;
+            }
         }
     }
 

@@ -223,11 +223,15 @@ impl Engine {
         if is_stored {
             save(store, stream, created, &config, &[])?;
         }
+        let has_other_filter = old.filters() != config.filters();
         if let Some(observer) = self.consumers.get_mut(&id) {
             observer.consumer.set_config(Arc::new(config));
             observer.consumer.arm_pause(now);
-            observer.refilter();
+            if has_other_filter {
+                observer.refilter();
+            }
         }
+        self.note_dirty(now.mono, id);
         self.changes += 1;
         Ok(id)
     }
