@@ -17,7 +17,7 @@ impl Run {
         inbox: &str,
         answered: bool,
     ) {
-        let (now, wall) = (self.world.now.mono.0, self.world.now.wall);
+        let now = self.world.now.mono.0;
         let (is_troubled, has_jumped) = (self.is_troubled(), self.has_jumped);
         let stream = self.stream(name);
         let retention = stream.config.retention;
@@ -68,14 +68,14 @@ impl Run {
         let Some((stream, consumer, tag)) = read_tag(&got.reply) else {
             panic!("{} is no acknowledgement", got.reply)
         };
-        let (now, wall) = (self.world.now.mono.0, self.world.now.wall);
+        let now = self.world.now.mono.0;
         let Some(stream) = self.streams.get_mut(stream.as_str()) else {
             panic!("a delivery from a stream that is not there: {got:?}")
         };
         let Some((name, mut model)) = stream.consumers.remove_entry(consumer.as_str()) else {
             panic!("a delivery from a consumer that is not there: {got:?}")
         };
-        stream.adopt_delivered(tag.seq, &got, model.config.headers_only, (now, wall));
+        stream.adopt_delivered(tag.seq, &got, model.config.headers_only);
         model.delivered(stream, &got, tag, now);
         stream.consumers.insert(name, model);
         self.held.push((stream.config.name, name, tag.seq, got.reply));

@@ -165,13 +165,13 @@ impl Run {
                     stream.confirmed = seq;
                 } else if matches!(verdict, Verdict::Either(_)) {
                     self.stream(name).is_sick = true;
-                    self.stream(name).may_have_stored(sent, asked);
+                    self.stream(name).may_have_stored(now, sent, asked);
                 }
             }
             Answer::Missing if is_silent || no_ack => {
                 let stream = self.stream(name);
                 stream.is_sick |= is_troubled;
-                stream.may_have_stored(sent, asked);
+                stream.may_have_stored(now, sent, asked);
             }
             Answer::Missing
             | Answer::Refused {
@@ -180,7 +180,7 @@ impl Run {
                 ..
             } => {
                 self.excuse(name, answer);
-                self.stream(name).may_have_stored(sent, asked);
+                self.stream(name).may_have_stored(now, sent, asked);
             }
             Answer::Refused { is_full: true, .. } => {
                 self.excuse(name, answer);
@@ -229,7 +229,7 @@ impl Run {
             let is_named = match stream.messages.get(&seq) {
                 Some(message) => names_it(&message.sent),
                 // One that had no answer may have been stored, and what replaced it has not taken its id along.
-                None => stream.doubtful.iter().any(names_it),
+                None => stream.doubtful.iter().any(|one| names_it(&one.sent)),
             };
             let otherwise = stream.unbound_verdict(now.0, &sent, asked);
             let fits_otherwise = stream.is_loose() && otherwise.may_repeat(seq);

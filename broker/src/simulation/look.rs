@@ -151,7 +151,7 @@ impl StreamModel {
             assert_eq!(found, message.sent, "message {seq} of {name} has changed");
             return;
         }
-        let doubtful = self.doubtful.iter().position(|sent| *sent == found);
+        let doubtful = self.doubtful.iter().position(|one| one.sent == found);
         let Some(index) = doubtful else {
             panic!("message {seq} of {name} was never sent, or refused: {found:?}")
         };

@@ -48,6 +48,22 @@ pub(super) struct Message {
     pub(super) is_guess: bool,
 }
 
+impl Message {
+    fn sent(now: (u64, UnixNanos), sent: Sent, asked: &Asked, fate: Fate) -> Self {
+        let ttl = asked.ttl_seconds.map(|seconds| seconds * 1_000_000_000);
+        Self {
+            sent,
+            fate,
+            time: now.1,
+            expires: ttl.map(|ttl| now.0 + ttl),
+            ttl,
+            is_back: false,
+            is_doubted: false,
+            is_guess: false,
+        }
+    }
+}
+
 /// A stream.
 #[derive(Clone, Debug)]
 pub(super) struct StreamModel {
@@ -60,7 +76,7 @@ pub(super) struct StreamModel {
     pub(super) is_in_doubt: bool,
     pub(super) messages: BTreeMap<u64, Message>,
     /// Publishes without a definite answer.
-    pub(super) doubtful: Vec<Sent>,
+    pub(super) doubtful: Vec<Message>,
     /// Highest position given.
     pub(super) last: u64,
     /// Highest position that a crash cannot take back.
@@ -180,18 +196,7 @@ impl StreamModel {
             || self.consumers.values().any(|one| one.config.wants(&sent.subject));
         let subject = sent.subject.clone();
         if is_kept {
-            let ttl = asked.ttl_seconds.map(|seconds| seconds * 1_000_000_000);
-            let message = Message {
-                sent,
-                fate,
-                time: now.1,
-                expires: ttl.map(|ttl| now.0 + ttl),
-                ttl,
-                is_back: false,
-                is_doubted: false,
-                is_guess: false,
-            };
-            self.messages.insert(seq, message);
+            self.messages.insert(seq, Message::sent(now, sent, asked, fate));
         }
         match asked.rollup {
             Some("all") => self.purge(|other, _| other < seq),
@@ -286,12 +291,12 @@ impl StreamModel {
     }
 
     /// A publish had no definite answer: it may be there, and have pushed others out.
-    pub(super) fn may_have_stored(&mut self, sent: Sent, asked: &Asked) {
+    pub(super) fn may_have_stored(&mut self, now: (u64, UnixNanos), sent: Sent, asked: &Asked) {
         self.may_push_out(&sent, asked);
         if let Some(id) = asked.msg_id.as_ref().and_then(|id| self.ids.get_mut(id)) {
             id.is_certain = false;
         }
-        self.doubtful.push(sent);
+        self.doubtful.push(Message::sent(now, sent, asked, Fate::Unknown));
     }
 
     /// What a publish would have pushed out may be gone.
@@ -419,7 +424,7 @@ impl StreamModel {
     }
 
     /// A message that is delivered and was published without a definite answer.
-    pub(super) fn adopt_delivered(&mut self, seq: u64, got: &Got, headers_only: bool, now: (u64, UnixNanos)) {
+    pub(super) fn adopt_delivered(&mut self, seq: u64, got: &Got, headers_only: bool) {
         if self.messages.contains_key(&seq) {
             if !headers_only {
                 self.settle_guess(seq, |sent| sent.payload == got.payload);
@@ -433,19 +438,13 @@ impl StreamModel {
             };
             sent.subject == got.subject && is_same
         };
-        let Some(index) = self.doubtful.iter().position(fits) else {
+        let Some(index) = self.doubtful.iter().position(|one| fits(&one.sent)) else {
             return;
         };
-        let sent = self.doubtful.remove(index);
         let message = Message {
-            sent,
             fate: Fate::Live,
-            time: now.1,
-            expires: None,
-            ttl: None,
-            is_back: false,
-            is_doubted: false,
             is_guess: headers_only,
+            ..self.doubtful.remove(index)
         };
         self.messages.insert(seq, message);
         self.last = self.last.max(seq);
@@ -458,14 +457,17 @@ impl StreamModel {
         };
         if std::mem::take(&mut message.is_guess) && !is_it(&message.sent) {
             let others = self.messages.values_mut().filter(|other| other.is_guess);
-            let mut candidates = others.map(|other| &mut other.sent).chain(&mut self.doubtful);
+            let mut candidates = others.chain(&mut self.doubtful);
             let seen = headers_without_payload(&message.sent);
-            let right = candidates.find(|sent| {
+            let right = candidates.find(|Message { sent, .. }| {
                 let is_same = sent.subject == message.sent.subject && headers_without_payload(sent) == seen;
                 is_same && is_it(sent)
             });
             if let Some(right) = right {
-                std::mem::swap(right, &mut message.sent);
+                std::mem::swap(&mut right.sent, &mut message.sent);
+                std::mem::swap(&mut right.time, &mut message.time);
+                std::mem::swap(&mut right.expires, &mut message.expires);
+                std::mem::swap(&mut right.ttl, &mut message.ttl);
             }
         }
         self.messages.insert(seq, message);
