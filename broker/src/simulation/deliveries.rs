@@ -17,7 +17,7 @@ impl Run {
         inbox: &str,
         answered: bool,
     ) {
-        let now = self.world.now.mono.0;
+        let (now, wall) = (self.world.now.mono.0, self.world.now.wall);
         let (is_troubled, has_jumped) = (self.is_troubled(), self.has_jumped);
         let stream = self.stream(name);
         let retention = stream.config.retention;
