@@ -140,6 +140,12 @@ impl System {
             let told = tokio::select! {
                 biased;
                 event = events.recv() => match event {
+                    Some(Event { subject, payload, account: Some(account) }) => {
+                        let told = message(&subject, &self.complete(payload));
+                        let client = self.monitor.shared.internal_client(&account, "account events");
+                        client.publish(vec![told]).await;
+                        continue;
+                    }
                     Some(event) => message(&event.subject, &self.complete(event.payload)),
                     None => return,
                 },

@@ -12,7 +12,7 @@ use crate::nats::session::Session;
 use crate::nats::upgrade::CookieLogin;
 use crate::outbound::CloseReason;
 use crate::system::events::details;
-use crate::types::MonoNanos;
+use crate::types::{AccountId, MonoNanos};
 
 /// What a connection is asked for and how long it may stay.
 #[derive(Debug)]
@@ -139,7 +139,9 @@ impl Entry {
         let none = Facts::default();
         let facts = self.asked.as_ref().map_or(&none, |asked| &asked.facts);
         let mut found = shared.gate.identify(&directory, &login, facts, now).await;
+        let mut decided_in = shared.accounts.get(AccountId::GLOBAL);
         if let Some(callout) = directory.service_for(&login, found.as_ref().map_err(|err| *err)) {
+            decided_in = Some(Arc::clone(&callout.account));
             let options = session.options().cloned().unwrap_or_default();
             let client = callout::Client {
                 login: &login,
@@ -157,9 +159,8 @@ impl Entry {
                 } else {
                     &login.user
                 };
-                shared
-                    .events
-                    .refused(connection, &shared.info.server_id, user, shared.clock.now());
+                let place = (shared.info.server_id.as_str(), decided_in);
+                shared.events.refused(connection, place, user, shared.clock.now());
                 tracing::error!(conn = connection.id().0, peer = %connection.peer, user, "authentication error");
                 return Some(refuse(session, err));
             }

@@ -1,8 +1,11 @@
 //! Events: clients that come, go, or are not let in.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use crate::accounts::Account;
 use crate::api::time;
 use crate::nats::connections::Connection;
 use crate::options::GLOBAL_ACCOUNT;
@@ -16,6 +19,8 @@ const WAITING_MAX: usize = 4096;
 pub(crate) struct Event {
     pub(crate) subject: String,
     pub(crate) payload: Value,
+    /// In which account it is told, if not in the system account.
+    pub(crate) account: Option<Arc<Account>>,
 }
 
 /// Where events go.
@@ -34,9 +39,13 @@ impl Events {
         let Some(account) = account_of(connection) else {
             return;
         };
+        let mut client = tagged(connection);
+        if let Some(fields) = client.as_object_mut() {
+            fields.remove("rtt");
+        }
         self.send(
             format!("$SYS.ACCOUNT.{account}.CONNECT"),
-            json!({"type": "io.nats.server.advisory.v1.client_connect", "client": client(connection)}),
+            json!({"type": "io.nats.server.advisory.v1.client_connect", "client": client}),
         );
     }
 
@@ -51,12 +60,36 @@ impl Events {
         );
     }
 
-    /// A client was not let in.
-    pub(crate) fn refused(&self, connection: &Connection, server_id: &str, user: &str, now: UnixNanos) {
+    /// A client was not let in; `account`: where it was decided. That account is told too.
+    pub(crate) fn refused(
+        &self,
+        connection: &Connection,
+        (server_id, account): (&str, Option<Arc<Account>>),
+        user: &str,
+        now: UnixNanos,
+    ) {
         let mut payload = ended(connection, now);
         payload["reason"] = "Authentication Failure".into();
-        payload["client"]["user"] = user.into();
-        self.send(format!("$SYS.SERVER.{server_id}.CLIENT.AUTH.ERR"), payload);
+        if !user.is_empty() {
+            payload["client"]["user"] = user.into();
+        }
+        let named = |mut payload: Value, name: &str| {
+            payload["client"]["acc"] = name.into();
+            payload["client"]["name_tag"] = GLOBAL_ACCOUNT.into();
+            payload
+        };
+        if let Some(account) = account {
+            let payload = named(payload.clone(), &account.name);
+            self.tell(Event {
+                subject: "$SYS.ACCOUNT.CLIENT.AUTH.ERR".to_owned(),
+                payload,
+                account: Some(account),
+            });
+        }
+        self.send(
+            format!("$SYS.SERVER.{server_id}.CLIENT.AUTH.ERR"),
+            named(payload, GLOBAL_ACCOUNT),
+        );
     }
 
     /// Tells about the server itself.
@@ -65,7 +98,15 @@ impl Events {
     }
 
     fn send(&self, subject: String, payload: Value) {
-        if self.0.try_send(Event { subject, payload }).is_err() {
+        self.tell(Event {
+            subject,
+            payload,
+            account: None,
+        });
+    }
+
+    fn tell(&self, event: Event) {
+        if self.0.try_send(event).is_err() {
             tracing::debug!("an event of the system account was dropped");
         }
     }
@@ -121,10 +162,19 @@ fn client(connection: &Connection) -> Value {
     client
 }
 
+/// A client with what its account is called.
+fn tagged(connection: &Connection) -> Value {
+    let mut client = client(connection);
+    if let Some(identity) = connection.identity() {
+        client["name_tag"] = (*identity.account.tag()).into();
+    }
+    client
+}
+
 fn ended(connection: &Connection, now: UnixNanos) -> Value {
     use std::sync::atomic::Ordering::Relaxed;
     let counters = &connection.outbound.counters;
-    let mut client = client(connection);
+    let mut client = tagged(connection);
     client["stop"] = time::format(now).into();
     let reason = connection.outbound.reason();
     json!({

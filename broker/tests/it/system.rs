@@ -319,6 +319,25 @@ fn accounts(names: &[&str]) -> String {
 }
 
 #[tokio::test]
+async fn an_account_is_told_of_who_was_not_let_in() {
+    let server = configured("authorization { user: a, password: a }").await;
+    let a = client_of(&server, "a").await;
+    let mut told = a.subscribe("$SYS.ACCOUNT.CLIENT.AUTH.ERR").await.unwrap();
+    a.flush().await.unwrap();
+    async_nats::ConnectOptions::with_user_and_password("a".to_owned(), "wrong".to_owned())
+        .connect(server.broker.client_addr().to_string())
+        .await
+        .unwrap_err();
+    let told = tokio::time::timeout(Duration::from_secs(10), told.next()).await;
+    let told: Value = serde_json::from_slice(&told.unwrap().unwrap().payload).unwrap();
+    assert_eq!(told["type"], "io.nats.server.advisory.v1.client_disconnect");
+    assert_eq!(told["reason"], "Authentication Failure");
+    let client = &told["client"];
+    assert_eq!((&client["acc"], &client["user"]), (&"$G".into(), &"a".into()));
+    assert_eq!(client["name_tag"], "$G");
+}
+
+#[tokio::test]
 async fn accounts_of_a_reload_hear_of_themselves() {
     let server = configured(&accounts(&["ONE"])).await;
     let options = options_of(&accounts(&["ONE", "TWO"]));

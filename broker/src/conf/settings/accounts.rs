@@ -174,9 +174,8 @@ fn limits(reader: &mut Reader<'_>, node: &Node) -> AccountLimits {
             "max_subscriptions" | "max_subs" => limits.max_subscriptions = reader.limit(key, item).flatten(),
             "max_payload" | "max_pay" => limits.max_payload_bytes = reader.limit(key, item).flatten(),
             "max_leafnodes" | "max_leafs" => {
-                if reader.int(key, item).is_some_and(|max| max > 0) {
-                    reader.warn(item, "no leaf nodes connect here, however many are allowed");
-                }
+                // No leaf nodes connect here, however many are allowed.
+                reader.int(key, item);
             }
             _ if item.is_referenced => {}
             _ => reader.error(&item.at, format!("Unknown field {key:?} parsing account limits")),
