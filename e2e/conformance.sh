@@ -15,10 +15,12 @@ backups) needs=nats-cli module=backups ;;
 diff) needs='' module=diff ;;
 tools) needs=nats-tools module=tools ;;
 accounts) needs='' module=accounts ;;
-clients) needs=nats-cli module=clients ;;
+clients) needs='nats-cli nats-py' module=clients ;;
 *) echo "e2e/conformance.sh: no such suite: $suite (async-nats, nats.py, cli, diff, tools, backups, accounts, clients)" >&2; exit 2 ;;
 esac
-e2e/setup.sh nats-server ${needs:+"$needs"}
+# Words are parts.
+# shellcheck disable=SC2086
+e2e/setup.sh nats-server $needs
 [ -n "${TARN_BIN:-}" ] || cargo build --release --locked --bin tarn
 [ "$module" = suites ] && set -- "$suite" "$@"
 PYTHONPATH="$root/e2e" python3 -m "tarn_e2e.conformance.$module" "$@"

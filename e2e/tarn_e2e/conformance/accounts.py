@@ -15,6 +15,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from . import copies
 from .peers import Server, commands
 
 # How long nothing more has to come until a step counts as answered.
@@ -213,7 +214,8 @@ def main() -> int:
     for name, config in REFUSED.items():
         heard = {peer: [refusal(command, config)] for peer, command in peers.items()}
         failed += compare(name, heard, show)
-    total = len(SCENARIOS) + len(TOLD) + len(REFUSED)
+    failed += compare("copies of other accounts' streams", {peer: copies.play(command) for peer, command in peers.items()}, show)
+    total = len(SCENARIOS) + len(TOLD) + len(REFUSED) + 1
     print(f"accounts: {total - failed} of {total} the same")
     return 1 if failed else 0
 

@@ -1,5 +1,5 @@
-"""Real clients by every door: credentials that `nats auth` has made in operator mode, TLS, WebSocket. The same commands against
-both servers, the same exit status and the same text; `nats-py` over TLS if it is installed.
+"""Real clients by every door: credentials that `nats auth` has made in operator mode, TLS, WebSocket (compressed too), a service that
+lets users in. The same commands against both servers, the same exit status and the same text; `nats-py` over TLS if it is installed.
 
 Usage: python -m tarn_e2e.conformance.clients [--show]
 """
@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import base64
 import json
+import os
 import re
 import shlex
 import ssl
@@ -17,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ..server import free_port
+from ..server import CACHE, free_port
 from .nats_cli import LISTEN_SECONDS, Nats
 from .nats_cli import masked as masked_by_cli
 from .peers import Server, commands
@@ -146,6 +147,47 @@ async def with_nats_py(port: int, cert: Path) -> str:
     return message.data.decode()
 
 
+def witnessed(command: list[str]) -> list[tuple[str, int | str, str]]:
+    """What Python's clients see of a callout and of compression."""
+    seed, issuer = issuer_key()
+    accounts = """accounts {
+      $SYS: { users: [{user: sys, password: sys}] }
+      AUTH: { users: [{user: auth, password: auth}] }
+      FOO: { users: [{user: foo, password: foo}] }
+      BAR: {}
+    }"""
+    callout = f"authorization {{ timeout: 1, auth_callout {{ issuer: {issuer}, account: AUTH, auth_users: [auth] }} }}"
+    with Server(command, f"{accounts}\n{callout}") as server:
+        said = witness("callouts", str(server.port), seed)
+    port = free_port()
+    with Server(command, f'websocket {{ listen: "127.0.0.1:{port}", no_tls: true, compression: true }}'):
+        said += witness("deflate", str(port))
+    return [(step, 0, text) for step, text in said]
+
+
+def in_venv(*arguments: str) -> str:
+    """Runs Python where nats.py's suite has its clients."""
+    source = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{source}:{CACHE / 'src' / 'nats.py' / 'nats' / 'src'}"}
+    python = CACHE / "venv-nats.py" / "bin" / "python"
+    ran = subprocess.run([python, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    if ran.returncode != 0:
+        raise RuntimeError(ran.stderr)
+    return ran.stdout
+
+
+def witness(*arguments: str) -> list[tuple[str, str]]:
+    return [(step, text) for step, text in json.loads(in_venv("-m", "tarn_e2e.conformance.witness", *arguments))]
+
+
+def issuer_key() -> tuple[str, str]:
+    """Seed and public key of an account key that is made for this run."""
+    code = "import os, nkeys; seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_ACCOUNT); key = nkeys.from_seed(seed); " \
+        "print(bytes(seed).decode(), bytes(key.public_key).decode())"
+    seed, issuer = in_venv("-c", code).split()
+    return seed, issuer
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--show", action="store_true", help="print what the real server said")
@@ -154,7 +196,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
         nats = Nats(Path(folder))
         config = operator_config(nats)
-        real, ours = ([*operated(command, nats, config), *doors(command, nats)] for command in both.values())
+        real, ours = ([*operated(command, nats, config), *doors(command, nats), *witnessed(command)] for command in both.values())
     failed = 0
     for left, right in zip(real, ours):
         if show:
