@@ -346,6 +346,10 @@ impl Engine {
             for consumer in stream.consumers.values() {
                 if let Some(observer) = self.consumers.get_mut(consumer) {
                     observer.rolled_back(last_seq, store);
+                    // What is to be written of it may be about records that are forgotten.
+                    if observer.is_stored && observer.consumer.is_dirty() {
+                        self.urgent.insert(*consumer);
+                    }
                 }
             }
         }

@@ -85,7 +85,11 @@ impl StreamModel {
                     message.fate = Fate::Live;
                     message.is_back = true;
                 }
-                (Fate::Unknown, true) => message.fate = Fate::Live,
+                (Fate::Unknown, true) => {
+                    message.fate = Fate::Live;
+                    // It may have gone in the life before, and be back.
+                    message.is_back |= after_restart;
+                }
                 (Fate::Unknown, false) => message.fate = Fate::Fading,
                 (Fate::Live, true) | (Fate::Gone | Fate::Fading, false) => {}
             }
@@ -173,7 +177,8 @@ impl StreamModel {
             ttl: ttl.map(|seconds| seconds * 1_000_000_000),
             sent: found,
             fate: Fate::Live,
-            is_back: false,
+            // A limit may have taken it in the life before, and a crash have brought it back.
+            is_back: is_thorough && self.may_push_out_any(),
             // Another one without an answer may push it out once it is there as well.
             is_doubted: !self.doubtful.is_empty(),
             is_guess: false,

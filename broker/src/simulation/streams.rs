@@ -290,6 +290,13 @@ impl StreamModel {
             || self.config.retention != Retention::Limits
     }
 
+    /// Whether a message may leave without being asked to.
+    pub(super) fn may_push_out_any(&self) -> bool {
+        let config = &self.config;
+        let limits = [config.max_msgs, config.max_bytes, config.max_per_subject];
+        self.is_loose() || limits.iter().any(Option::is_some)
+    }
+
     /// A publish had no definite answer: it may be there, and have pushed others out.
     pub(super) fn may_have_stored(&mut self, now: (u64, UnixNanos), sent: Sent, asked: &Asked) {
         self.may_push_out(&sent, asked);

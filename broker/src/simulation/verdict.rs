@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::streams::{Sent, StreamModel};
+use super::streams::{Message, Sent, StreamModel};
 
 /// Where an id leads within the duplicate window.
 #[derive(Clone, Copy, Debug)]
@@ -143,10 +143,18 @@ impl StreamModel {
     }
 
     fn find(&self, ids: &BTreeMap<String, Seen>, id: &str, now: u64) -> Option<Verdict> {
-        let seen = ids.get(id)?;
-        if now.saturating_sub(seen.at) >= self.config.duplicate_window as u64 {
-            return None;
-        }
+        let window = self.config.duplicate_window as u64;
+        let within = |seen: &&Seen| now.saturating_sub(seen.at) < window;
+        let Some(seen) = ids.get(id).filter(within) else {
+            // One that had no answer may carry it.
+            let carries = |one: &Message| {
+                one.sent
+                    .headers
+                    .windows(id.len())
+                    .any(|part| part == id.as_bytes())
+            };
+            return self.doubtful.iter().any(carries).then_some(Verdict::Either(0));
+        };
         Some(match seen.is_certain {
             true => Verdict::Duplicate(seen.seq),
             false => Verdict::Either(seen.seq),

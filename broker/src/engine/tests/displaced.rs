@@ -99,6 +99,25 @@ fn what_a_refused_message_would_push_out_is_waited_for_whatever_is_asked_at_the_
 }
 
 #[test]
+fn a_consumer_whose_place_was_behind_a_refused_message_delivers_what_comes_there_also_after_a_crash() {
+    let mut world = World::new(4);
+    stream(&mut world, r#"{"name":"S","subjects":["s"]}"#);
+    consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+    world.publish("s", "", "first");
+    world.pull("S", "C", "1");
+    let delivered = world.deliveries();
+    world.fs.fill_at_nth_write(1);
+    world.ack_publish_and_ask(&delivered[0], "s", "$JS.API.STREAM.PURGE.S");
+    world.fs.set_capacity(None);
+    assert_eq!(world.publish("s", "", "second"), r#"{"stream":"S","seq":2}"#);
+    world.settle();
+    world.crash(4);
+    world.pull("S", "C", "1");
+    let seqs: Vec<u64> = world.deliveries().iter().map(|one| one.stream_seq()).collect();
+    assert_eq!(seqs, [2]);
+}
+
+#[test]
 fn the_id_of_a_refused_message_is_not_the_last() {
     let mut world = World::new(2);
     stream(&mut world, r#"{"name":"S","subjects":["s"]}"#);

@@ -249,6 +249,18 @@ impl World {
         self.take_answer(&inbox).unwrap_or_default()
     }
 
+    /// Acknowledges, publishes and asks the API in one round, which may end without an answer.
+    pub(super) fn ack_publish_and_ask(&mut self, delivered: &Delivered, subject: &str, api: &str) {
+        let ops = [
+            (JsKind::Ack, delivered.reply.as_str()),
+            (JsKind::Publish(self.stream_of(subject)), subject),
+            (JsKind::Api, api),
+        ];
+        let op = |(kind, subject)| Self::op(kind, subject, ReplyTo::Subject("_INBOX.x".into()), "", "");
+        self.round(ops.into_iter().map(op).collect());
+        self.got("_INBOX.x");
+    }
+
     /// Publishes and creates the consumer `C` of stream `S` in one round, which may end without an answer.
     pub(super) fn create_in_one_round(&mut self, subjects: &[&str], request: &str) {
         let publish = |subject: &&str| {
