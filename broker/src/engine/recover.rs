@@ -143,7 +143,7 @@ impl Engine {
                     stream = %stream.name, consumer = %name, first = last_seq + 1, last = delivered,
                     "consumer is ahead of its stream: the stream lost records to damage on disk; check the disk"
                 );
-                store.raise_last_seq(stream.id, StreamSeq(delivered))?;
+                store.raise_over_lost(stream.id, StreamSeq(delivered))?;
             }
             let id = self.add_consumer(stream, name.into(), config, created.0, state, true, now.mono);
             if let Some(observer) = self.consumers.get_mut(&id) {

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::StoreError;
 use super::meta::{Loaded, MetaKind, Pair};
 use super::record::u64_at;
 use super::state::RecoveryReport;
+use super::{Store, StoreError};
 use crate::env::Fs;
+use crate::types::{StreamId, StreamSeq};
 
 /// Name of the two files, without the number.
 const STEM: &str = "marks";
@@ -94,6 +95,32 @@ impl Marks {
             by_incarnation,
             is_changed: false,
         }
+    }
+}
+
+impl<F: Fs> Store<F> {
+    /// Moves `last_seq` up to `seq` if it is lower, since something durable refers to records up to there, which the log has
+    /// lost: they count as lost, as those that the marks miss. For a start; durable after the next commit.
+    ///
+    /// # Errors
+    /// As for [`Store::append`].
+    pub fn raise_over_lost(&mut self, id: StreamId, seq: StreamSeq) -> Result<(), StoreError> {
+        let (stream, shared) = self.change(id)?;
+        let last = stream.index.last;
+        if stream.durable < last {
+            return stream.raise_last_seq(shared, seq.0);
+        }
+        stream.check_writable()?;
+        if seq.0 > last {
+            stream.lost.insert(last + 1, seq.0);
+            stream.index.raise_last(seq.0);
+            (stream.durable, stream.synced) = (seq.0, seq.0);
+            if let Some(log) = &mut stream.log {
+                log.meta_dirty = true;
+            }
+            self.health_changed = true;
+        }
+        Ok(())
     }
 }
 

@@ -203,3 +203,38 @@ fn a_message_that_was_acknowledged_when_it_was_too_old_does_not_come_again() {
     }
     assert!(found > 2, "{found} times the message was back");
 }
+
+/// Damage in the last message looks like a write that was never finished, but a consumer's state tells that it was.
+#[test]
+fn the_last_message_counts_as_lost_if_a_consumer_has_had_it() {
+    let mut world = World::new(1);
+    stream(&mut world, r#"{"name":"S","subjects":["s.*"]}"#);
+    consumer(&mut world, "S", r#"{"durable_name":"C","ack_policy":"explicit"}"#);
+    for text in ["first", "second", "the third"] {
+        world.publish("s.a", "", text);
+    }
+    world.pull("S", "C", "3");
+    let got = world.deliveries();
+    for delivered in &got {
+        world.ack_and_wait(delivered, "+ACK");
+    }
+    let path = std::path::Path::new("/store/streams/S/0000000000000001.seg");
+    world.fs.edit(path, |bytes| {
+        let last = bytes.windows(9).position(|text| text == b"the third").unwrap();
+        bytes[last..].fill(0);
+    });
+    for seed in 0..3 {
+        world.crash(seed);
+        let info = world.ask("$JS.API.STREAM.INFO.S", "");
+        let state = &serde_json::from_str::<serde_json::Value>(&info).unwrap()["state"];
+        let found = [&state["messages"], &state["last_seq"], &state["lost"]["msgs"][0]];
+        assert_eq!(
+            found.map(|value| value.as_u64()),
+            [Some(2), Some(3), Some(3)],
+            "{info}"
+        );
+    }
+    assert!(world.publish("s.a", "", "next").contains(r#""seq":4"#));
+    world.crash(3);
+    assert_eq!((world.last_seq("S"), world.messages("S")), (4, 3));
+}

@@ -264,6 +264,46 @@ fn damage_found_when_reading_is_counted_and_costs_one_record() {
 }
 
 #[test]
+fn positions_that_something_durable_refers_to_count_as_lost_and_are_not_given_again() {
+    let fs = SimFs::new(1);
+    let (mut store, _) = open(&fs, 1);
+    let id = create(&mut store);
+    for seq in 1..=3 {
+        append(&mut store, id, "a", &payload_of(seq));
+    }
+    commit(&mut store);
+    drop(store);
+    fs.kill();
+    let (mut store, _) = open(&fs, 2);
+    let id = id_of(&store, "S").unwrap();
+    store.raise_over_lost(id, StreamSeq(2)).unwrap();
+    assert_eq!(store.state(id).lost, 0);
+    store.raise_over_lost(id, StreamSeq(5)).unwrap();
+    assert_eq!(
+        (store.state(id).lost, store.state(id).last_seq),
+        (2, StreamSeq(5))
+    );
+    assert_eq!(store.durable_seq(id), StreamSeq(5));
+    commit(&mut store);
+    drop(store);
+    fs.crash(1);
+    for round in 0..2 {
+        let (mut store, report) = open(&fs, 3 + round);
+        let id = id_of(&store, "S").unwrap();
+        let lost: Vec<_> = report
+            .lost
+            .iter()
+            .map(|lost| (lost.range.first.0, lost.range.last.0))
+            .collect();
+        assert_eq!(lost, [(4, 5)]);
+        assert_eq!(append(&mut store, id, "a", b"next"), StreamSeq(6 + round));
+        commit(&mut store);
+        drop(store);
+        fs.kill();
+    }
+}
+
+#[test]
 fn segments_that_are_set_aside_and_removed_are_counted() {
     let fs = rich_store(true);
     let path = segments(&fs).remove(1);
