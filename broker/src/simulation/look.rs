@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::Retention;
-use super::streams::{Fate, Message, Sent, StreamModel, header};
+use super::streams::{Fate, Message, Sent, StreamModel, header, size_of};
 use super::verdict::Seen;
 use super::world::World;
 use crate::engine::time::Now;
@@ -54,11 +54,11 @@ impl StreamModel {
             // Positions at the very end that damage took are given again.
             known.retain(|seq, _| *seq <= last);
         }
-        let beyond = if after_restart {
-            self.back_beyond_limit(&known)
-        } else {
-            BTreeSet::new()
-        };
+        let mut beyond = BTreeSet::new();
+        if after_restart {
+            beyond.append(&mut self.back_beyond_limit(&known));
+            beyond.append(&mut self.pushed_out_by_what_is_back(&known, &there));
+        }
         let mut missing = 0;
         for (seq, message) in &mut known {
             let is_there = there.binary_search(seq).is_ok();
@@ -122,6 +122,27 @@ impl StreamModel {
             }
         }
         beyond
+    }
+
+    /// What a crash has brought back takes room: then the oldest go that the stream's limits do not allow beside what is there.
+    fn pushed_out_by_what_is_back(&self, known: &BTreeMap<u64, Message>, there: &[u64]) -> BTreeSet<u64> {
+        let mut out = BTreeSet::new();
+        let found = || there.iter().filter_map(|seq| known.get(seq));
+        let Some(first) = there.first() else { return out };
+        if !found().any(|message| message.fate == Fate::Fading) {
+            return out;
+        }
+        let (max_msgs, max_bytes) = (self.config.max_msgs, self.config.max_bytes);
+        let is_full = there.len() as u64 >= max_msgs.unwrap_or(u64::MAX);
+        let size = |message: &Message| size_of(&message.sent, self.config.in_memory);
+        let bytes: u64 = found().map(size).sum();
+        for (seq, message) in known.range(..first).rev() {
+            let is_large = bytes + size(message) > max_bytes.unwrap_or(u64::MAX);
+            if is_full || is_large || !out.is_empty() {
+                out.insert(*seq);
+            }
+        }
+        out
     }
 
     /// A record is exactly what was sent as this position, or a publish that had no answer.

@@ -99,7 +99,7 @@ pub(super) struct StreamModel {
 }
 
 /// Bytes of a message as nats-server counts them.
-fn size_of(sent: &Sent, in_memory: bool) -> u64 {
+pub(super) fn size_of(sent: &Sent, in_memory: bool) -> u64 {
     let (record, block) = if in_memory { (16, 0) } else { (30, 4) };
     let headers = if sent.headers.is_empty() {
         0
