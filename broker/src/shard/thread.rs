@@ -26,7 +26,9 @@ const DELIVERIES_IDLE: usize = 2048;
 const DELIVERIES_STEP: usize = 256;
 /// How long what comes while operations are done may join them, at most: as long as the last commit took, or this.
 const JOIN_NS_MAX: u64 = 1_000_000;
-/// A stream that rests is settled within this.
+/// Streams are settled when nothing was committed for so long,
+const REST_NS: i64 = 300_000;
+/// or so long after the first commit that has not been.
 const SETTLE_NS: i64 = 5_000_000;
 
 /// What the storage thread works with.
@@ -41,8 +43,8 @@ pub(crate) struct Shard<F: Fs, C: Clock> {
     is_healthy: bool,
     /// How long the last commit took.
     commit_ns: u64,
-    /// When committed streams are to be settled, if there are any that are not.
-    settle_at: Option<Mono>,
+    /// When committed streams are to be settled, if there are any that are not, and at the latest.
+    settle_at: Option<(Mono, Mono)>,
 }
 
 /// What the storage thread shares with the rest of the broker.
@@ -144,7 +146,7 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         let now = now(&self.clock).mono;
         let timer = self.engine.next_deadline();
         let tend = self.store.next_tend().map(|due| Mono(due.0));
-        let due = earliest(earliest(timer, tend), self.settle_at)?;
+        let due = earliest(earliest(timer, tend), self.settle_at.map(|(due, _)| due))?;
         Some(Duration::from_nanos(due.since(now)))
     }
 
@@ -162,7 +164,7 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         }
         self.commit();
         self.dispatch(now, op_count);
-        self.settle(now.mono);
+        self.settle();
         if let Some(asked) = self.links.snapshots.wanted() {
             let snapshot = self.engine.snapshot(now, &self.store);
             self.links.snapshots.publish(snapshot, asked);
@@ -193,16 +195,23 @@ impl<F: Fs, C: Clock> Shard<F, C> {
     }
 
     /// Has the streams settled that were committed a while ago: while one goes on, its next commit does as well.
-    fn settle(&mut self, now: Mono) {
-        let due = match self.settle_at {
-            Some(due) => due,
-            None if self.store.has_unsettled() => *self.settle_at.insert(now.after(SETTLE_NS)),
-            None => return,
-        };
-        if now >= due {
+    fn settle(&mut self) {
+        if self.settle_at.is_none() && self.store.has_unsettled() {
+            self.settle_later();
+        }
+        if self
+            .settle_at
+            .is_some_and(|(due, _)| now(&self.clock).mono >= due)
+        {
             self.settle_at = None;
             self.store.settle();
         }
+    }
+
+    fn settle_later(&mut self) {
+        let now = now(&self.clock).mono;
+        let latest = self.settle_at.map_or(now.after(SETTLE_NS), |(_, latest)| latest);
+        self.settle_at = Some((now.after(REST_NS).min(latest), latest));
     }
 
     /// Delivers: so much that consumers keep up with what is published, and more while nothing comes.
@@ -227,6 +236,7 @@ impl<F: Fs, C: Clock> Shard<F, C> {
         if !report.committed.is_empty() || !report.failed.is_empty() {
             self.commit_ns = self.clock.monotonic().0.saturating_sub(before.0);
             self.links.view.committed(Duration::from_nanos(self.commit_ns));
+            self.settle_later();
         }
         let effects = std::mem::take(&mut self.effects);
         let held = self.release(&report, effects);
