@@ -109,8 +109,8 @@ def play(command: list[str]) -> list[str]:
             state = {field: info["state"].get(field) for field in ("messages", "first_seq", "last_seq", "num_subjects")}
             lines.append(f"{name} state: {masked(state)}")
             lines.append(f"{name} origin: {masked(info.get('mirror') or info.get('sources'))}")
-            message = near.api(f"STREAM.MSG.GET.{name}", {"seq": info["state"]["last_seq"]})["message"]
-            lines.append(f"{name} last: {message['subject']} {len(message['data'])} {'hdrs' in message}")
+            message = near.api(f"STREAM.MSG.GET.{name}", {"seq": info["state"]["last_seq"]}).get("message", {})
+            lines.append(f"{name} last: {message.get('subject')} {len(message.get('data', ''))} {'hdrs' in message}")
         left = until(lambda: far.api("STREAM.INFO.Q"), lambda info: info["state"]["messages"] == 0)
         lines.append(f"Q is left with {left['state']['messages']}")
         lines.append(f"consumers told of: {far.api('CONSUMER.NAMES.O')['total']} of O")

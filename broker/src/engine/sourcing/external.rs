@@ -113,7 +113,8 @@ impl Engine {
             block = headers::with_field(&block, STREAM_IDENTITY, &origin.identity);
         }
         let hearing = self.listen(copy.id, &inbox, effects);
-        if subject::is_valid_literal(&to) {
+        // The filter is part of the subject, with its wildcards.
+        if subject::is_valid_filter(&to) {
             effects.push(Effect::Ask {
                 message: Outgoing {
                     to: to.into(),

@@ -47,7 +47,7 @@ fn streams_of_other_accounts_are_mirrored_and_sourced() {
     world.ask("$JS.API.STREAM.MSG.DELETE.O", r#"{"seq":2}"#);
     mirror(&mut world, "M");
     let config = format!(
-        r#"{{"name":"S","sources":[{{"name":"O","subject_transforms":[{{"src":"o.a","dest":"from.a"}}],{EXTERNAL}}}]}}"#
+        r#"{{"name":"S","sources":[{{"name":"O","subject_transforms":[{{"src":"o.*","dest":"from.$1"}}],{EXTERNAL}}}]}}"#
     );
     stream(&mut world, &config);
     world.wait(2 * SECOND);
@@ -58,7 +58,7 @@ fn streams_of_other_accounts_are_mirrored_and_sourced() {
     world.wait(2 * SECOND);
     assert_eq!((world.messages("M"), world.last_seq("M")), (4, 5));
     let stored = ask(&mut world, "STREAM.MSG.GET.S", r#"{"seq":3}"#);
-    assert_eq!(stored["message"]["subject"], "from.a");
+    assert_eq!(stored["message"]["subject"], "from.b");
     let mirror = ask(&mut world, "STREAM.INFO.M", "")["mirror"].clone();
     assert_eq!(mirror["external"]["api"], "far.API");
     assert_eq!((&mirror["lag"], &mirror["error"]), (&0.into(), &Value::Null));
