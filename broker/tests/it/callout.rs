@@ -183,7 +183,7 @@ fn judge(question: &Question) -> Option<Vec<u8>> {
             ),
             "proxy" => question.let_in("FOO", json!({"proxy_required": true}), json!({})),
             "limited" => question.let_in("FOO", json!({"pub": {"deny": ["secret"]}}), json!({})),
-            "soon" => question.let_in("FOO", json!({}), json!({"exp": now() + 1})),
+            "soon" => question.let_in("FOO", json!({}), json!({"exp": now() + 4})),
             _ => let_in("FOO"),
         }
         .into_bytes(),
