@@ -155,7 +155,8 @@ impl Run {
     ) {
         let now = (self.world.now.mono.0, self.world.now.wall);
         let is_troubled = self.is_troubled_for(name);
-        let is_loose = self.stream(name).is_loose();
+        // What damage took is not known before it is met.
+        let is_loose = self.stream(name).is_loose() || self.stream(name).damage > 0;
         let verdict = self.stream(name).verdict(now.0, &sent.subject, &sent, asked);
         let no_ack = self.stream(name).config.no_ack && matches!(answer, Answer::Missing);
         match answer {
@@ -195,8 +196,6 @@ impl Run {
                     _ => false,
                 };
                 let otherwise = self.stream(name).unbound_verdict(now.0, &sent, asked);
-                // Damage too: what it took was perhaps the subject's last.
-                let is_loose = is_loose || self.stream(name).damage > 0;
                 let fits = is_meant(&verdict) || (is_loose && (is_fullness(*code) || is_meant(&otherwise)));
                 assert!(
                     fits,
@@ -241,7 +240,7 @@ impl Run {
             );
             return;
         }
-        let is_loose = stream.is_loose();
+        let is_loose = stream.is_loose() || stream.damage > 0;
         let fits = match verdict {
             Verdict::Stored | Verdict::Either(_) => true,
             Verdict::Refused(10077 | 10071) | Verdict::RefusedOr(10077 | 10071, _) => is_loose,
@@ -441,7 +440,8 @@ impl Run {
         match answer {
             Answer::Value(_) => {
                 assert!(!stream.config.deny_delete, "{name} lets {seq} be deleted");
-                assert!(is_there || stream.is_loose(), "{seq} of {name} was not there");
+                let may_be = stream.is_loose() || stream.damage > 0;
+                assert!(is_there || may_be, "{seq} of {name} was not there");
                 stream.set(seq, Fate::Gone);
             }
             Answer::Refused { is_disk: false, .. } => {
