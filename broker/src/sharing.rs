@@ -88,12 +88,12 @@ pub(crate) enum Rename {
 }
 
 impl Rename {
-    /// The other name of a literal subject.
+    /// The other name of a subject that is published to.
     pub(crate) fn apply(&self, subject: &str) -> Option<Box<str>> {
         match self {
             Self::Keep => Some(subject.into()),
             Self::To(name) => Some(name.clone()),
-            Self::Transform(transform) => transform.apply(subject, 0).map(Into::into),
+            Self::Transform(transform) => transform.apply_to_request(subject, 0).map(Into::into),
         }
     }
 
@@ -208,6 +208,11 @@ mod tests {
         assert_eq!(
             rename.apply("JS.far.STREAM.INFO.S").as_deref(),
             Some("$JS.API.STREAM.INFO.S")
+        );
+        assert_eq!(
+            rename.apply("JS.far.CONSUMER.CREATE.S.n.o.*").as_deref(),
+            Some("$JS.API.CONSUMER.CREATE.S.n.o.*"),
+            "the filter of a consumer is part of the request"
         );
         assert_eq!(Rename::of_stream("a", "b").unwrap().0, Rename::To("b".into()));
         assert_eq!(numbered("a.*.b.*"), "a.$1.b.$2");

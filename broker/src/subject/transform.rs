@@ -211,7 +211,15 @@ impl SubjectTransform {
         if &*self.source == ">" && &*self.destination == ">" {
             return Some(subject.to_owned());
         }
-        if !super::is_valid_literal(subject) || !super::matches(&self.source, subject) {
+        super::is_valid_literal(subject)
+            .then(|| self.apply_to_request(subject, random))
+            .flatten()
+    }
+
+    /// As [`Self::apply`], but a wildcard in `subject` is a token like others: requests for consumers end with their filter.
+    #[must_use]
+    pub fn apply_to_request(&self, subject: &str, random: u32) -> Option<String> {
+        if !super::is_valid_filter(subject) || !super::matches(&self.source, subject) {
             return None;
         }
         let tokens: Vec<&str> = subject.split('.').collect();
