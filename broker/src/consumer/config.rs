@@ -155,6 +155,11 @@ impl ConsumerConfig {
         }
     }
 
+    /// Whether another stream copies through the consumer.
+    pub(crate) fn is_for_copy(&self) -> bool {
+        self.direct || self.sourcing
+    }
+
     /// Whether the consumer stays when nobody uses it.
     pub(crate) fn is_durable(&self) -> bool {
         !self.durable_name.is_empty()
@@ -474,7 +479,7 @@ impl ConsumerConfig {
     }
 
     fn check_workqueue(&self, stream: &StreamConfig) -> Result<(), ApiError> {
-        if stream.retention != Retention::WorkQueue || self.direct || self.sourcing {
+        if stream.retention != Retention::WorkQueue || self.is_for_copy() {
             return Ok(());
         }
         if !matches!(self.ack_policy, AckPolicy::Explicit | AckPolicy::FlowControl) {

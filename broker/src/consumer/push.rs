@@ -191,21 +191,29 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_window_closes_until_the_receiver_answers() {
+    fn bound() -> PushState {
         let mut push = PushState::new("d");
         push.set_bound(true, Mono(0), &config());
+        push
+    }
+
+    fn send(push: &mut PushState, bytes: usize) -> Option<Notice> {
+        push.delivered(Mono(0), bytes, &config(), false, || "$JS.FC.S.C".to_owned())
+    }
+
+    #[test]
+    fn the_window_closes_until_the_receiver_answers() {
+        let mut push = bound();
         let half = WINDOW_BYTES_MIN as usize / 2;
-        let prefix = || "$JS.FC.S.C".to_owned();
-        assert_eq!(push.delivered(Mono(0), half, &config(), false, prefix), None);
-        let notice = push.delivered(Mono(0), 1, &config(), false, prefix).unwrap();
+        assert_eq!(send(&mut push, half), None);
+        let notice = send(&mut push, 1).unwrap();
         assert_eq!(
             notice.status,
             Status::FlowControl {
                 answer_to: "$JS.FC.S.C.1".to_owned()
             }
         );
-        assert_eq!(push.delivered(Mono(0), half, &config(), false, prefix), None);
+        assert_eq!(send(&mut push, half), None);
         assert_eq!(push.pick(|_| Receiver::Ready), Picked::Nobody);
         assert!(!push.flow_answered("$JS.FC.S.C.9"));
         assert!(push.flow_answered("$JS.FC.S.C.1"));
@@ -214,15 +222,10 @@ mod tests {
 
     #[test]
     fn what_is_sent_behind_a_request_counts_with_it_once_the_window_is_full_again() {
-        let mut push = PushState::new("d");
-        push.set_bound(true, Mono(0), &config());
+        let mut push = bound();
         let window = WINDOW_BYTES_MIN as usize;
-        let prefix = || "$JS.FC.S.C".to_owned();
-        assert!(
-            push.delivered(Mono(0), window, &config(), false, prefix)
-                .is_some()
-        );
-        assert_eq!(push.delivered(Mono(0), window, &config(), false, prefix), None);
+        assert!(send(&mut push, window).is_some());
+        assert_eq!(send(&mut push, window), None);
         assert_eq!(push.pick(|_| Receiver::Ready), Picked::Nobody);
         assert!(push.flow_answered("$JS.FC.S.C.1"));
         assert_eq!(
@@ -233,22 +236,14 @@ mod tests {
 
     #[test]
     fn a_new_listener_has_the_window_that_the_last_one_earned() {
-        let mut push = PushState::new("d");
-        push.set_bound(true, Mono(0), &config());
+        let mut push = bound();
         let window = WINDOW_BYTES_MIN as usize;
-        let prefix = || "$JS.FC.S.C".to_owned();
-        assert!(
-            push.delivered(Mono(0), window, &config(), false, prefix)
-                .is_some()
-        );
+        assert!(send(&mut push, window).is_some());
         assert!(push.flow_answered("$JS.FC.S.C.1"));
-        assert!(
-            push.delivered(Mono(0), window + 1, &config(), false, prefix)
-                .is_some()
-        );
+        assert!(send(&mut push, window + 1).is_some());
         push.set_bound(false, Mono(0), &config());
         push.set_bound(true, Mono(0), &config());
-        assert_eq!(push.delivered(Mono(0), window, &config(), false, prefix), None);
+        assert_eq!(send(&mut push, window), None);
         assert_eq!(push.pick(|_| Receiver::Ready), Picked::Ready);
     }
 

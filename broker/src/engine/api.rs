@@ -286,10 +286,11 @@ impl Engine {
 
     /// The same for who copies the stream through a consumer that was created.
     fn identity_for(&self, stream: &str, created: &Result<ConsumerInfo, ApiError>) -> Option<String> {
-        let config = &created.as_ref().ok()?.config;
-        (config.direct || config.sourcing)
-            .then(|| self.identity_of(stream))
-            .flatten()
+        let created = created.as_ref().ok()?;
+        if !created.config.is_for_copy() {
+            return None;
+        }
+        self.identity_of(stream)
     }
 
     /// What the account uses.

@@ -126,14 +126,8 @@ impl Outlet for Routers {
         let Way { router, out } = &mut self.ways[self.current];
         let routed = router.route_publish(message, out);
         if let Some(kind @ JsKind::Publish(_)) = routed.bound {
-            self.captured.push(JsOp {
-                account: router.account(),
-                kind,
-                subject: Bytes::copy_from_slice(message.subject.as_bytes()),
-                reply: ReplyTo::None,
-                headers: Bytes::copy_from_slice(message.headers),
-                payload: Bytes::copy_from_slice(message.payload),
-            });
+            let op = op_of(router, kind, message, ReplyTo::None);
+            self.captured.push(op);
         }
     }
 
@@ -146,17 +140,11 @@ impl Outlet for Routers {
         let routed = router.route_publish(message, out);
         let asks = |kind: &JsKind| matches!(kind, JsKind::Publish(_) | JsKind::Api | JsKind::Ack);
         if let Some(kind) = routed.bound.filter(asks) {
-            let reply = message
-                .reply
-                .map(|reply| Bytes::copy_from_slice(reply.as_bytes()));
-            self.captured.push(JsOp {
-                account: router.account(),
-                kind,
-                subject: Bytes::copy_from_slice(message.subject.as_bytes()),
-                reply: reply.map_or(ReplyTo::None, ReplyTo::Subject),
-                headers: Bytes::copy_from_slice(message.headers),
-                payload: Bytes::copy_from_slice(message.payload),
+            let reply = message.reply.map_or(ReplyTo::None, |reply| {
+                ReplyTo::Subject(Bytes::copy_from_slice(reply.as_bytes()))
             });
+            let op = op_of(router, kind, message, reply);
+            self.captured.push(op);
         }
     }
 
@@ -171,6 +159,18 @@ impl Outlet for Routers {
 
     fn capture(&mut self, stream: StreamId, subjects: &[String]) {
         self.router().set_stream_subjects(stream, subjects);
+    }
+}
+
+/// A message of the server's own as an operation of the storage thread.
+fn op_of(router: &Router, kind: JsKind, message: &Message<'_>, reply: ReplyTo) -> JsOp {
+    JsOp {
+        account: router.account(),
+        kind,
+        subject: Bytes::copy_from_slice(message.subject.as_bytes()),
+        reply,
+        headers: Bytes::copy_from_slice(message.headers),
+        payload: Bytes::copy_from_slice(message.payload),
     }
 }
 

@@ -76,8 +76,8 @@ pub(super) const fn padded(len: usize) -> usize {
     len.div_ceil(ALIGN) * ALIGN
 }
 
-/// Appends a frame with its padding to `buf`. Headers and payload are as they are to lie there. The lengths must have been checked: the subject is at most 65535 bytes,
-/// the whole less than 2 GiB.
+/// Appends a frame with its padding to `buf`. Headers and payload are as they are to lie there. The lengths must have been
+/// checked: the subject is at most 65535 bytes, the whole less than 2 GiB.
 pub(super) fn encode(
     buf: &mut Vec<u8>,
     seed: u32,
@@ -259,17 +259,8 @@ mod tests {
     use expect_test::expect;
     use proptest::prelude::*;
 
+    use super::super::tests::hex;
     use super::*;
-
-    pub(in super::super) fn hex(bytes: &[u8]) -> String {
-        let mut out = String::new();
-        for row in bytes.chunks(16) {
-            let row: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
-            out.push_str(&row.join(" "));
-            out.push('\n');
-        }
-        out
-    }
 
     #[test]
     fn golden_message() {

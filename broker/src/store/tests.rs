@@ -90,3 +90,14 @@ fn id_of<F: Fs>(store: &Store<F>, name: &str) -> Option<StreamId> {
         .find(|(_, meta)| *meta.name == *name)
         .map(|(id, _)| id)
 }
+
+/// Bytes as golden tests show them, 16 in a row.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    for row in bytes.chunks(16) {
+        let row: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        out.push_str(&row.join(" "));
+        out.push('\n');
+    }
+    out
+}

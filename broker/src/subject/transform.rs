@@ -211,9 +211,10 @@ impl SubjectTransform {
         if &*self.source == ">" && &*self.destination == ">" {
             return Some(subject.to_owned());
         }
-        super::is_valid_literal(subject)
-            .then(|| self.apply_to_request(subject, random))
-            .flatten()
+        if !super::is_valid_literal(subject) {
+            return None;
+        }
+        self.apply_to_request(subject, random)
     }
 
     /// As [`Self::apply`], but a wildcard in `subject` is a token like others: requests for consumers end with their filter.

@@ -116,7 +116,7 @@ impl Engine {
             self.fit_for_sourcing(&mut config, &stream_config);
         }
         let expected = headers::field(headers, STREAM_IDENTITY).unwrap_or_default();
-        if (config.direct || config.sourcing) && !expected.is_empty() && expected != identity {
+        if config.is_for_copy() && !expected.is_empty() && expected != identity {
             return Err(ApiError::identity_mismatch(&identity));
         }
         if pedantic {
@@ -244,7 +244,7 @@ impl Engine {
         store: &mut Store<F>,
     ) -> Result<ConsumerId, ApiError> {
         let stream = self.streams.get(&stream_id).ok_or(ApiError::STREAM_NOT_FOUND)?;
-        let is_limited = !config.direct && !config.sourcing;
+        let is_limited = !config.is_for_copy();
         let count = self.limited_consumers(stream);
         let is_over_stream_limit = usize::try_from(stream.config.max_consumers).is_ok_and(|max| count >= max);
         self.check_consumer_quota(&config, is_limited.then_some(count))?;
@@ -283,12 +283,14 @@ impl Engine {
         let Some(stream) = self.streams.get(&id) else {
             return Ok(());
         };
-        if stream.config.retention != Retention::WorkQueue || config.direct || config.sourcing {
+        if stream.config.retention != Retention::WorkQueue || config.is_for_copy() {
             return Ok(());
         }
         let others = stream.consumers.values().filter(|other| Some(**other) != own);
         let others = others.filter_map(|other| self.consumers.get(other));
-        let others: Vec<&Observer> = others.filter(|other| !is_for_copies(other)).collect();
+        let others: Vec<&Observer> = others
+            .filter(|other| !other.consumer.config.is_for_copy())
+            .collect();
         if others.is_empty() {
             return Ok(());
         }
@@ -381,7 +383,8 @@ impl Engine {
     /// How many consumers of a stream count against its limit: not those that other streams copy through.
     fn limited_consumers(&self, stream: &Stream) -> usize {
         let held = stream.consumers.values().filter_map(|id| self.consumers.get(id));
-        held.filter(|observer| !is_for_copies(observer)).count()
+        held.filter(|observer| !observer.consumer.config.is_for_copy())
+            .count()
     }
 
     /// The consumers that are told of: not those that other streams copy through.
@@ -499,11 +502,6 @@ impl Engine {
         };
         (0..8).map(|_| letter()).collect()
     }
-}
-
-/// Whether another stream copies through the consumer.
-fn is_for_copies(observer: &Observer) -> bool {
-    observer.consumer.config.direct || observer.consumer.config.sourcing
 }
 
 /// Puts a configuration on disk, with `state` if the consumer is new: where it starts must not be worked out again later.

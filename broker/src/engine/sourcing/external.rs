@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use super::link::{Created, Heartbeat, Sent, State, consumer_of, set_start};
+use super::link::{Created, Heartbeat, Link, Sent, State, consumer_of, set_start};
 use super::position::known_position;
 use super::{Origin, Origins, RETRY_NS};
 use crate::api::error::ApiError;
@@ -59,11 +59,16 @@ impl Engine {
     /// Stops listening to what no longer counts, and sets the timer.
     fn settle_link(&mut self, copy: Copy, origin: &mut Origin, effects: &mut Vec<Effect>) {
         let Some(link) = &mut origin.link else { return };
+        self.unlisten(link, effects);
+        self.timers.insert((link.deadline(), Timer::Copy(copy.id)));
+    }
+
+    /// Stops listening to what no longer counts.
+    fn unlisten(&mut self, link: &mut Link, effects: &mut Vec<Effect>) {
         for hearing in link.take_stale() {
             self.hearings.remove(&hearing);
             effects.push(Effect::Unlisten { hearing });
         }
-        self.timers.insert((link.deadline(), Timer::Copy(copy.id)));
     }
 
     /// Listens to `subject` for a copy.
@@ -370,10 +375,7 @@ impl Engine {
                 });
             }
             link.end();
-            for hearing in link.take_stale() {
-                self.hearings.remove(&hearing);
-                effects.push(Effect::Unlisten { hearing });
-            }
+            self.unlisten(link, effects);
         }
     }
 }

@@ -11,6 +11,7 @@ use super::super::pack::Packer;
 use super::super::record::{self, FLAG_PACKED, Head, Kind};
 use super::super::state::Notes;
 use super::super::table::HAS_HEADERS;
+use super::super::tests::hex;
 use super::codec::CRC_BYTES;
 use super::*;
 
@@ -289,16 +290,6 @@ fn golden_index() {
     "#]]
     .assert_eq(&out);
     assert_eq!(CRC_BYTES, 4);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut out = String::new();
-    for row in bytes.chunks(16) {
-        let row: Vec<String> = row.iter().map(|byte| format!("{byte:02x}")).collect();
-        out.push_str(&row.join(" "));
-        out.push('\n');
-    }
-    out
 }
 
 #[test]
