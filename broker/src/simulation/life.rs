@@ -68,6 +68,10 @@ impl Run {
         self.world.tell(format_args!("start: {opened:?}"));
         self.world.tell_streams();
         if let Err(err) = opened {
+            if let Some(dir) = self.dir_of_lost_copies(&err) {
+                self.move_away(&dir);
+                return self.start(must);
+            }
             let is_known = self.world.fs.troubles() > self.troubles || self.is_full;
             let is_damaged = self.faults == Faults::Misdirected;
             assert!(is_known || is_damaged, "the broker does not start: {err}");
@@ -76,7 +80,9 @@ impl Run {
             return false;
         }
         self.has_failed = self.world.fs.troubles() > self.troubles;
-        self.is_flipped &= self.has_failed;
+        if !self.has_failed {
+            self.flipped = None;
+        }
         self.check_recovered();
         true
     }
@@ -341,23 +347,6 @@ impl Run {
         self.world.advance_to(self.world.now.mono.0 + pause);
         if self.rng.chance(5) {
             self.jump();
-        }
-    }
-
-    /// Flips one bit of one file. What is kept in two copies bears one flip until a start has repaired it: in between no other
-    /// follows, since both copies could be hit, and a broker that then refuses to start and names the file does what it must.
-    fn flip(&mut self) {
-        let files = self.world.fs.files();
-        let Some((path, len)) = files.get(self.rng.below(files.len() as u64) as usize) else {
-            return;
-        };
-        if *len > 0 {
-            let bit = self.rng.below(len * 8);
-            if std::mem::replace(&mut self.is_flipped, true) {
-                return;
-            }
-            self.world.fs.flip_bit(path, bit);
-            self.streams.values_mut().for_each(|stream| stream.damage += 1);
         }
     }
 }

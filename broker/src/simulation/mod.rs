@@ -17,6 +17,7 @@ mod ask;
 mod config;
 mod consumers;
 mod control;
+mod damage;
 mod deliveries;
 mod drain;
 pub mod fuzz;
@@ -31,6 +32,7 @@ mod verdict;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use crate::env::Rng;
 use crate::env::sim::{SplitMix, Trace};
@@ -106,8 +108,8 @@ struct Run {
     is_full: bool,
     /// The disk has failed in this life.
     has_failed: bool,
-    /// A bit has flipped, and no start has had the chance to repair it since.
-    is_flipped: bool,
+    /// A bit of this file has flipped, and no start has had the chance to repair it since.
+    flipped: Option<PathBuf>,
 }
 
 impl Run {
@@ -128,7 +130,7 @@ impl Run {
             troubles: 0,
             is_full: false,
             has_failed: false,
-            is_flipped: false,
+            flipped: None,
         }
     }
 

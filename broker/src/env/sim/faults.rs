@@ -150,9 +150,21 @@ impl SimFs {
             return;
         };
         if let Ok(node) = disk.node(id) {
+            let is_unfinished = node.is_unfinished;
             node.sync();
             change(&mut node.live);
             node.durable.clone_from(&node.live);
+            node.is_unfinished = is_unfinished;
+        }
+    }
+
+    /// Whether a file was changed and not synced since, in this life or before: any part of that may be missing.
+    #[must_use]
+    pub fn is_unfinished(&self, path: &Path) -> bool {
+        let disk = self.disk();
+        match disk.live.get(path) {
+            Some(Entry::File(id)) => disk.nodes.get(id).is_some_and(|node| node.is_unfinished),
+            _ => false,
         }
     }
 

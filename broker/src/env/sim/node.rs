@@ -11,6 +11,8 @@ pub(super) struct Node {
     pub(super) live: Vec<u8>,
     pub(super) durable: Vec<u8>,
     pending: Vec<Pending>,
+    /// Changed since it was last synced, also in an earlier life.
+    pub(super) is_unfinished: bool,
 }
 
 /// A change that is not durable.
@@ -45,9 +47,11 @@ impl Node {
             change => Self::apply(&mut self.live, change),
         }
         self.pending.push(change);
+        self.is_unfinished = true;
     }
 
     pub(super) fn sync(&mut self) {
+        self.is_unfinished = false;
         for change in self.pending.drain(..) {
             Self::apply(&mut self.durable, &change);
         }

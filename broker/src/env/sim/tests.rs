@@ -113,3 +113,21 @@ fn a_read_fails_once_and_is_counted() {
     assert_eq!(file.read_at(&mut buf, 0).unwrap(), 2);
     assert_eq!(fs.troubles(), 1);
 }
+
+#[test]
+fn a_file_is_unfinished_from_a_change_to_the_next_sync_whatever_comes_between() {
+    let fs = SimFs::new(0);
+    let path = Path::new("/f");
+    let file = write(&fs, "/f", b"12");
+    fs.sync_dir(Path::new("/")).unwrap();
+    assert!(fs.is_unfinished(path));
+    file.sync_data().unwrap();
+    assert!(!fs.is_unfinished(path));
+    fs.fail_nth_write(1);
+    assert!(file.write_at(b"34", 0).is_err());
+    fs.crash(0);
+    fs.flip_bit(path, 3);
+    assert!(fs.is_unfinished(path) && !fs.is_unfinished(Path::new("/g")));
+    fs.open(path).unwrap().sync_data().unwrap();
+    assert!(!fs.is_unfinished(path));
+}
