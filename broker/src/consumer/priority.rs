@@ -78,6 +78,8 @@ pub(crate) struct Pin {
 pub(super) enum Turn {
     /// The next message.
     Takes,
+    /// The next message, and the pin with it.
+    TakesPin,
     /// Nothing, as long as it is not its turn.
     Waits,
     /// Nothing any more.
@@ -195,50 +197,49 @@ impl Consumer {
         }
     }
 
-    /// What the request at the front gets. `pending` messages wait for their first delivery, the one at hand included;
-    /// `new_pin` is the name of a pin if one is due.
-    pub(super) fn turn(&mut self, now: Now, index: usize, pending: u64, new_pin: u128) -> Turn {
-        let policy = self.config.policy();
-        let Some(request) = self.waiting.get_mut(index) else {
-            return Turn::Waits;
-        };
-        match policy {
+    /// What a request gets. `pending` messages wait for their first delivery, the one at hand included.
+    pub(super) fn turn(&self, request: &PullRequest, pending: u64) -> Turn {
+        let priority = &request.priority;
+        match self.config.policy() {
             Policy::None | Policy::Prioritized => Turn::Takes,
             Policy::Overflow => {
-                let PriorityRequest {
-                    min_pending,
-                    min_ack_pending,
-                    ..
-                } = *request.priority;
                 let reaches =
                     |least: i64, has: u64| u64::try_from(least).is_ok_and(|least| least > 0 && least <= has);
-                let is_bounded = min_pending > 0 || min_ack_pending > 0;
+                let is_bounded = priority.min_pending > 0 || priority.min_ack_pending > 0;
                 let ack_pending = self.pending.len() as u64;
-                if is_bounded && !reaches(min_pending, pending) && !reaches(min_ack_pending, ack_pending) {
+                let is_reached =
+                    reaches(priority.min_pending, pending) || reaches(priority.min_ack_pending, ack_pending);
+                if is_bounded && !is_reached {
                     Turn::Waits
                 } else {
                     Turn::Takes
                 }
             }
             Policy::Pinned => match &self.pin {
-                None if request.priority.id.is_empty() => {
-                    let id = pin_name(new_pin);
-                    request.priority.id.clone_from(&id);
-                    let pin = Pin {
-                        id,
-                        group: request.priority.group.clone(),
-                        since: now.wall,
-                        expires: now.mono.after(self.config.priority_timeout),
-                    };
-                    self.events.push(super::Event::Pinned(pin.clone()));
-                    self.pin = Some(pin);
-                    Turn::Takes
-                }
-                Some(pin) if pin.id == request.priority.id => Turn::Takes,
-                Some(_) if request.priority.id.is_empty() => Turn::Waits,
+                None if priority.id.is_empty() => Turn::TakesPin,
+                Some(pin) if pin.id == priority.id => Turn::Takes,
+                Some(_) if priority.id.is_empty() => Turn::Waits,
                 _ => Turn::Ends(Status::WrongPin(request.unfilled())),
             },
         }
+    }
+
+    /// The client of the request at `index` gets everything from now on. Only one that takes a message is pinned: the others
+    /// would wait for one that is gone until its time is over.
+    pub(super) fn pin_to(&mut self, now: Now, index: usize, new_pin: u128) {
+        let Some(request) = self.waiting.get_mut(index) else {
+            return;
+        };
+        let id = pin_name(new_pin);
+        request.priority.id.clone_from(&id);
+        let pin = Pin {
+            id,
+            group: request.priority.group.clone(),
+            since: now.wall,
+            expires: now.mono.after(self.config.priority_timeout),
+        };
+        self.events.push(super::Event::Pinned(pin.clone()));
+        self.pin = Some(pin);
     }
 
     /// Nobody is pinned any more. Returns whether somebody was.

@@ -88,7 +88,7 @@ impl Consumer {
 
     /// Looks for a receiver of a message of `size` bytes (subject, reply, headers and payload).
     /// Requests that cannot take it for good are ended. `receiver` tells how a subject's listener
-    /// stands.
+    /// stands. `new_pin` is the name of a pin if one is due.
     pub(crate) fn pick(
         &mut self,
         now: Now,
@@ -102,24 +102,26 @@ impl Consumer {
             return self.push.pick(receiver);
         }
         let (mut busy_count, mut index) = (0, 0);
-        while index < self.waiting.len() {
-            let turn = self.turn(now, index, pending, new_pin);
-            if turn == Turn::Waits {
-                index += 1;
-                continue;
-            }
-            let Some(request) = self.waiting.get(index) else {
-                break;
-            };
-            let status = if let Turn::Ends(status) = turn {
-                Some(status)
-            } else if request.expires.is_some_and(|expires| expires <= now.mono) {
-                Some(Status::RequestTimeout(request.unfilled()))
-            } else if request.remaining_bytes.is_some_and(|bytes| bytes < size as u64) {
-                Some(Status::MaxBytesExceeded(request.unfilled()))
-            } else {
-                match receiver(&request.reply) {
+        while let Some(request) = self.waiting.get(index) {
+            let is_over = request.expires.is_some_and(|expires| expires <= now.mono);
+            let turn = self.turn(request, pending);
+            let status = match turn {
+                _ if is_over => Some(Status::RequestTimeout(request.unfilled())),
+                Turn::Waits => {
+                    index += 1;
+                    continue;
+                }
+                Turn::Ends(status) => Some(status),
+                Turn::Takes | Turn::TakesPin
+                    if request.remaining_bytes.is_some_and(|bytes| bytes < size as u64) =>
+                {
+                    Some(Status::MaxBytesExceeded(request.unfilled()))
+                }
+                Turn::Takes | Turn::TakesPin => match receiver(&request.reply) {
                     Receiver::Ready => {
+                        if turn == Turn::TakesPin {
+                            self.pin_to(now, index, new_pin);
+                        }
                         self.bring_forward(index);
                         return Picked::Ready;
                     }
@@ -129,7 +131,7 @@ impl Consumer {
                         continue;
                     }
                     Receiver::Gone => None,
-                }
+                },
             };
             let request = self.waiting.remove(index).expect("a request was seen");
             notices.extend(status.map(|status| Notice {

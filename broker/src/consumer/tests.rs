@@ -225,6 +225,66 @@ fn gone_receivers_are_passed_over_and_busy_ones_waited_for() {
 }
 
 #[test]
+fn only_who_takes_a_message_is_pinned() {
+    let shared = || {
+        consumer(|config| {
+            config.priority_policy = "pinned_client".to_owned();
+            config.priority_groups = vec!["g".to_owned()];
+            config.priority_timeout = 1_000_000_000;
+        })
+    };
+    let pull_as = |consumer: &mut Consumer, reply: &'static str, payload: &str| {
+        let mut notices = Vec::new();
+        let reply = Bytes::from_static(reply.as_bytes());
+        consumer.pull(Mono(0), reply, payload.as_bytes(), &mut notices);
+        assert_eq!(notices, []);
+    };
+    let pick = |consumer: &mut Consumer, at, first: Receiver| {
+        let mut notices = Vec::new();
+        let stands = |reply: &Bytes| if reply == "one" { first } else { Receiver::Ready };
+        let picked = consumer.pick(now(at), 10, 1, 7, stands, &mut notices);
+        assert_eq!(picked, Picked::Ready);
+        let delivery = consumer.deliver(now(at), 1, 10);
+        assert_eq!(delivery.reply, "two");
+        assert!(consumer.pin().is_some());
+        notices
+            .into_iter()
+            .map(|notice| notice.status)
+            .collect::<Vec<_>>()
+    };
+    let unfilled = Unfilled {
+        messages: 1,
+        bytes: 0,
+    };
+    let two = r#"{"batch":2,"group":"g"}"#;
+
+    // Its time is over.
+    let mut consumer = shared();
+    pull_as(&mut consumer, "one", r#"{"expires":5,"group":"g"}"#);
+    pull_as(&mut consumer, "two", two);
+    let told = pick(&mut consumer, 5, Receiver::Ready);
+    assert_eq!(told, [Status::RequestTimeout(unfilled)]);
+
+    // Nobody listens any more, or has no room for now.
+    for stands in [Receiver::Gone, Receiver::Busy] {
+        let mut consumer = shared();
+        pull_as(&mut consumer, "one", r#"{"group":"g"}"#);
+        pull_as(&mut consumer, "two", two);
+        assert_eq!(pick(&mut consumer, 5, stands), []);
+    }
+
+    // The message is too large for it.
+    let mut consumer = shared();
+    pull_as(&mut consumer, "one", r#"{"max_bytes":9,"group":"g"}"#);
+    pull_as(&mut consumer, "two", two);
+    let too_large = Status::MaxBytesExceeded(Unfilled {
+        messages: 1,
+        bytes: 9,
+    });
+    assert_eq!(pick(&mut consumer, 5, Receiver::Ready), [too_large]);
+}
+
+#[test]
 fn backoff_spaces_the_deliveries_out() {
     let mut consumer = consumer(|config| config.backoff = vec![100_000_000, 200_000_000]);
     let mut notices = Vec::new();
