@@ -1,7 +1,8 @@
 //! What clients ask for: making up requests at random.
 
 use super::Run;
-use super::config::{AckPolicy, CONSUMERS, ConsumerConfig, KEYS, SECOND, STREAMS, StreamConfig};
+use super::config::{AckPolicy, CONSUMERS, ConsumerConfig, KEYS, SECOND, STREAMS, Sharing, StreamConfig};
+use super::consumers::Share;
 use super::control::Control;
 use super::streams::Sent;
 use super::verdict::Asked;
@@ -63,6 +64,7 @@ pub(super) enum Request {
         consumer: &'static str,
         batch: u64,
         expires: Option<u64>,
+        share: Share,
     },
     Ack {
         consumer: &'static str,
@@ -375,23 +377,47 @@ impl Run {
             self.world.listen(&subject, !listens || self.rng.chance(70));
             return None;
         }
+        let (sharing, pin) = (config.sharing, self.streams[name].consumers[consumer].pin.clone());
         let batch = 1 + self.rng.below(6);
+        let share = self.share(sharing, pin.map(|pin| pin.id));
+        let more = share.json();
         let (json, expires) = match self.rng.below(4) {
-            0 => (format!(r#"{{"batch":{batch},"no_wait":true}}"#), None),
+            0 => (format!(r#"{{"batch":{batch},"no_wait":true{more}}}"#), None),
             1 => {
                 let nanos = SECOND as u64 / 2 + self.rng.below(10 * SECOND as u64);
-                let json = format!(r#"{{"batch":{batch},"expires":{nanos}}}"#);
+                let json = format!(r#"{{"batch":{batch},"expires":{nanos}{more}}}"#);
                 (json, Some(self.world.now.mono.0 + nanos))
             }
-            _ => (batch.to_string(), None),
+            _ if more.is_empty() => (batch.to_string(), None),
+            _ => (format!(r#"{{"batch":{batch}{more}}}"#), None),
         };
         let subject = format!("CONSUMER.MSG.NEXT.{name}.{consumer}");
         let request = Request::Pull {
             consumer,
             batch,
             expires,
+            share,
         };
         Some(self.api(name, &subject, &json, request))
+    }
+
+    /// What a pull request says about other clients; now and then what does not fit.
+    fn share(&mut self, sharing: Sharing, pin: Option<String>) -> Share {
+        let mut share = Share::of(sharing);
+        if sharing != Sharing::Turns && self.rng.chance(5) {
+            share.has_group = false;
+        }
+        match sharing {
+            Sharing::Turns => {}
+            Sharing::Overflow if self.rng.chance(40) => share.min_pending = 1 + self.rng.below(6),
+            Sharing::Overflow if self.rng.chance(40) => share.min_ack_pending = 1 + self.rng.below(3),
+            Sharing::Overflow => {}
+            Sharing::Prioritized => share.priority = self.rng.below(4),
+            Sharing::Pinned if self.rng.chance(50) => share.pin = pin.unwrap_or_default(),
+            Sharing::Pinned if self.rng.chance(5) => share.pin = "unknown".to_owned(),
+            Sharing::Pinned => {}
+        }
+        share
     }
 
     fn acknowledge(&mut self, name: &'static str) -> Option<(JsOp, Ask)> {

@@ -193,6 +193,19 @@ pub(super) fn are_wanted(keys: &[&str], subject: &str) -> bool {
     keys.is_empty() || keys.iter().any(is_last)
 }
 
+/// How the clients of a pull consumer share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// In turn.
+    Turns,
+    Overflow,
+    Pinned,
+    Prioritized,
+}
+
+/// How long a pinned client may be silent.
+pub(super) const PIN_NS: u64 = 3 * SECOND as u64;
+
 /// A consumer, as far as the oracle cares.
 #[derive(Clone, Debug)]
 pub(super) struct ConsumerConfig {
@@ -201,6 +214,7 @@ pub(super) struct ConsumerConfig {
     pub(super) is_durable: bool,
     pub(super) deliver_subject: Option<String>,
     pub(super) flow_control: bool,
+    pub(super) sharing: Sharing,
     pub(super) start: Start,
     pub(super) ack: AckPolicy,
     /// By delivery; the last one counts for all further ones.
@@ -253,12 +267,20 @@ impl ConsumerConfig {
         };
         let max_deliver = rng.chance(30).then(|| waits.len() as u64 + rng.below(4));
         let is_durable = slot != 3;
+        let sharing = match rng.below(12) {
+            _ if is_push => Sharing::Turns,
+            0 => Sharing::Overflow,
+            1 => Sharing::Pinned,
+            2 => Sharing::Prioritized,
+            _ => Sharing::Turns,
+        };
         Self {
             name: CONSUMERS[slot],
             mark,
             is_durable,
             deliver_subject: is_push.then(|| format!("deliver.{}.{slot}", stream.name)),
             flow_control: is_push && rng.chance(50),
+            sharing,
             start,
             ack,
             waits,
@@ -341,6 +363,19 @@ impl ConsumerConfig {
                 set("flow_control", true.into());
                 set("idle_heartbeat", SECOND.into());
             }
+        }
+        let policy = match self.sharing {
+            Sharing::Turns => None,
+            Sharing::Overflow => Some("overflow"),
+            Sharing::Pinned => Some("pinned_client"),
+            Sharing::Prioritized => Some("prioritized"),
+        };
+        if let Some(policy) = policy {
+            set("priority_policy", policy.into());
+            set("priority_groups", json!(["g"]));
+        }
+        if self.sharing == Sharing::Pinned {
+            set("priority_timeout", PIN_NS.into());
         }
         let (policy, seq) = match self.start {
             Start::All => ("all", None),

@@ -2,6 +2,7 @@
 
 mod control;
 mod info;
+mod sharing;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ use super::streams::{Fate, StreamModel};
 use super::world::Got;
 use crate::engine::time::Now;
 pub(super) use control::Pause;
+pub(super) use sharing::{Share, take_pin};
 
 /// How far a message is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +48,7 @@ pub(super) struct Story {
 pub(super) struct Request {
     pub(super) left: u64,
     pub(super) expires: Option<u64>,
+    pub(super) share: Share,
 }
 
 /// A consumer.
@@ -74,6 +77,7 @@ pub(super) struct ConsumerModel {
     /// Configurations that a restart may find instead.
     pub(super) configs_in_doubt: Vec<ConsumerConfig>,
     pub(super) pause: Pause,
+    pub(super) pin: Option<sharing::Pin>,
     /// Where it stands is not known: a request to set it back had no definite answer.
     is_free: bool,
 }
@@ -149,6 +153,7 @@ impl ConsumerModel {
             filters: Vec::new(),
             configs_in_doubt: Vec::new(),
             pause: Pause::Never,
+            pin: None,
             is_free: false,
         }
     }
@@ -463,6 +468,7 @@ impl ConsumerModel {
             self.make_durable();
         }
         self.requests.clear();
+        self.pin = None;
         self.touch(now.mono.0);
         self.pause.arm(now);
         self.is_exact = false;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Run;
 use super::answer::Answer;
 use super::ask::{Ask, Request};
-use super::config::{CONSUMERS, ConsumerConfig, Retention, SECOND};
+use super::config::{CONSUMERS, ConsumerConfig, Retention, SECOND, Sharing};
 use super::consumers::Pause;
 use crate::api::time::JsonTime;
 use crate::shard::inbox::JsOp;
@@ -22,6 +22,8 @@ pub(super) enum Control {
     Reset(u64),
     /// Paused until then; `None`: goes on.
     Pause(Option<UnixNanos>),
+    /// Another client may be pinned.
+    Unpin,
 }
 
 impl Run {
@@ -29,6 +31,7 @@ impl Run {
     pub(super) fn control(&mut self, name: &'static str, slot: usize) -> (JsOp, Ask) {
         let consumer = CONSUMERS[slot];
         match self.rng.below(10) {
+            9 => self.ask_control(name, consumer, "UNPIN", r#"{"group":"g"}"#, Control::Unpin),
             0..5 => self.update_consumer(name, slot),
             5..7 => {
                 let known = self.streams[name].confirmed + 1;
@@ -127,6 +130,7 @@ impl Run {
                     Control::Update(config) => model.configs_in_doubt.push(config),
                     Control::Reset(_) => model.may_be_set_back(),
                     Control::Pause(_) => model.pause = Pause::Unknown,
+                    Control::Unpin => model.pin = None,
                 }
             }
             return;
@@ -162,12 +166,20 @@ impl Run {
                 model.pause = until.map_or(Pause::Never, |until| Pause::Until(until, 0));
                 model.pause.arm(now);
             }
+            (Control::Unpin, Answer::Value(value)) => {
+                assert!(
+                    model.config.sharing != Sharing::Turns,
+                    "nobody is pinned: {value}"
+                );
+                model.pin = None;
+            }
             (control, answer) => {
                 let fits = match &control {
                     // Another consumer may have a filter that covers it.
                     Control::Update(_) => is_queue,
                     Control::Reset(seq) => !model.may_be_reset(*seq),
                     Control::Pause(_) => false,
+                    Control::Unpin => model.config.sharing != Sharing::Pinned,
                 };
                 let has_gone = model.was_abandoned(now.mono.0);
                 assert!(fits || has_gone, "{consumer} of {name}: {control:?}: {answer:?}");

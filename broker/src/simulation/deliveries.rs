@@ -41,6 +41,7 @@ impl Run {
                         consumers::Request {
                             left: 1,
                             expires: None,
+                            share: consumers::Share::default(),
                         },
                     );
                 }
@@ -64,7 +65,7 @@ impl Run {
     }
 
     /// A consumer has delivered a message.
-    pub(super) fn judge_delivery(&mut self, got: Got) {
+    pub(super) fn judge_delivery(&mut self, mut got: Got) {
         let Some((stream, consumer, tag)) = read_tag(&got.reply) else {
             panic!("{} is no acknowledgement", got.reply)
         };
@@ -75,6 +76,8 @@ impl Run {
         let Some((name, mut model)) = stream.consumers.remove_entry(consumer.as_str()) else {
             panic!("a delivery from a consumer that is not there: {got:?}")
         };
+        let pin = consumers::take_pin(&mut got.headers);
+        model.check_turn(&got.to, tag, pin, now, &self.ended);
         stream.adopt_delivered(tag.seq, &got, model.config.headers_only);
         model.delivered(stream, &got, tag, now);
         stream.consumers.insert(name, model);
@@ -92,6 +95,10 @@ impl Run {
         if status.headers.starts_with(b"NATS/1.0 4") || status.headers.starts_with(b"NATS/1.0 5") {
             self.ended.push(status.to.clone());
         }
+    }
+
+    /// Forgets the pull requests that are over.
+    pub(super) fn drop_ended(&mut self) {
         for inbox in std::mem::take(&mut self.ended) {
             for stream in self.streams.values_mut() {
                 for model in stream.consumers.values_mut() {

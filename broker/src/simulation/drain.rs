@@ -3,6 +3,7 @@
 use super::Run;
 use super::ask::Request;
 use super::config::SECOND;
+use super::consumers::Share;
 use super::world::op;
 use crate::shard::inbox::JsKind;
 
@@ -68,12 +69,20 @@ impl Run {
 
     fn ask_for(&mut self, name: &'static str, consumer: &'static str, batch: u64) {
         let subject = format!("CONSUMER.MSG.NEXT.{name}.{consumer}");
+        let share = self
+            .streams
+            .get(name)
+            .and_then(|stream| stream.consumers.get(consumer))
+            .map(|model| Share::of(model.config.sharing))
+            .unwrap_or_default();
+        let json = format!(r#"{{"batch":{batch}{}}}"#, share.json());
         let request = Request::Pull {
             consumer,
             batch,
             expires: None,
+            share,
         };
-        let (op, ask) = self.api(name, &subject, &batch.to_string(), request);
+        let (op, ask) = self.api(name, &subject, &json, request);
         self.round(vec![op], vec![ask]);
     }
 

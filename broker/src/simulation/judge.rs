@@ -56,6 +56,7 @@ impl Run {
         for status in answers.into_values().flatten() {
             self.judge_status(&status);
         }
+        self.drop_ended();
     }
 
     fn judge_one(&mut self, ask: Ask, mut got: Vec<Got>) {
@@ -87,18 +88,32 @@ impl Run {
                 consumer,
                 batch,
                 expires,
+                share,
             } => {
                 let now = self.world.now.mono.0;
                 let Some(model) = self.consumer(stream, consumer) else {
                     return;
                 };
                 model.touch(now);
+                // A bad request, or one with another pin.
+                let is_refused = |one: &Got| {
+                    one.headers.starts_with(b"NATS/1.0 400") || one.headers.starts_with(b"NATS/1.0 423")
+                };
+                if got.iter().all(is_refused) && !got.is_empty() {
+                    return;
+                }
+                model.pulled(&share, now);
                 let is_over = got.iter().any(|one| {
                     one.headers.starts_with(b"NATS/1.0 4") || one.headers.starts_with(b"NATS/1.0 503")
                 });
-                model
-                    .requests
-                    .insert(inbox.clone(), consumers::Request { left: batch, expires });
+                model.requests.insert(
+                    inbox.clone(),
+                    consumers::Request {
+                        left: batch,
+                        expires,
+                        share,
+                    },
+                );
                 if is_over {
                     self.ended.push(inbox);
                 }
