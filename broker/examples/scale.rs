@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     if store.state(id).messages < messages {
         fill(&mut store, id, messages, subjects, &clock)?;
+        rest(&mut store, &clock)?;
         let start = clock.monotonic();
         drop(store);
         println!(
@@ -75,12 +76,12 @@ fn fill(
         };
         store.append(id, &record)?;
         if seq % BATCH == 0 || seq == messages {
+            store.tend(clock.now(), clock.monotonic());
             let report = store.commit();
             if let Some((_, err)) = report.failed.into_iter().next() {
                 return Err(err.into());
             }
             store.settle();
-            store.tend(clock.now(), clock.monotonic());
         }
     }
     let took = since(clock, start);
@@ -88,7 +89,27 @@ fn fill(
         "filled up from {first} to {messages} messages over {subjects} subjects in {:.1} s",
         took.as_secs_f64()
     );
-    println!("memory after filling: {}", memory()?);
+    println!(
+        "memory after filling: {}; {} of {} rounds waited for segments to be sealed",
+        memory()?,
+        store.figures().held_back,
+        (messages - first) / BATCH + 1
+    );
+    Ok(())
+}
+
+/// Waits until everything full is sealed and its subjects are added up.
+fn rest(store: &mut Store<RealFs>, clock: &RealClock) -> Result<(), Box<dyn std::error::Error>> {
+    let start = clock.monotonic();
+    while store.is_busy() {
+        store.tend(clock.now(), clock.monotonic());
+        if let Some((_, err)) = store.commit().failed.into_iter().next() {
+            return Err(err.into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!("at rest after {:.1} s", since(clock, start).as_secs_f64());
+    println!("memory at rest: {}", memory()?);
     Ok(())
 }
 

@@ -27,8 +27,8 @@ impl Engine {
             match new {
                 Some((by, subject)) => self.enforce_subject(id, subject, max, Some(by), store),
                 None => {
-                    for summary in store.subjects(id, &SubjectFilter::all()) {
-                        self.enforce_subject(id, &summary.subject, max, None, store);
+                    for subject in store.subjects_above(id, max) {
+                        self.enforce_subject(id, &subject, max, None, store);
                     }
                 }
             }
@@ -39,15 +39,7 @@ impl Engine {
     /// Removes again what a crash brought back beyond the stream's limits. The limit of a subject comes first: a message
     /// that a newer one had replaced must not push out the only one of another subject.
     pub(super) fn enforce_recovered<F: Fs>(&mut self, id: StreamId, store: &mut Store<F>) {
-        let Some(stream) = self.streams.get(&id) else {
-            return;
-        };
-        let state = store.state(id);
-        let is_above = |limit: i64, value: u64| u64::try_from(limit).is_ok_and(|max| value > max);
-        if is_above(stream.config.max_msgs, state.messages) || is_above(stream.config.max_bytes, state.bytes)
-        {
-            self.enforce_limits(id, None, store);
-        }
+        self.enforce_limits(id, None, store);
     }
 
     /// Removes the oldest messages that are beyond the limits of the stream as a whole, in favour of `by`.

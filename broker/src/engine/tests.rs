@@ -470,6 +470,29 @@ fn a_replaced_message_that_is_back_pushes_out_no_other_subject() {
 }
 
 #[test]
+fn the_limit_of_a_subject_alone_holds_after_a_crash() {
+    let mut world = World::new(13);
+    stream(
+        &mut world,
+        r#"{"name":"S","subjects":["s.*"],"allow_direct":true}"#,
+    );
+    for (subject, payload) in [("s.a", "1"), ("s.b", "2"), ("s.b", "3"), ("s.b", "4")] {
+        world.publish(subject, "", payload);
+    }
+    // As if a crash had undone the removal of the first two of s.b.
+    world.set_stored("S", "max_msgs_per_subject", 1.into());
+    for _ in 0..2 {
+        world.restart();
+        assert_eq!(world.messages("S"), 2);
+        assert_eq!(world.last_seq("S"), 4);
+        for (seq, is_there) in [(1, true), (2, false), (3, false), (4, true)] {
+            let found = world.ask("$JS.API.STREAM.MSG.GET.S", &format!(r#"{{"seq":{seq}}}"#));
+            assert_eq!(!found.contains("error"), is_there, "{seq}: {found}");
+        }
+    }
+}
+
+#[test]
 fn nothing_is_acknowledged_after_a_failed_sync() {
     let mut world = World::new(11);
     stream(&mut world, r#"{"name":"S"}"#);

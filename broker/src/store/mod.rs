@@ -93,6 +93,8 @@ pub struct Store<F: Fs> {
     owing: Vec<StreamId>,
     tending: Tending<F>,
     compaction: Compaction<F>,
+    /// Rounds of work that waited for segments to be sealed.
+    held_back: u64,
     _lock: F::Lock,
 }
 
@@ -129,22 +131,6 @@ impl<F: Fs> Store<F> {
     /// [`Store::health`].
     pub fn take_health_changed(&mut self) -> bool {
         std::mem::take(&mut self.health_changed)
-    }
-
-    /// Takes over what was sealed in the background since.
-    fn take_sealed(&mut self) {
-        while let Some(done) = self.shared.sealer.take_done() {
-            match self.streams.get_mut(&done.job.stream) {
-                Some(stream) => {
-                    stream.take_sealed(&self.shared.sealer.sealing.handles, done);
-                    // Those that found no room; where something is not written yet, the commit does it.
-                    if stream.log.as_ref().is_some_and(|log| log.full.is_empty()) {
-                        stream.hand_over_full(&mut self.shared);
-                    }
-                }
-                None => prepare::remove_quietly(&self.shared.fs, &seal::index_path(&done.job.path)),
-            }
-        }
     }
 
     /// Takes the records that were found damaged out of their streams, and counts them.
@@ -416,6 +402,14 @@ impl<F: Fs> Store<F> {
     /// One subject. `None`: it has no record. Cheap.
     pub fn subject(&self, id: StreamId, subject: &str) -> Option<SubjectSummary> {
         self.streams.get(&id)?.query().subject(subject)
+    }
+
+    /// The subjects with more than `max` records, sorted. Cost: a look at each subject in memory, and nothing is read.
+    pub fn subjects_above(&self, id: StreamId, max: u64) -> Vec<String> {
+        self.streams
+            .get(&id)
+            .map(|stream| stream.query().subjects_above(max))
+            .unwrap_or_default()
     }
 
     /// Number of subjects that have a record.

@@ -64,7 +64,7 @@ impl<F: Fs> Store<F> {
             handles: Handles::new(&fs),
             notes: options.notes,
         };
-        let sealer = Sealer::start(sealing)?;
+        let sealer = Sealer::start(sealing, options.unsealed_records_max)?;
         let shared = Shared {
             fs,
             options,
@@ -86,6 +86,7 @@ impl<F: Fs> Store<F> {
             damaged: RefCell::default(),
             unsettled: Vec::new(),
             owing: Vec::new(),
+            held_back: 0,
             tending,
             compaction,
             states_due: Vec::new(),

@@ -336,6 +336,18 @@ impl Query<'_> {
         out
     }
 
+    /// The subjects that have more than `max` records, sorted.
+    pub(super) fn subjects_above(&self, max: u64) -> Vec<String> {
+        let subjects = &self.index.subjects;
+        let above = subjects.iter().filter(|&slot| {
+            let found = subjects.slot(slot);
+            found.count > max && self.index.is_alive(found) && self.count_of(slot) > max
+        });
+        let mut out: Vec<String> = above.map(|slot| subjects.name(slot).to_owned()).collect();
+        out.sort_unstable();
+        out
+    }
+
     /// Positions between the first and the last that hold no record.
     pub(super) fn deleted(&self) -> Ranges {
         let mut out = self.index.gaps(self.index.first);

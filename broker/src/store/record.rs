@@ -119,6 +119,11 @@ pub(super) fn decode(bytes: &[u8], seed: u32) -> Option<Frame<'_>> {
     if !bytes.starts_with(&MARK) || !head_is_good(bytes, seed) {
         return None;
     }
+    decode_body(bytes, seed)
+}
+
+/// The same where [`frame_len`] has found the fixed fields to be good.
+pub(super) fn decode_body(bytes: &[u8], seed: u32) -> Option<Frame<'_>> {
     let frame = view(bytes)?;
     let crc = u32_at(bytes, 4)?;
     (checksum(seed, bytes.get(8..frame.len())?) == crc).then_some(frame)

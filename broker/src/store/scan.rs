@@ -128,7 +128,7 @@ pub(super) fn scan_file(
     while at + record::HEADER_BYTES as u64 <= len {
         let frame_len = record::frame_len(window.bytes(at, record::HEADER_BYTES), header.salt);
         let whole = frame_len.filter(|frame_len| at + *frame_len as u64 <= len);
-        let frame = whole.and_then(|frame_len| record::decode(window.bytes(at, frame_len), header.salt));
+        let frame = whole.and_then(|frame_len| record::decode_body(window.bytes(at, frame_len), header.salt));
         if let Some(frame) = frame.filter(|frame| rises(frame, last) && bodies.is_good(frame)) {
             last = frame.head.seq;
             visit(at, &frame);

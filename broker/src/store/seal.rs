@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use super::StoreError;
 use super::format::SegmentHeader;
 use super::handles::{Handles, LazyFile};
 use super::prepare::remove_quietly;
@@ -14,11 +14,14 @@ use super::sealed::{BlockCache, Builder, SealedIndex, Source};
 use super::segment::{Data, Segment};
 use super::state::Notes;
 use super::stream::{Shared, Stream};
+use super::{Store, StoreError};
 use crate::env::{Fs, FsFile};
 use crate::types::StreamId;
 
 /// Segments that wait for the thread at most; those beyond wait in their streams.
-const WAITING_MAX: usize = 4;
+const WAITING_MAX: usize = 64;
+/// How long a round of work waits once half as much waits to be sealed as may.
+const HOLD: Duration = Duration::from_millis(10);
 /// Memory for an index that is looked at once.
 const LOOK_CACHE_BYTES: usize = 1024 * 1024;
 /// Ending of index files.
@@ -64,15 +67,8 @@ impl<F: Fs> Sealing<F> {
         use_file: bool,
     ) -> Result<Opened, StoreError> {
         let path = index_path(segment);
-        let source = || -> Box<dyn Source> {
-            Box::new(IndexFile {
-                sealing: self.clone(),
-                file: self.handles.lazy(path.clone()),
-                segment: segment.to_owned(),
-                header,
-            })
-        };
-        if use_file && let Some(index) = SealedIndex::open(source(), &self.cache, &path)? {
+        if use_file && let Some(index) = SealedIndex::open(self.source(header, segment), &self.cache, &path)?
+        {
             let found = &index.header;
             if found.segment == header
                 && found.segment_bytes == len
@@ -84,8 +80,14 @@ impl<F: Fs> Sealing<F> {
                 });
             }
         }
+        self.make(header, segment, 0)
+    }
+
+    /// The index of a sealed segment, made anew from its file. About `subjects` subjects are expected.
+    fn make(&self, header: SegmentHeader, segment: &Path, subjects: usize) -> Result<Opened, StoreError> {
+        let path = index_path(segment);
         let (builder, is_whole) = self
-            .scan(header, segment)
+            .scan(header, segment, subjects)
             .map_err(|err| StoreError::io("open", segment, err))?;
         let gaps = Some(builder.gaps().to_vec());
         if builder.is_empty() {
@@ -95,7 +97,8 @@ impl<F: Fs> Sealing<F> {
         if is_whole {
             match write_index(&self.fs, &path, &bytes) {
                 Ok(()) => {
-                    if let Some(index) = SealedIndex::open(source(), &self.cache, &path)? {
+                    let source = self.source(header, segment);
+                    if let Some(index) = SealedIndex::open(source, &self.cache, &path)? {
                         return Ok(Opened {
                             index: Some(index),
                             gaps,
@@ -107,14 +110,30 @@ impl<F: Fs> Sealing<F> {
                 }
             }
         }
-        let index = SealedIndex::in_memory(source(), &self.cache, bytes, &path)?;
+        let index = SealedIndex::in_memory(self.source(header, segment), &self.cache, bytes, &path)?;
         Ok(Opened { index, gaps })
     }
 
-    pub(super) fn scan(&self, header: SegmentHeader, segment: &Path) -> std::io::Result<(Builder, bool)> {
+    fn source(&self, header: SegmentHeader, segment: &Path) -> Box<dyn Source> {
+        Box::new(IndexFile {
+            sealing: self.clone(),
+            file: self.handles.lazy(index_path(segment)),
+            segment: segment.to_owned(),
+            header,
+        })
+    }
+
+    /// All frames of a segment, of which about `subjects` subjects are expected, and whether all of it could be read.
+    pub(super) fn scan(
+        &self,
+        header: SegmentHeader,
+        segment: &Path,
+        subjects: usize,
+    ) -> std::io::Result<(Builder, bool)> {
         let file = self.fs.open_read(segment)?;
         let len = file.len()?;
         let mut builder = Builder::new(header, len, self.notes);
+        builder.expect_subjects(subjects);
         let is_whole = scan_file(&file, len, &header, |offset, frame| builder.push(offset, frame));
         Ok((builder, is_whole))
     }
@@ -132,12 +151,7 @@ impl<F: Fs> Sealing<F> {
         bytes: Option<Vec<u8>>,
     ) -> Result<Option<SealedIndex>, StoreError> {
         let path = index_path(segment);
-        let source = Box::new(IndexFile {
-            sealing: self.clone(),
-            file: self.handles.lazy(path.clone()),
-            segment: segment.to_owned(),
-            header,
-        });
+        let source = self.source(header, segment);
         match bytes {
             Some(bytes) => SealedIndex::in_memory(source, &self.cache, bytes, &path),
             None => SealedIndex::open(source, &self.cache, &path),
@@ -196,7 +210,7 @@ impl<F: Fs> Source for IndexFile<F> {
     }
 
     fn rebuild(&self) -> Option<Vec<u8>> {
-        let (builder, _) = self.sealing.scan(self.header, &self.segment).ok()?;
+        let (builder, _) = self.sealing.scan(self.header, &self.segment, 0).ok()?;
         Some(builder.finish())
     }
 
@@ -235,7 +249,9 @@ pub(super) struct Job {
     pub(super) stream: StreamId,
     pub(super) header: SegmentHeader,
     pub(super) path: PathBuf,
-    pub(super) len: u64,
+    /// What memory has of it.
+    pub(super) records: usize,
+    pub(super) subjects: usize,
 }
 
 /// A segment whose index was made, or not.
@@ -249,6 +265,20 @@ pub(super) struct Sealer<F: Fs> {
     pub(super) sealing: Sealing<F>,
     worker: Option<Worker>,
     waiting: usize,
+    /// Records in the segments that wait.
+    records: u64,
+    records_max: u64,
+}
+
+/// How far behind sealing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    /// Nobody has to wait.
+    No,
+    /// Who writes has to slow down.
+    Somewhat,
+    /// Memory has as much as it may.
+    TooFar,
 }
 
 struct Worker {
@@ -258,7 +288,7 @@ struct Worker {
 }
 
 impl<F: Fs> Sealer<F> {
-    pub(super) fn start(sealing: Sealing<F>) -> Result<Self, StoreError> {
+    pub(super) fn start(sealing: Sealing<F>, records_max: u64) -> Result<Self, StoreError> {
         let worker = if sealing.fs.background() {
             Some(Worker::start(sealing.clone())?)
         } else {
@@ -268,6 +298,8 @@ impl<F: Fs> Sealer<F> {
             sealing,
             worker,
             waiting: 0,
+            records: 0,
+            records_max,
         })
     }
 
@@ -286,9 +318,11 @@ impl<F: Fs> Sealer<F> {
         let Some(jobs) = self.worker.as_ref().and_then(|worker| worker.jobs.as_ref()) else {
             return Some(seal(&self.sealing, job));
         };
+        let records = job.records as u64;
         match jobs.try_send(job) {
             Ok(()) => {
                 self.waiting += 1;
+                self.records += records;
                 None
             }
             Err(err) => {
@@ -305,20 +339,101 @@ impl<F: Fs> Sealer<F> {
             return None;
         }
         let done = self.worker.as_ref()?.done.try_recv().ok()?;
-        self.waiting -= 1;
+        self.took(&done);
         Some(done)
+    }
+
+    fn took(&mut self, done: &Done) {
+        self.waiting -= 1;
+        self.records -= done.job.records as u64;
+    }
+
+    fn behind(&self) -> Behind {
+        let is_beyond =
+            |part| self.records > self.records_max / part || self.waiting >= WAITING_MAX / part as usize;
+        if is_beyond(1) {
+            Behind::TooFar
+        } else if is_beyond(2) {
+            Behind::Somewhat
+        } else {
+            Behind::No
+        }
+    }
+
+    /// Waits for a segment that is being sealed in the background. `None`: it takes longer than `at_most`, or none is.
+    fn wait(&mut self, at_most: Option<Duration>) -> Option<Done> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let done = &self.worker.as_ref()?.done;
+        let done = match at_most {
+            Some(at_most) => done.recv_timeout(at_most).ok()?,
+            None => done.recv().ok()?,
+        };
+        self.took(&done);
+        Some(done)
+    }
+
+    #[cfg(test)]
+    pub(super) fn records_waiting(&self) -> u64 {
+        self.records
     }
 }
 
 fn seal<F: Fs>(sealing: &Sealing<F>, job: Job) -> Done {
-    let index = sealing.open(job.header, &job.path, job.len, false);
+    let index = sealing.make(job.header, &job.path, job.subjects);
     Done {
         index: index.map(|opened| opened.index),
         job,
     }
 }
 
+impl<F: Fs> Store<F> {
+    /// Takes over what was sealed in the background since.
+    pub(super) fn take_sealed(&mut self) {
+        while let Some(done) = self.shared.sealer.take_done() {
+            self.take_one_sealed(done);
+        }
+    }
+
+    /// Lets whoever writes wait while segments fill faster than they are sealed: a little as long as half of what memory
+    /// may have is reached, and then until it has less.
+    pub(super) fn hold_back(&mut self) {
+        let is_written = |id: &StreamId| self.streams.get(id).is_some_and(Stream::has_frames);
+        if self.shared.sealer.behind() == Behind::No || !self.queue.iter().any(is_written) {
+            return;
+        }
+        self.held_back += 1;
+        if let Some(done) = self.shared.sealer.wait(Some(HOLD)) {
+            self.take_one_sealed(done);
+        }
+        while self.shared.sealer.behind() == Behind::TooFar
+            && let Some(done) = self.shared.sealer.wait(None)
+        {
+            self.take_one_sealed(done);
+        }
+    }
+
+    fn take_one_sealed(&mut self, done: Done) {
+        let Some(stream) = self.streams.get_mut(&done.job.stream) else {
+            remove_quietly(&self.shared.fs, &index_path(&done.job.path));
+            return;
+        };
+        stream.take_sealed(&self.shared.sealer.sealing.handles, done);
+        // Those that found no room; where something is not written yet, the commit does it.
+        if stream.log.as_ref().is_some_and(|log| log.full.is_empty()) {
+            stream.hand_over_full(&mut self.shared);
+        }
+    }
+}
+
 impl<F: Fs> Stream<F> {
+    /// Whether frames wait to be written.
+    fn has_frames(&self) -> bool {
+        let log = self.log.as_ref();
+        log.is_some_and(|log| !log.buf.is_empty() || !log.full.is_empty())
+    }
+
     /// Hands segments that are full, and durable by now, over to be sealed.
     pub(super) fn hand_over_full(&mut self, shared: &mut Shared<F>) {
         let Some(incarnation) = self.log.as_ref().map(|log| log.incarnation) else {
@@ -345,7 +460,8 @@ impl<F: Fs> Stream<F> {
                     through: segment.through,
                 },
                 path: path.clone(),
-                len: segment.end,
+                records: self.index.segments[at].len(),
+                subjects: self.index.segments[at].subjects_in_memory(),
             };
             if let Some(done) = shared.sealer.seal(job) {
                 self.take_sealed(&shared.sealer.sealing.handles, done);

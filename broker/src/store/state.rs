@@ -28,6 +28,9 @@ pub struct StoreOptions {
     pub damaged_bytes_max: u64,
     /// Memory for what was read lately of the indexes of sealed segments, in bytes.
     pub index_cache_bytes: usize,
+    /// Records in full segments that are not sealed yet, so that memory has their index, 20 to 50 bytes each: beyond this
+    /// many what is written waits, from half of it on a little each time.
+    pub unsealed_records_max: u64,
     /// Subjects in the lists of sealed segments, all lists together, from which on they are added up in a file of their
     /// own, so that a start need not go through each list.
     pub census_subjects_min: u64,
@@ -71,6 +74,7 @@ impl StoreOptions {
             compact_bytes_per_second: 16 * 1024 * 1024,
             damaged_bytes_max: 256 * 1024 * 1024,
             index_cache_bytes: 32 * 1024 * 1024,
+            unsealed_records_max: 2 * 1024 * 1024,
             census_subjects_min: 200_000,
             notes: Notes::none(),
         }
@@ -242,6 +246,8 @@ pub struct StoreFigures {
     pub quarantined_files: u64,
     /// Their bytes.
     pub quarantined_bytes: u64,
+    /// Rounds of work that waited because segments filled faster than they were sealed.
+    pub held_back: u64,
     /// Unreadable segments that were set aside, and removed when the store was opened because there were too many.
     pub set_aside_removed: u64,
 }

@@ -274,7 +274,7 @@ impl Merge {
 #[derive(Debug)]
 pub(super) enum SubjectLists {
     /// Of the segment that is written to.
-    Open(HashMap<u32, OpenList, BuildHasherDefault<SlotHasher>>),
+    Open(OpenLists),
     /// Of a full segment: slots in order, where each one's entries begin, and the entries of all one after the other.
     Sealed {
         slots: Box<[u32]>,
@@ -283,39 +283,94 @@ pub(super) enum SubjectLists {
     },
 }
 
-/// Entries of one subject, ascending.
-#[derive(Debug)]
-pub(super) enum OpenList {
-    /// One after the other: most streams with one subject, or few at a time.
-    Run {
-        first: u32,
-        len: u32,
-    },
-    Many(Vec<u32>),
+/// Lists that grow: 12 bytes a subject, and 4 an entry where those of a subject are not one after the other.
+#[derive(Debug, Default)]
+pub(super) struct OpenLists {
+    spans: HashMap<u32, Span, BuildHasherDefault<SlotHasher>>,
+    /// Entries of the lists that are no runs, in blocks of powers of two.
+    blocks: Vec<u32>,
+    /// Where blocks are that nobody uses, by the power.
+    free: Vec<Vec<u32>>,
 }
 
-impl OpenList {
-    fn push(&mut self, entry: u32) {
-        match self {
-            Self::Run { first, len } if *first + *len == entry => *len += 1,
-            Self::Run { first, len } => {
-                let mut many: Vec<u32> = (*first..*first + *len).collect();
-                many.push(entry);
-                *self = Self::Many(many);
+/// Entries of one subject, ascending.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    /// Of a run the first entry, otherwise where the block begins, which has room for the power of two not below the
+    /// number of entries.
+    start: u32,
+    /// Number of entries, and `IN_BLOCK` unless they are a run: most streams with one subject, or few at a time.
+    len: u32,
+}
+
+/// Bit of a span's length.
+const IN_BLOCK: u32 = 1 << 31;
+
+impl Span {
+    fn len(self) -> u32 {
+        self.len & !IN_BLOCK
+    }
+}
+
+impl OpenLists {
+    fn push(&mut self, slot: u32, entry: u32) {
+        let Self { spans, blocks, free } = self;
+        let span = match spans.entry(slot) {
+            Entry::Vacant(place) => {
+                place.insert(Span { start: entry, len: 1 });
+                return;
             }
-            Self::Many(entries) => entries.push(entry),
+            Entry::Occupied(place) => place.into_mut(),
+        };
+        let len = span.len();
+        if span.len & IN_BLOCK == 0 {
+            if span.start + len == entry {
+                span.len += 1;
+                return;
+            }
+            let first = span.start;
+            span.start = take_block(blocks, free, (len + 1).next_power_of_two());
+            let list = &mut blocks[span.start as usize..][..len as usize];
+            list.iter_mut().zip(first..).for_each(|(at, entry)| *at = entry);
+        } else if len.is_power_of_two() {
+            let full = span.start;
+            span.start = take_block(blocks, free, 2 * len);
+            blocks.copy_within(full as usize..(full + len) as usize, span.start as usize);
+            free[len.trailing_zeros() as usize].push(full);
         }
+        blocks[(span.start + len) as usize] = entry;
+        span.len = (len + 1) | IN_BLOCK;
     }
 
-    fn list(&self) -> List<'_> {
-        match self {
-            Self::Run { first, len } => List::Run {
-                first: *first,
-                len: *len,
-            },
-            Self::Many(entries) => List::Many(entries),
+    fn list(&self, span: Span) -> List<'_> {
+        if span.len & IN_BLOCK == 0 {
+            return List::Run {
+                first: span.start,
+                len: span.len,
+            };
         }
+        List::Many(&self.blocks[span.start as usize..][..span.len() as usize])
     }
+
+    fn get(&self, slot: u32) -> List<'_> {
+        self.spans
+            .get(&slot)
+            .map_or(List::Many(&[]), |span| self.list(*span))
+    }
+}
+
+/// A block of `len`, a power of two.
+fn take_block(blocks: &mut Vec<u32>, free: &mut Vec<Vec<u32>>, len: u32) -> u32 {
+    let power = len.trailing_zeros() as usize;
+    if free.len() <= power {
+        free.resize_with(power + 1, Vec::new);
+    }
+    if let Some(start) = free[power].pop() {
+        return start;
+    }
+    let start = blocks.len();
+    blocks.resize(start + len as usize, 0);
+    start as u32
 }
 
 /// Entries of one subject, ascending.
@@ -344,7 +399,7 @@ impl List<'_> {
 
 impl Default for SubjectLists {
     fn default() -> Self {
-        Self::Open(HashMap::default())
+        Self::Open(OpenLists::default())
     }
 }
 
@@ -352,12 +407,7 @@ impl SubjectLists {
     /// Notes that `entry`, higher than all before, is of the subject in `slot`.
     pub(super) fn push(&mut self, slot: u32, entry: u32) {
         match self {
-            Self::Open(lists) => match lists.entry(slot) {
-                Entry::Occupied(mut list) => list.get_mut().push(entry),
-                Entry::Vacant(list) => {
-                    list.insert(OpenList::Run { first: entry, len: 1 });
-                }
-            },
+            Self::Open(lists) => lists.push(slot, entry),
             Self::Sealed { .. } => unreachable!("records are appended to the open segment only"),
         }
     }
@@ -365,15 +415,14 @@ impl SubjectLists {
     /// Packs the lists of a full segment.
     pub(super) fn seal(&mut self) {
         let Self::Open(lists) = self else { return };
-        let mut slots: Vec<u32> = lists.keys().copied().collect();
+        let mut slots: Vec<u32> = lists.spans.keys().copied().collect();
         slots.sort_unstable();
         let mut starts = Vec::with_capacity(slots.len() + 1);
-        let mut entries = Vec::with_capacity(lists.values().map(|list| list.list().len()).sum());
+        let mut entries = Vec::with_capacity(lists.spans.values().map(|span| span.len() as usize).sum());
         for slot in &slots {
             starts.push(entries.len() as u32);
-            if let Some(list) = lists.get(slot).map(OpenList::list) {
-                entries.extend((0..list.len()).filter_map(|number| list.at(number)));
-            }
+            let list = lists.get(*slot);
+            entries.extend((0..list.len()).filter_map(|number| list.at(number)));
         }
         starts.push(entries.len() as u32);
         *self = Self::Sealed {
@@ -386,7 +435,7 @@ impl SubjectLists {
     /// Entries of the subject in `slot`, ascending.
     pub(super) fn get(&self, slot: u32) -> List<'_> {
         match self {
-            Self::Open(lists) => lists.get(&slot).map_or(List::Many(&[]), OpenList::list),
+            Self::Open(lists) => lists.get(slot),
             Self::Sealed {
                 slots,
                 starts,
@@ -401,7 +450,7 @@ impl SubjectLists {
     /// Slots that have a list, in no order that may reach an output.
     pub(super) fn slots(&self) -> impl Iterator<Item = u32> + '_ {
         let (open, sealed) = match self {
-            Self::Open(lists) => (Some(lists.keys().copied()), None),
+            Self::Open(lists) => (Some(lists.spans.keys().copied()), None),
             Self::Sealed { slots, .. } => (None, Some(slots.iter().copied())),
         };
         open.into_iter().flatten().chain(sealed.into_iter().flatten())
@@ -410,7 +459,7 @@ impl SubjectLists {
     /// Number of slots that have a list.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Open(lists) => lists.len(),
+            Self::Open(lists) => lists.spans.len(),
             Self::Sealed { slots, .. } => slots.len(),
         }
     }

@@ -5,7 +5,7 @@ mod entries;
 
 pub(super) use entries::Entries;
 
-use super::sealed::{Bits, SealedIndex};
+use super::sealed::{Bits, SealedIndex, SubjectEntry};
 use super::subjects::SubjectLists;
 
 /// Subject of an entry whose record was removed.
@@ -74,6 +74,20 @@ pub(super) struct SealedTable {
 }
 
 impl SealedTable {
+    /// Records of a subject that are there.
+    pub(super) fn count_of(&self, subject: SubjectEntry) -> u64 {
+        if self.removed.is_unused() {
+            return u64::from(subject.count);
+        }
+        if subject.count as usize == self.index.len() {
+            return u64::from(subject.count) - self.removed.count_from(0);
+        }
+        let mut count = 0;
+        self.index
+            .for_places(subject, |place| count += u64::from(!self.removed.contains(place)));
+        count
+    }
+
     /// The first place at or after `from` whose record is there.
     pub(super) fn next_place(&self, from: usize) -> Option<usize> {
         let place = self.removed.next_missing(from);
@@ -200,6 +214,14 @@ impl SegmentIndex {
                     .index
                     .seq(table.index.last_of(subject, end, &table.removed)?)
             }
+        }
+    }
+
+    /// Number of different subjects, if memory has them.
+    pub(super) fn subjects_in_memory(&self) -> usize {
+        match &self.table {
+            Table::Memory(table) => table.lists.len(),
+            Table::Sealed(_) => 0,
         }
     }
 

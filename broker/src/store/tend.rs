@@ -106,10 +106,11 @@ impl<F: Fs> Tending<F> {
 
 impl<F: Fs> Store<F> {
     /// Does what is due in the background, in a step too short to hold anything up. To be called before each commit,
-    /// and at [`Store::next_tend`].
+    /// and at [`Store::next_tend`]. Where segments fill faster than they are sealed, what is to be committed waits here.
     /// Returns whether it was time to look.
     pub fn tend(&mut self, wall: UnixNanos, now: MonoNanos) -> bool {
         self.pay();
+        self.hold_back();
         let Some(looked) = self.tending.looked else {
             self.tending.looked = Some(now);
             self.tending.scrub.due = Some(MonoNanos(now.0.saturating_add(FIRST_PASS_NS)));
@@ -141,22 +142,12 @@ impl<F: Fs> Store<F> {
 
     /// When [`Store::tend`] has something to do, if nothing else happens.
     pub fn next_tend(&self) -> Option<MonoNanos> {
-        let tending = &self.tending;
-        let looked = tending.looked?;
-        let is_active = !tending.stirred.is_empty()
-            || !tending.resting.is_empty()
-            || tending.is_marking
-            || tending.is_counting
-            || tending.syncer.is_busy()
-            || tending.scrub.is_reading
-            || self.shared.sealer.is_busy()
-            || self.compaction.is_busy()
-            || !self.damaged.borrow().is_empty();
+        let looked = self.tending.looked?;
         if !self.owing.is_empty() {
             return Some(looked);
         }
         let soon = MonoNanos(looked.0.saturating_add(INTERVAL_NS));
-        if is_active {
+        if self.is_busy() {
             return Some(soon);
         }
         let due = [self.scrub_due(), self.compaction.due()]
@@ -166,9 +157,24 @@ impl<F: Fs> Store<F> {
         due.map(|due| MonoNanos(due.0.max(soon.0)))
     }
 
+    /// Whether something was begun that ends by itself if [`Store::tend`] is called: sealing, adding up subjects, and so on.
+    pub fn is_busy(&self) -> bool {
+        let tending = &self.tending;
+        !tending.stirred.is_empty()
+            || !tending.resting.is_empty()
+            || tending.is_marking
+            || tending.is_counting
+            || tending.syncer.is_busy()
+            || tending.scrub.is_reading
+            || self.shared.sealer.is_busy()
+            || self.compaction.is_busy()
+            || !self.damaged.borrow().is_empty()
+    }
+
     /// What the background has done since the store was opened.
     pub fn figures(&self) -> StoreFigures {
         let mut figures = self.tending.figures;
+        figures.held_back = self.held_back;
         for stream in self.streams.values() {
             let kept = *stream.quarantine.borrow();
             figures.quarantined_files += kept.files;

@@ -12,6 +12,7 @@ mod latency;
 mod model;
 mod owed;
 mod packed;
+mod pressure;
 mod together;
 mod verify;
 

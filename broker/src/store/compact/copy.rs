@@ -151,7 +151,7 @@ fn copy<F: Fs>(
     }
     // Read again, as the next start would.
     let (builder, is_whole) = sealing
-        .scan(job.new, &job.copy)
+        .scan(job.new, &job.copy, 0)
         .map_err(|err| failed("read", err))?;
     if !is_whole || !builder.gaps().is_empty() || builder.records() != records {
         return Err(failed("read back", io::ErrorKind::InvalidData.into()));

@@ -1,11 +1,14 @@
 //! Records that go, one by one or many at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::super::ranges::Ranges;
 use super::super::sealed::Bits;
 use super::super::table::{Entry, MemoryTable, SealedTable, Table};
 use super::StreamIndex;
+
+/// Records left of a sealed segment that are taken out at once when it goes.
+const AT_ONCE_MAX: u32 = 8;
 
 impl StreamIndex {
     /// Removes one record. `false`: it was not there.
@@ -121,29 +124,39 @@ impl StreamIndex {
         if segment.live == 0 {
             return;
         }
-        if !segment.is_whole() {
-            let len = segment.len();
-            self.remove_places(at, 0, len);
-        } else {
-            let subjects = &mut self.subjects;
-            match &segment.table {
-                Table::Memory(table) => {
-                    for slot in table.lists.slots() {
-                        let count = table.lists.get(slot).len() as u64;
-                        if count > 0 && subjects.take(slot, count) {
-                            let slot = subjects.slot_mut(slot);
-                            slot.first_from = slot.first_from.max(next_base);
-                        }
+        let is_whole = segment.is_whole();
+        match &segment.table {
+            Table::Sealed(table) if !is_whole && segment.live <= AT_ONCE_MAX => {
+                let removed = table.removed.clone();
+                let len = table.index.len();
+                self.remove_runs(at, |place| {
+                    let from = removed.next_missing(place);
+                    let to = removed.next(from).unwrap_or(len).min(len);
+                    (from < to).then_some((from, to))
+                });
+            }
+            Table::Sealed(_) => {
+                segment.owed = Some(0);
+                self.owing += 1;
+            }
+            Table::Memory(table) if is_whole => {
+                let subjects = &mut self.subjects;
+                for slot in table.lists.slots() {
+                    let count = table.lists.get(slot).len() as u64;
+                    if count > 0 && subjects.take(slot, count) {
+                        let slot = subjects.slot_mut(slot);
+                        slot.first_from = slot.first_from.max(next_base);
                     }
                 }
-                Table::Sealed(_) => {
-                    segment.owed = Some(0);
-                    self.owing += 1;
-                }
             }
-            self.messages -= u64::from(segment.live);
-            self.bytes -= segment.live_bytes;
+            Table::Memory(_) => {
+                let len = segment.len();
+                self.remove_places(at, 0, len);
+            }
         }
+        let segment = &self.segments[at];
+        self.messages -= u64::from(segment.live);
+        self.bytes -= segment.live_bytes;
         let segment = &mut self.segments[at];
         segment.live = 0;
         segment.live_bytes = 0;
@@ -238,28 +251,23 @@ impl StreamIndex {
 
     /// Removes the records of a segment in the runs of places that `next_run` gives, each from a place on.
     fn remove_runs(&mut self, at: usize, next_run: impl Fn(usize) -> Option<(usize, usize)>) {
-        // By slot: how many records, and the highest position of any.
-        let mut gone: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-        let (mut count, mut bytes) = (0u32, 0u64);
+        // By slot, or, of a sealed segment, by rank.
+        let mut gone: Vec<(u32, u32)> = Vec::new();
+        let mut bytes = 0u64;
         let overhead = self.overhead;
-        let subjects = &self.subjects;
         let segment = &mut self.segments[at];
         let base = segment.base;
-        let mut take = |slot: u32, entry: &Entry| {
-            count += 1;
+        let mut take = |entry: &Entry| {
             bytes += overhead.size(entry);
-            let gone = gone.entry(slot).or_default();
-            *gone = (gone.0 + 1, base + u64::from(entry.delta));
+            gone.push((entry.subject, entry.delta));
         };
-        // Ranks are looked up once each.
-        let mut slots: BTreeMap<u32, Option<u32>> = BTreeMap::new();
         let mut run = next_run(0);
         while let Some((from, to)) = run {
             match &mut segment.table {
                 Table::Memory(table) => {
                     for place in from..to {
                         if let Some(entry) = table.entries.get(place).filter(Entry::is_live) {
-                            take(entry.subject, &entry);
+                            take(&entry);
                             table.entries.remove(place);
                         }
                     }
@@ -267,16 +275,8 @@ impl StreamIndex {
                 Table::Sealed(table) => {
                     let SealedTable { index, removed } = &mut **table;
                     index.for_entries(from, to, |place, entry| {
-                        if removed.contains(place) {
-                            return true;
-                        }
-                        let slot = slots.entry(entry.subject).or_insert_with(|| {
-                            index
-                                .with_subject(entry.subject, |name| subjects.index_of(name))
-                                .flatten()
-                        });
-                        if let Some(slot) = *slot {
-                            take(slot, entry);
+                        if !removed.contains(place) {
+                            take(entry);
                         }
                         true
                     });
@@ -285,12 +285,26 @@ impl StreamIndex {
             }
             run = next_run(to);
         }
-        segment.live -= count;
+        segment.live -= gone.len() as u32;
         segment.live_bytes -= bytes;
-        self.messages -= u64::from(count);
+        self.messages -= gone.len() as u64;
         self.bytes -= bytes;
-        for (slot, (count, highest)) in gone {
-            self.take_records(slot, count, highest);
+        // In the order of the list of subjects: each of its blocks is read once.
+        gone.sort_unstable();
+        for of_subject in gone.chunk_by(|a, b| a.0 == b.0) {
+            let Some(&(number, delta)) = of_subject.last() else {
+                continue;
+            };
+            let slot = match &self.segments[at].table {
+                Table::Memory(_) => Some(number),
+                Table::Sealed(table) => {
+                    let slot_of = |name: &str| self.subjects.index_of(name);
+                    table.index.with_subject(number, slot_of).flatten()
+                }
+            };
+            if let Some(slot) = slot {
+                self.take_records(slot, of_subject.len() as u64, base + u64::from(delta));
+            }
         }
     }
 

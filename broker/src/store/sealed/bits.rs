@@ -7,6 +7,11 @@ pub(in super::super) struct Bits {
 }
 
 impl Bits {
+    /// Whether nothing was ever added.
+    pub(in super::super) fn is_unused(&self) -> bool {
+        self.words.is_empty()
+    }
+
     pub(in super::super) fn contains(&self, at: usize) -> bool {
         self.words
             .get(at / 64)

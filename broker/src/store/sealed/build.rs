@@ -10,7 +10,7 @@ use super::super::ranges::Ranges;
 use super::super::record::{self, Frame, HEADER_BYTES, Kind, padded};
 use super::super::scan::Gap;
 use super::super::state::Notes;
-use super::super::table::{Entry, HAS_HEADERS};
+use super::super::table::{Entries, Entry, HAS_HEADERS};
 use super::codec::close_block;
 use super::header::{INDEX_HEADER_BYTES, IndexHeader, PARTS, Part};
 use crate::leb128::{put, zigzag};
@@ -31,7 +31,7 @@ pub(in super::super) struct Builder {
     segment_bytes: u64,
     notes: Notes,
     /// Their subjects are numbers of `names`.
-    entries: Vec<Entry>,
+    entries: Entries,
     names: Names,
     removals: Ranges,
     note_bytes: Vec<u8>,
@@ -43,6 +43,7 @@ pub(in super::super) struct Builder {
     passed: u64,
     end: u64,
     last_seq: u64,
+    time_max: i64,
     data_bytes: u64,
     with_headers: u32,
     lasting_notes: u32,
@@ -55,7 +56,8 @@ impl Builder {
             segment,
             segment_bytes,
             notes,
-            entries: Vec::new(),
+            entries: Entries::default(),
+            time_max: i64::MIN,
             names: Names::default(),
             removals: Ranges::default(),
             note_bytes: Vec::new(),
@@ -70,6 +72,11 @@ impl Builder {
             with_headers: 0,
             lasting_notes: 0,
         }
+    }
+
+    /// Makes room for as many different subjects, so that they need not be put in order again as they become more.
+    pub(in super::super) fn expect_subjects(&mut self, subjects: usize) {
+        self.names.reserve(subjects);
     }
 
     /// Takes the next good frame, which lies at `offset`.
@@ -104,11 +111,12 @@ impl Builder {
                 };
                 let has_headers = frame.has_headers();
                 self.data_bytes += (frame.len() - HEADER_BYTES) as u64 + u64::from(frame.saved());
+                self.time_max = self.time_max.max(frame.head.time);
                 self.entries.push(Entry {
                     delta,
                     offset8: (offset / 8) as u32,
                     len: frame.len() as u32 | if has_headers { HAS_HEADERS } else { 0 },
-                    subject: self.names.number_of(frame.subject),
+                    subject: self.names.count(frame.subject, delta),
                     saved: frame.saved(),
                     time: frame.head.time,
                 });
@@ -160,14 +168,13 @@ impl Builder {
     pub(in super::super) fn finish(mut self) -> Vec<u8> {
         let order = self.names.sorted();
         let mut ranks = vec![0u32; order.len()];
+        let mut starts = Vec::with_capacity(order.len());
+        let mut start = 0;
         for (rank, number) in order.iter().enumerate() {
             ranks[*number as usize] = rank as u32;
+            starts.push(start);
+            start += self.names.names[*number as usize].count;
         }
-        for entry in &mut self.entries {
-            entry.subject = ranks[entry.subject as usize];
-        }
-        drop(ranks);
-        let (starts, postings) = postings(&self.entries, order.len());
         let mut out = vec![0; INDEX_HEADER_BYTES];
         let mut parts = [(0, 0); PARTS];
         let mut begun = (Part::Entries, out.len());
@@ -177,16 +184,16 @@ impl Builder {
         };
         let salt = self.segment.salt;
         let tells_packed = self.segment.version >= PACKED_VERSION;
-        let directory = put_entries(&mut out, &self.entries, salt, tells_packed);
+        let directory = put_entries(&mut out, &self.entries, &ranks, salt, tells_packed);
         next(&out, Part::EntryDirectory);
         put_block(&mut out, &directory, salt);
         next(&out, Part::Subjects);
-        let directory = self.put_subjects(&mut out, &order, &starts, &postings);
+        let directory = self.put_subjects(&mut out, &order, &starts);
         next(&out, Part::SubjectDirectory);
         put_block(&mut out, &directory, salt);
         next(&out, Part::Postings);
         if order.len() > 1 {
-            put_postings(&mut out, &postings, salt);
+            put_postings(&mut out, &postings(&self.entries, &ranks, starts), salt);
         }
         next(&out, Part::Removals);
         let removals: Vec<u8> = self
@@ -206,7 +213,7 @@ impl Builder {
 
     fn header(&self, subjects: u32, parts: [(u64, u64); PARTS]) -> IndexHeader {
         let seq =
-            |entry: Option<&Entry>| entry.map_or(0, |entry| self.segment.base_seq + u64::from(entry.delta));
+            |entry: Option<Entry>| entry.map_or(0, |entry| self.segment.base_seq + u64::from(entry.delta));
         IndexHeader {
             segment: self.segment,
             notes_version: self.notes.version,
@@ -215,12 +222,7 @@ impl Builder {
             last_seq: self.last_seq,
             first: seq(self.entries.first()),
             last: seq(self.entries.last()),
-            time_max: self
-                .entries
-                .iter()
-                .map(|entry| entry.time)
-                .max()
-                .unwrap_or(i64::MIN),
+            time_max: self.time_max,
             last_time: self.entries.last().map_or(0, |entry| entry.time),
             data_bytes: self.data_bytes,
             entries: self.entries.len() as u32,
@@ -233,31 +235,28 @@ impl Builder {
 
     /// Writes the subjects in order. Returns the directory: for each block its offset, its first posting and its first
     /// subject.
-    fn put_subjects(&self, out: &mut Vec<u8>, order: &[u32], starts: &[u32], postings: &[u32]) -> Vec<u8> {
+    fn put_subjects(&self, out: &mut Vec<u8>, order: &[u32], starts: &[u32]) -> Vec<u8> {
         let mut directory = Vec::new();
-        for (number, block) in order.chunks(SUBJECTS_PER_BLOCK).enumerate() {
+        let blocks = order.chunks(SUBJECTS_PER_BLOCK);
+        for (block, first_posting) in blocks.zip(starts.iter().step_by(SUBJECTS_PER_BLOCK)) {
             let at = out.len();
             let mut before: &[u8] = &[];
             put(&mut directory, at as u64);
-            put(&mut directory, u64::from(starts[number * SUBJECTS_PER_BLOCK]));
-            for (rank, name) in block.iter().enumerate() {
-                let name = self.names.get(*name);
-                if rank == 0 {
+            put(&mut directory, u64::from(*first_posting));
+            for (number, subject) in block.iter().enumerate() {
+                let found = &self.names.names[*subject as usize];
+                let name = found.bytes(&self.names.bytes);
+                if number == 0 {
                     put(&mut directory, name.len() as u64);
                     directory.extend_from_slice(name);
                 }
                 let shared = name.iter().zip(before).take_while(|(a, b)| a == b).count();
-                let rank = number * SUBJECTS_PER_BLOCK + rank;
-                let places = &postings[starts[rank] as usize..starts[rank + 1] as usize];
-                let delta =
-                    |place: Option<&u32>| place.map_or(0, |place| self.entries[*place as usize].delta);
-                let (first, last) = (delta(places.first()), delta(places.last()));
                 put(out, shared as u64);
                 put(out, (name.len() - shared) as u64);
                 out.extend_from_slice(&name[shared..]);
-                put(out, places.len() as u64);
-                put(out, u64::from(first));
-                put(out, u64::from(last - first));
+                put(out, u64::from(found.count));
+                put(out, u64::from(found.first));
+                put(out, u64::from(found.last - found.first));
                 before = name;
             }
             close_block(out, at, self.segment.salt);
@@ -266,34 +265,37 @@ impl Builder {
     }
 }
 
-/// For each subject by rank where its places begin, and the places of all, ascending in each.
-fn postings(entries: &[Entry], subjects: usize) -> (Vec<u32>, Vec<u32>) {
-    let mut starts = vec![0u32; subjects + 1];
-    for entry in entries {
-        starts[entry.subject as usize + 1] += 1;
-    }
-    for rank in 0..subjects {
-        starts[rank + 1] += starts[rank];
-    }
-    let mut next = starts.clone();
+/// The places of all subjects by rank, ascending in each; those of a rank begin at `starts`.
+fn postings(entries: &Entries, ranks: &[u32], starts: Vec<u32>) -> Vec<u32> {
+    let mut next = starts;
     let mut places = vec![0; entries.len()];
-    for (place, entry) in entries.iter().enumerate() {
-        let at = &mut next[entry.subject as usize];
+    for (place, entry) in entries.from(0) {
+        let at = &mut next[ranks[entry.subject as usize] as usize];
         places[*at as usize] = place as u32;
         *at += 1;
     }
-    (starts, places)
+    places
 }
 
 /// Writes the entries. Returns the directory: for each block its offset, its first delta, and the highest time of any
 /// entry up to its end.
-fn put_entries(out: &mut Vec<u8>, entries: &[Entry], salt: u32, tells_packed: bool) -> Vec<u8> {
+fn put_entries(
+    out: &mut Vec<u8>,
+    entries: &Entries,
+    ranks: &[u32],
+    salt: u32,
+    tells_packed: bool,
+) -> Vec<u8> {
     let mut directory = Vec::new();
     let mut time_max = i64::MIN;
-    for block in entries.chunks(ENTRIES_PER_BLOCK) {
+    for start in (0..entries.len()).step_by(ENTRIES_PER_BLOCK) {
         let at = out.len();
         let (mut delta, mut place8, mut time) = (0, 0, 0i64);
-        for entry in block {
+        let mut first_delta = 0;
+        for (place, entry) in entries.range(start, start + ENTRIES_PER_BLOCK) {
+            if place == start {
+                first_delta = entry.delta;
+            }
             put(out, u64::from(entry.delta - delta));
             put(out, zigzag(i64::from(entry.offset8) - place8));
             let exact = entry.len & !HAS_HEADERS;
@@ -306,7 +308,7 @@ fn put_entries(out: &mut Vec<u8>, entries: &[Entry], salt: u32, tells_packed: bo
             if tells_packed && entry.saved > 0 {
                 put(out, u64::from(entry.saved));
             }
-            put(out, u64::from(entry.subject));
+            put(out, u64::from(ranks[entry.subject as usize]));
             put(out, zigzag(entry.time.wrapping_sub(time)));
             delta = entry.delta + 1;
             place8 = i64::from(entry.offset8) + padded(exact as usize) as i64 / 8;
@@ -315,7 +317,7 @@ fn put_entries(out: &mut Vec<u8>, entries: &[Entry], salt: u32, tells_packed: bo
         }
         close_block(out, at, salt);
         put(&mut directory, at as u64);
-        put(&mut directory, u64::from(block[0].delta));
+        put(&mut directory, u64::from(first_delta));
         put(&mut directory, zigzag(time_max));
     }
     directory
@@ -341,40 +343,84 @@ fn put_block(out: &mut Vec<u8>, content: &[u8], salt: u32) {
 #[derive(Default)]
 struct Names {
     bytes: Vec<u8>,
-    ends: Vec<usize>,
+    names: Vec<Name>,
     numbers: HashTable<u32>,
     hasher: RandomState,
     recent: u32,
 }
 
+/// A subject, with the deltas of its first and its last record.
+struct Name {
+    start: u32,
+    len: u32,
+    count: u32,
+    first: u32,
+    last: u32,
+}
+
+impl Name {
+    fn bytes<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.start as usize..][..self.len as usize]
+    }
+}
+
 impl Names {
     fn get(&self, number: u32) -> &[u8] {
-        name_at(&self.bytes, &self.ends, number)
+        self.names[number as usize].bytes(&self.bytes)
     }
 
-    fn number_of(&mut self, name: &[u8]) -> u32 {
-        if (self.recent as usize) < self.ends.len() && self.get(self.recent) == name {
+    fn reserve(&mut self, count: usize) {
+        let Self {
+            bytes,
+            names,
+            numbers,
+            hasher,
+            ..
+        } = self;
+        names.reserve(count);
+        numbers.reserve(count, |number| {
+            hasher.hash_one(names[*number as usize].bytes(bytes))
+        });
+    }
+
+    /// The number of a name, of which another record is at `delta`.
+    fn count(&mut self, name: &[u8], delta: u32) -> u32 {
+        let number = self.number_of(name, delta);
+        let found = &mut self.names[number as usize];
+        found.count += 1;
+        found.last = delta;
+        number
+    }
+
+    fn number_of(&mut self, name: &[u8], delta: u32) -> u32 {
+        if (self.recent as usize) < self.names.len() && self.get(self.recent) == name {
             return self.recent;
         }
         let Self {
             bytes,
-            ends,
+            names,
             numbers,
             hasher,
             ..
         } = self;
         let found = numbers.entry(
             hasher.hash_one(name),
-            |number| name_at(bytes, ends, *number) == name,
-            |number| hasher.hash_one(name_at(bytes, ends, *number)),
+            |number| names[*number as usize].bytes(bytes) == name,
+            |number| hasher.hash_one(names[*number as usize].bytes(bytes)),
         );
         self.recent = match found {
             Place::Occupied(place) => *place.get(),
             Place::Vacant(place) => {
-                let number = ends.len() as u32;
+                let number = names.len() as u32;
                 place.insert(number);
+                names.push(Name {
+                    start: bytes.len() as u32,
+                    len: name.len() as u32,
+                    count: 0,
+                    first: delta,
+                    last: delta,
+                });
                 bytes.extend_from_slice(name);
-                ends.push(bytes.len());
                 number
             }
         };
@@ -382,9 +428,11 @@ impl Names {
     }
 
     /// The numbers in the order of their names.
-    fn sorted(&self) -> Vec<u32> {
+    fn sorted(&mut self) -> Vec<u32> {
+        // Nobody asks for a number any more.
+        self.numbers = HashTable::new();
         let shared = self.shared_prefix();
-        let mut order: Vec<(u128, u32)> = (0..self.ends.len() as u32)
+        let mut order: Vec<(u128, u32)> = (0..self.names.len() as u32)
             .map(|number| (leading(&self.get(number)[shared..]), number))
             .collect();
         // Most names differ within what is kept beside their number: comparing those needs no other memory.
@@ -394,11 +442,11 @@ impl Names {
 
     /// How many bytes all names begin with.
     fn shared_prefix(&self) -> usize {
-        if self.ends.is_empty() {
+        if self.names.is_empty() {
             return 0;
         }
         let first = self.get(0);
-        (1..self.ends.len() as u32).fold(first.len(), |shared, number| {
+        (1..self.names.len() as u32).fold(first.len(), |shared, number| {
             let pairs = first[..shared].iter().zip(self.get(number));
             pairs.take_while(|(a, b)| a == b).count()
         })
@@ -411,12 +459,6 @@ fn leading(name: &[u8]) -> u128 {
     let len = name.len().min(bytes.len());
     bytes[..len].copy_from_slice(&name[..len]);
     u128::from_be_bytes(bytes)
-}
-
-fn name_at<'a>(bytes: &'a [u8], ends: &[usize], number: u32) -> &'a [u8] {
-    let number = number as usize;
-    let start = number.checked_sub(1).map_or(0, |before| ends[before]);
-    &bytes[start..ends[number]]
 }
 
 #[cfg(test)]
@@ -435,7 +477,7 @@ mod tests {
             let mut expected = std::collections::BTreeSet::new();
             for end in &ends {
                 let name = [prefix.as_bytes(), end].concat();
-                names.number_of(&name);
+                names.count(&name, 0);
                 expected.insert(name);
             }
             let sorted: Vec<Vec<u8>> = names.sorted().iter().map(|number| names.get(*number).to_vec()).collect();

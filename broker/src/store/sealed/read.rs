@@ -434,7 +434,13 @@ impl SealedIndex {
         if self.header.subjects <= 1 {
             return (at < self.header.entries).then_some(at);
         }
-        let number = at as usize / POSTINGS_PER_BLOCK;
+        match &*self.postings_block(at as usize / POSTINGS_PER_BLOCK)? {
+            Block::Postings(places) => places.get(at as usize % POSTINGS_PER_BLOCK).copied(),
+            _ => None,
+        }
+    }
+
+    fn postings_block(&self, number: usize) -> Option<Arc<Block>> {
         let range = || {
             let (offset, end) = self.whole_part(Part::Postings);
             let start = offset + (number * (POSTINGS_PER_BLOCK * 4 + CRC_BYTES)) as u64;
@@ -444,10 +450,7 @@ impl SealedIndex {
             ))
         };
         let decode = |content: &[u8]| blocks::decode_postings(content).map(Block::Postings);
-        match &*self.block(Part::Postings, number, range, decode)? {
-            Block::Postings(places) => places.get(at as usize % POSTINGS_PER_BLOCK).copied(),
-            _ => None,
-        }
+        self.block(Part::Postings, number, range, decode)
     }
 
     /// Where the postings of a subject begin that are at `place` or after it.
@@ -466,10 +469,21 @@ impl SealedIndex {
 
     /// Goes through the places of a subject, ascending.
     pub(in super::super) fn for_places(&self, subject: SubjectEntry, mut visit: impl FnMut(usize)) {
-        for at in subject.postings..subject.postings + subject.count {
-            if let Some(place) = self.posting(at) {
-                visit(place as usize);
+        let (mut at, end) = (subject.postings, subject.postings + subject.count);
+        if self.header.subjects <= 1 {
+            (at..end.min(self.header.entries)).for_each(|place| visit(place as usize));
+            return;
+        }
+        while at < end {
+            let from = at as usize % POSTINGS_PER_BLOCK;
+            let count = (POSTINGS_PER_BLOCK - from).min((end - at) as usize);
+            if let Some(Block::Postings(places)) =
+                self.postings_block(at as usize / POSTINGS_PER_BLOCK).as_deref()
+            {
+                let there = places.iter().skip(from).take(count);
+                there.for_each(|place| visit(*place as usize));
             }
+            at += count as u32;
         }
     }
 

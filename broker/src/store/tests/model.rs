@@ -253,6 +253,15 @@ pub(super) fn check_answers(model: &ModelStream, store: &Store<SimFs>, id: Strea
     assert_eq!(state.bytes, live.iter().map(|(_, sent)| size(sent)).sum::<u64>());
     let subjects: BTreeSet<&str> = live.iter().map(|(_, sent)| sent.subject.as_str()).collect();
     assert_eq!(store.num_subjects(id), subjects.len() as u64);
+    for max in [0, 1, 3] {
+        let count = |subject: &str| live.iter().filter(|(_, sent)| sent.subject == subject).count();
+        let above: Vec<&str> = subjects
+            .iter()
+            .copied()
+            .filter(|subject| count(subject) > max)
+            .collect();
+        assert_eq!(store.subjects_above(id, max as u64), above);
+    }
     let holes: u64 = store.deleted(id).iter().map(SeqRange::count).sum();
     assert_eq!(holes, (model.last + 1).saturating_sub(first) - live.len() as u64);
     assert_eq!(state.num_deleted, if live.is_empty() { 0 } else { holes });

@@ -73,6 +73,11 @@ pub(super) fn broker(out: &mut Out<'_>, stats: &BrokerStats) -> fmt::Result {
             stats.store.compaction_freed_bytes,
         ),
         (
+            "broker_held_back_rounds",
+            "Rounds of the storage thread that waited because segments filled faster than they were sealed",
+            stats.store.held_back,
+        ),
+        (
             "broker_set_aside_removed_segments",
             "Unreadable segments removed at the start because too much was set aside",
             stats.store.set_aside_removed,
