@@ -413,10 +413,12 @@ pub(super) fn append<F: Fs>(
     store.append(stream.id, record).map_err(|err| store_error(&err))
 }
 
-/// Takes the id of the last message from the stream, after messages were not stored after all.
+/// Takes the id of the last message from the stream: after a start, and after messages were not stored after all. It counts however
+/// old the message is, and is forgotten if that is not there any more.
+/// Source: nats-server, `rebuildDedupe`.
 pub(super) fn recall_last_msg_id<F: Fs>(stream: &mut Stream, store: &Store<F>) {
-    let last = store.last_match(stream.id, &SubjectFilter::all());
-    let record = last.and_then(|seq| store.read(stream.id, seq).ok().flatten());
+    let last = store.state(stream.id).last_seq;
+    let record = store.read_patiently(stream.id, last).ok().flatten();
     let parsed = record
         .as_ref()
         .map(|record| PublishHeaders::parse(&record.headers));

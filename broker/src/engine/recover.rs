@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::batches::drop_unfinished;
 use super::features::recover_schedule;
 use super::observer::Observer;
+use super::publish::recall_last_msg_id;
 use super::sourcing::POSITIONS;
 use super::time::{Mono, Now};
 use super::transfers::is_unfinished;
@@ -21,7 +22,6 @@ use crate::store::{Store, StoreError, StreamMeta, SubjectFilter};
 use crate::stream::Stream;
 use crate::stream::config::StreamConfig;
 use crate::stream::dedupe::IdKind;
-use crate::stream::headers::PublishHeaders;
 use crate::stream::notes::Note;
 use crate::types::{StreamId, StreamSeq, UnixNanos};
 
@@ -324,15 +324,6 @@ fn read_back<F: Fs>(stream: &mut Stream, store: &Store<F>, now: Now) -> Vec<(Str
             stream.duplicates.remember(at, IdKind::Resend, id, seq.0);
         }
     });
-    let last = store.last_match(stream.id, &SubjectFilter::all());
-    if let Some(Ok(Some(record))) = last.map(|seq| store.read_patiently(stream.id, seq))
-        && record.time >= window_start
-    {
-        let headers = PublishHeaders::parse(&record.headers);
-        headers
-            .msg_id
-            .unwrap_or_default()
-            .clone_into(&mut stream.last_msg_id);
-    }
+    recall_last_msg_id(stream, store);
     ended
 }

@@ -3,6 +3,7 @@
 mod abroad;
 mod clients;
 mod control;
+mod direct;
 mod displaced;
 mod external;
 mod failed;

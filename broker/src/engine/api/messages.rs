@@ -22,6 +22,8 @@ use crate::types::{StreamId, StreamSeq};
 /// Messages and bytes that one direct request gets at most.
 const DIRECT_BATCH_MAX: u64 = 1000;
 const DIRECT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Subjects that one direct request gets the last messages of at most.
+const DIRECT_SUBJECTS_MAX: usize = 1024;
 /// What a direct request gets for a message that the disk does not give.
 const UNREADABLE: &str = "500 Message Unreadable";
 
@@ -250,25 +252,22 @@ fn direct_batch<F: Fs>(
     store: &Store<F>,
     mut send: impl FnMut(Vec<u8>, Bytes),
 ) {
-    let limit = match request.batch {
-        0 => DIRECT_BATCH_MAX,
-        // A negative number asks for nothing but the end.
-        batch => u64::try_from(batch).unwrap_or(0),
-    };
     let bytes_max = usize::try_from(request.max_bytes)
         .ok()
         .filter(|bytes| *bytes > 0)
         .unwrap_or(DIRECT_BYTES_MAX);
-    let wanted = batch_positions(id, request, store, limit.min(DIRECT_BATCH_MAX));
-    if wanted.total == 0 {
-        let text = if request.multi_last.is_empty() {
-            "404 Message Not Found"
-        } else {
-            "404 No Results"
-        };
-        return send(format!("NATS/1.0 {text}\r\n\r\n").into_bytes(), Bytes::new());
-    }
-    let (mut left, mut last, mut bytes) = (wanted.total, 0, 0);
+    let wanted = if request.multi_last.is_empty() {
+        batch_positions(id, request, store)
+    } else {
+        last_positions(id, request, store)
+    };
+    let wanted = match wanted {
+        Ok(wanted) => wanted,
+        Err(text) => return send(format!("NATS/1.0 {text}\r\n\r\n").into_bytes(), Bytes::new()),
+    };
+    // Of last messages the headers always come.
+    let no_hdr = request.no_hdr && request.multi_last.is_empty();
+    let (mut left, mut last, mut bytes) = (wanted.left, 0, 0);
     for seq in wanted.found {
         let record = match store.read(id, seq) {
             Ok(Some(record)) => record,
@@ -278,7 +277,7 @@ fn direct_batch<F: Fs>(
             }
             Ok(None) | Err(_) => continue,
         };
-        if !request.no_hdr {
+        if !no_hdr {
             left = left.saturating_sub(1);
         }
         let mut block = direct_headers(name, &record);
@@ -286,7 +285,7 @@ fn direct_batch<F: Fs>(
         block = headers::with_field(&block, "Nats-Last-Sequence", &last.to_string());
         bytes += record.subject.len() + record.headers.len() + record.payload.len();
         last = seq.0;
-        send(if request.no_hdr { Vec::new() } else { block }, record.payload);
+        send(if no_hdr { Vec::new() } else { block }, record.payload);
         if bytes >= bytes_max {
             break;
         }
@@ -321,40 +320,62 @@ fn last_at_or_below<F: Fs>(
     low.checked_sub(1).filter(|seq| *seq > 0).map(StreamSeq)
 }
 
+/// What a request for several messages gets.
 struct Wanted {
     found: Vec<StreamSeq>,
-    total: u64,
+    /// How many there are, also beyond those found.
+    left: u64,
     up_to: u64,
 }
 
-fn batch_positions<F: Fs>(id: StreamId, request: &MessageGetRequest, store: &Store<F>, limit: u64) -> Wanted {
+/// Messages from a position on, or the status where there are none.
+fn batch_positions<F: Fs>(
+    id: StreamId,
+    request: &MessageGetRequest,
+    store: &Store<F>,
+) -> Result<Wanted, &'static str> {
     let last = store.state(id).last_seq;
     let start = match request.start_time {
         Some(time) => store.seq_at_or_after(id, time.0).unwrap_or(last.next()),
         None => StreamSeq(request.seq.max(1)),
     };
-    let take = usize::try_from(limit).unwrap_or(usize::MAX);
-    if request.multi_last.is_empty() {
-        let filter = if request.next_by_subj.is_empty() {
-            SubjectFilter::all()
-        } else {
-            SubjectFilter::new(&[&request.next_by_subj])
-        };
-        let next = |from| store.next_match(id, &filter, from);
-        let found = std::iter::successors(next(start), |seq| next(seq.next()))
-            .take(take)
-            .collect();
-        return Wanted {
-            found,
-            total: store.count_matching(id, &filter, start),
-            up_to: last.0,
-        };
+    let filter = if request.next_by_subj.is_empty() {
+        SubjectFilter::all()
+    } else {
+        SubjectFilter::new(&[&request.next_by_subj])
+    };
+    let left = store.count_matching(id, &filter, start);
+    if left == 0 {
+        return Err("404 Message Not Found");
     }
-    let up_to = match (request.up_to_seq, request.up_to_time) {
+    // A negative number asks for nothing but the end.
+    let limit = u64::try_from(request.batch).unwrap_or(0).min(DIRECT_BATCH_MAX);
+    let next = |from| store.next_match(id, &filter, from);
+    let found = std::iter::successors(next(start), |seq| next(seq.next()))
+        .take(usize::try_from(limit).unwrap_or(usize::MAX))
+        .collect();
+    Ok(Wanted {
+        found,
+        left,
+        up_to: last.0,
+    })
+}
+
+/// The last message of each subject, or the status where there are none, or too many.
+/// Source: nats-server, `getDirectMulti`.
+fn last_positions<F: Fs>(
+    id: StreamId,
+    request: &MessageGetRequest,
+    store: &Store<F>,
+) -> Result<Wanted, &'static str> {
+    const NONE: &str = "404 No Results";
+    let last = store.state(id).last_seq;
+    let asked = match (request.up_to_seq, request.up_to_time) {
         (0, None) => last,
         (0, Some(time)) => store.seq_at_or_after(id, time.0).map_or(last, StreamSeq::prev),
-        (seq, _) => StreamSeq(seq).min(last),
+        (seq, _) => StreamSeq(seq),
     };
+    let up_to = asked.min(last);
     let filter = SubjectFilter::new(&request.multi_last);
     let subjects = store.subjects(id, &filter);
     let last_up_to = |subject: &SubjectSummary| {
@@ -365,13 +386,24 @@ fn batch_positions<F: Fs>(id: StreamId, request: &MessageGetRequest, store: &Sto
         }
     };
     let mut found: Vec<StreamSeq> = subjects.iter().filter_map(last_up_to).collect();
-    found.retain(|seq| *seq >= start);
-    found.sort_unstable();
-    let total = found.len() as u64;
-    found.truncate(take);
-    Wanted {
-        found,
-        total,
-        up_to: up_to.0,
+    if found.is_empty() {
+        return Err(NONE);
     }
+    if found.len() > DIRECT_SUBJECTS_MAX {
+        return Err("413 Too Many Results");
+    }
+    // Those below where the client wants to begin are found and passed over.
+    found.retain(|seq| seq.0 >= request.seq);
+    found.sort_unstable();
+    let left = found.len() as u64;
+    if let Ok(limit) = usize::try_from(request.batch)
+        && limit > 0
+    {
+        found.truncate(limit);
+    }
+    Ok(Wanted {
+        found,
+        left,
+        up_to: asked.0,
+    })
 }

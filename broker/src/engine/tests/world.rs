@@ -153,6 +153,14 @@ impl World {
         self.take_answer(&inbox).expect("requests are answered")
     }
 
+    /// A request that has several answers: the headers of each.
+    pub(super) fn ask_for_all(&mut self, subject: &str, payload: &str) -> Vec<String> {
+        let inbox = self.inbox();
+        let reply = ReplyTo::Subject(inbox.clone().into());
+        self.round(vec![Self::op(JsKind::Api, subject, reply, "", payload)]);
+        self.got(&inbox).into_iter().map(|got| got.headers).collect()
+    }
+
     fn stream_of(&self, subject: &str) -> StreamId {
         let captures = |subjects: &[String]| subjects.iter().any(|own| crate::subject::matches(own, subject));
         let found = self
