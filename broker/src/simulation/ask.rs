@@ -1,14 +1,20 @@
 //! What clients ask for: making up requests at random.
 
+use serde_json::json;
+
 use super::Run;
 use super::config::{AckPolicy, CONSUMERS, ConsumerConfig, KEYS, SECOND, STREAMS, Sharing, StreamConfig};
 use super::consumers::Share;
 use super::control::Control;
+use super::names::Names;
+use super::several::Several;
 use super::streams::Sent;
 use super::verdict::Asked;
 use super::world::{local_publish, op};
+use crate::api::time::JsonTime;
 use crate::env::Rng;
 use crate::shard::inbox::{JsKind, JsOp, PubAck, PublishError, Resend};
+use crate::types::UnixNanos;
 
 /// Which message a request wants.
 #[derive(Clone, Debug)]
@@ -16,6 +22,8 @@ pub(super) enum Wanted {
     At(u64),
     LastOf(String),
     NextOf(u64, String),
+    /// The first one from a time on, of a subject if there is one.
+    Since(UnixNanos, String),
 }
 
 /// What an acknowledgement says.
@@ -50,12 +58,14 @@ pub(super) enum Request {
         wanted: Wanted,
         is_direct: bool,
     },
+    Several(Several),
     StreamInfo,
     CreateConsumer(ConsumerConfig),
     DeleteConsumer(&'static str),
     ConsumerInfo(&'static str),
     StreamList,
     ConsumerList,
+    Names(Names),
     Control {
         consumer: &'static str,
         control: Control,
@@ -192,7 +202,7 @@ impl Run {
     }
 
     /// Often a message that is there, sometimes none.
-    fn some_seq(&mut self, name: &str) -> u64 {
+    pub(super) fn some_seq(&mut self, name: &str) -> u64 {
         let stream = &self.streams[name];
         let live: Vec<u64> = stream.live().map(|(seq, _)| seq).collect();
         let beyond = stream.last + 2;
@@ -202,7 +212,7 @@ impl Run {
         }
     }
 
-    fn subject(&mut self, name: &str) -> String {
+    pub(super) fn subject(&mut self, name: &str) -> String {
         let key = KEYS[self.rng.below(KEYS.len() as u64) as usize];
         format!("{}.{key}", self.streams[name].config.tree)
     }
@@ -239,6 +249,15 @@ impl Run {
             28..36 if allow_ttl || self.rng.chance(10) => asked.ttl_seconds = Some(1 + self.rng.below(20)),
             _ => {}
         }
+        if self.rng.chance(6) {
+            let last = self.streams[name].last_id.clone().unwrap_or_default();
+            let id = if off == 0 && !last.is_empty() {
+                last
+            } else {
+                format!("id{}", self.rng.below(10))
+            };
+            asked.expected_last_id = Some(id);
+        }
         if self.rng.chance(20) {
             asked.msg_id = Some(format!("id{}", self.rng.below(10)));
         }
@@ -267,6 +286,7 @@ impl Run {
             "Nats-Expected-Last-Subject-Sequence",
             text(asked.expected_subject_seq),
         );
+        field("Nats-Expected-Last-Msg-Id", asked.expected_last_id.clone());
         field("Nats-Rollup", asked.rollup.map(str::to_owned));
         field("Nats-TTL", text(asked.ttl_seconds));
         let headers = match block.as_str() {
@@ -352,18 +372,31 @@ impl Run {
 
     fn get(&mut self, name: &'static str) -> (JsOp, Ask) {
         let (seq, subject) = (self.some_seq(name), self.subject(name));
-        let (json, wanted) = match self.rng.below(3) {
+        let is_direct = self.streams[name].config.allow_direct && self.rng.chance(70);
+        if is_direct && self.rng.chance(40) {
+            return self.ask_for_several(name);
+        }
+        let (json, wanted) = match self.rng.below(4) {
             0 => (format!(r#"{{"seq":{seq}}}"#), Wanted::At(seq)),
             1 => (
                 format!(r#"{{"last_by_subj":"{subject}"}}"#),
                 Wanted::LastOf(subject),
             ),
-            _ => (
+            2 => (
                 format!(r#"{{"seq":{seq},"next_by_subj":"{subject}"}}"#),
                 Wanted::NextOf(seq, subject),
             ),
+            _ => {
+                let time = self.some_time(name);
+                let subject = if self.rng.chance(50) {
+                    subject
+                } else {
+                    String::new()
+                };
+                let json = json!({"start_time": JsonTime(time), "next_by_subj": subject});
+                (json.to_string(), Wanted::Since(time, subject))
+            }
         };
-        let is_direct = self.streams[name].config.allow_direct && self.rng.chance(70);
         let subject = if is_direct { "DIRECT.GET" } else { "STREAM.MSG.GET" };
         let request = Request::Get { wanted, is_direct };
         self.api(name, &format!("{subject}.{name}"), &json, request)

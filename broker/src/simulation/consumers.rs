@@ -462,6 +462,17 @@ impl ConsumerModel {
         self.may_have_gone || self.is_abandoned(now)
     }
 
+    /// Whether it is there for certain, with this configuration.
+    pub(super) fn is_known(&self, now: u64) -> bool {
+        !self.is_in_doubt && !self.is_free && self.configs_in_doubt.is_empty() && !self.was_abandoned(now)
+    }
+
+    /// It was made anew as it was when a backup was taken.
+    pub(super) fn restored(&mut self, now: Now) {
+        self.last_used = now.mono.0;
+        self.reopened(true, now);
+    }
+
     /// The broker was started again; what was not written is forgotten.
     pub(super) fn reopened(&mut self, was_clean: bool, now: Now) {
         if was_clean {

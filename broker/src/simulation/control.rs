@@ -99,8 +99,9 @@ impl Run {
 
     /// Streams, or the consumers of one.
     pub(super) fn list(&mut self, name: &'static str) -> (JsOp, Ask) {
-        match self.rng.below(2) {
-            0 => self.api(name, "STREAM.LIST", "", Request::StreamList),
+        match self.rng.below(4) {
+            0 | 1 => self.ask_for_names(name),
+            2 => self.api(name, "STREAM.LIST", "", Request::StreamList),
             _ => self.api(name, &format!("CONSUMER.LIST.{name}"), "", Request::ConsumerList),
         }
     }

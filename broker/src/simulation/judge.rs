@@ -84,6 +84,7 @@ impl Run {
                 self.judge_publish(stream, sent, &asked, &answer, is_silent);
             }
             Request::Get { wanted, is_direct } => self.judge_get(stream, &wanted, is_direct, got.pop()),
+            Request::Several(asked) => self.judge_several(stream, &asked, &got),
             Request::Pull {
                 consumer,
                 batch,
@@ -211,7 +212,10 @@ impl Run {
                     _ => false,
                 };
                 let otherwise = self.stream(name).unbound_verdict(now.0, &sent, asked);
-                let fits = is_meant(&verdict) || (is_loose && (is_fullness(*code) || is_meant(&otherwise)));
+                let last_id = &self.stream(name).last_id;
+                let is_id = *code == 10070 && asked.expected_last_id.is_some() && last_id.is_none();
+                let fits =
+                    is_id || is_meant(&verdict) || (is_loose && (is_fullness(*code) || is_meant(&otherwise)));
                 assert!(
                     fits,
                     "{name}: refused with {code}, expected {verdict:?}: {asked:?}"
@@ -302,6 +306,7 @@ impl Run {
             Request::StreamInfo => self.judge_stream_info(name, answer),
             Request::StreamList => self.judge_stream_list(answer),
             Request::ConsumerList => self.judge_consumer_list(name, answer),
+            Request::Names(names) => self.judge_names(name, &names, answer),
             Request::CreateConsumer(config) => {
                 let now = self.world.now.mono.0;
                 let stream = self.stream(name);
@@ -508,16 +513,22 @@ impl Run {
         let Some(got) = got else {
             return self.excuse(name, wanted);
         };
-        let stream = self.stream(name);
-        if stream.is_loose() || stream.damage > 0 {
+        if !self.knows_what_is_read(name, matches!(wanted, Wanted::Since(..))) {
             return;
         }
+        let stream = self.stream(name);
         let expected = match wanted {
             Wanted::At(seq) => stream.live().find(|(one, _)| one == seq),
             Wanted::LastOf(subject) => stream.live().rfind(|(_, one)| one.sent.subject == *subject),
             Wanted::NextOf(seq, subject) => stream
                 .live()
                 .find(|(one, message)| one >= seq && message.sent.subject == *subject),
+            Wanted::Since(time, subject) => stream.since(*time).and_then(|first| {
+                let is_wanted = |sent: &Sent| subject.is_empty() || sent.subject == *subject;
+                stream
+                    .live()
+                    .find(|(one, message)| *one >= first && is_wanted(&message.sent))
+            }),
         };
         let payload = if is_direct {
             let is_there = !got.headers.starts_with(b"NATS/1.0 4");

@@ -63,7 +63,7 @@ impl Run {
     /// Starts the broker and looks at what it has recovered. Returns whether it runs.
     fn start(&mut self, must: bool) -> bool {
         self.troubles = self.world.fs.troubles();
-        self.has_failed = false;
+        (self.has_failed, self.ends_early) = (false, false);
         let opened = self.world.open();
         self.world.tell(format_args!("start: {opened:?}"));
         self.world.tell_streams();
@@ -222,7 +222,7 @@ impl Run {
         }
     }
 
-    fn expire(&mut self) {
+    pub(super) fn expire(&mut self) {
         let now = self.world.now.mono.0;
         for stream in self.streams.values_mut() {
             stream.expire(now);
@@ -234,7 +234,10 @@ impl Run {
         let rounds = 5 + self.rng.below(span);
         for _ in 0..rounds {
             self.turn();
-            if self.world.fs.is_dark() || (self.has_failed && self.rng.chance(20)) {
+            if self.rng.chance(4) && !self.world.fs.is_dark() {
+                self.back_up_or_restore();
+            }
+            if self.ends_early || self.world.fs.is_dark() || (self.has_failed && self.rng.chance(20)) {
                 return;
             }
         }
@@ -317,14 +320,15 @@ impl Run {
 
     /// Ends a life: in order, by a kill, or by a power cut.
     fn end(&mut self) {
-        let is_clean = self.rng.chance(15) && !self.is_troubled() && self.world.is_running() && {
-            let is_clean = self.world.close();
-            assert!(
-                is_clean || self.is_troubled(),
-                "the broker does not stop in order"
-            );
-            is_clean
-        };
+        let is_clean =
+            self.rng.chance(15) && !self.is_troubled() && !self.ends_early && self.world.is_running() && {
+                let is_clean = self.world.close();
+                assert!(
+                    is_clean || self.is_troubled(),
+                    "the broker does not stop in order"
+                );
+                is_clean
+            };
         for stream in self.streams.values_mut() {
             stream.was_closed = is_clean;
             stream.died(self.world.now.mono.0);

@@ -14,6 +14,7 @@
 
 mod answer;
 mod ask;
+mod backups;
 mod config;
 mod consumers;
 mod control;
@@ -24,6 +25,8 @@ pub mod fuzz;
 mod judge;
 mod life;
 mod look;
+mod names;
+mod several;
 mod special;
 mod streams;
 #[cfg(test)]
@@ -36,6 +39,7 @@ use std::path::PathBuf;
 
 use crate::env::Rng;
 use crate::env::sim::{SplitMix, Trace};
+use backups::Backup;
 use special::Specials;
 use streams::StreamModel;
 use world::World;
@@ -110,6 +114,10 @@ struct Run {
     has_failed: bool,
     /// A bit of this file has flipped, and no start has had the chance to repair it since.
     flipped: Option<PathBuf>,
+    /// A backup of a stream that a client keeps.
+    backup: Option<Backup>,
+    /// This life is to end after this round.
+    ends_early: bool,
 }
 
 impl Run {
@@ -131,6 +139,8 @@ impl Run {
             is_full: false,
             has_failed: false,
             flipped: None,
+            backup: None,
+            ends_early: false,
         }
     }
 

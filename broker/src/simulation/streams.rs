@@ -83,6 +83,8 @@ pub(super) struct StreamModel {
     pub(super) confirmed: u64,
     pub(super) ids: BTreeMap<String, Seen>,
     pub(super) resends: BTreeMap<String, Seen>,
+    /// The id of the last message, empty if it had none; `None`: it is not known.
+    pub(super) last_id: Option<String>,
     pub(super) consumers: BTreeMap<&'static str, ConsumerModel>,
     /// Consumers that a restart may find.
     pub(super) consumers_in_doubt: Vec<ConsumerModel>,
@@ -140,6 +142,7 @@ impl StreamModel {
             confirmed: last,
             ids: BTreeMap::new(),
             resends: BTreeMap::new(),
+            last_id: Some(String::new()),
             consumers: BTreeMap::new(),
             consumers_in_doubt: Vec::new(),
             damage: 0,
@@ -186,6 +189,7 @@ impl StreamModel {
             at: now.0,
             is_certain: true,
         };
+        self.last_id = Some(asked.msg_id.clone().unwrap_or_default());
         if let Some(id) = &asked.msg_id {
             self.ids.insert(id.clone(), seen);
         }
@@ -308,6 +312,7 @@ impl StreamModel {
 
     /// What a publish would have pushed out may be gone.
     pub(super) fn may_push_out(&mut self, sent: &Sent, asked: &Asked) {
+        self.last_id = None;
         if let Some((key, _)) = &asked.resend
             && let Some(seen) = self.resends.get_mut(key)
         {
@@ -538,5 +543,10 @@ impl StreamModel {
             self.date_ids_anew(anew);
         }
         self.confirmed = self.last;
+        // That of a last message that is not there any more is forgotten.
+        let last = self.messages.get(&self.last);
+        let last = last.filter(|message| message.fate == Fate::Live);
+        let id = last.and_then(|message| header(&message.sent.headers, "Nats-Msg-Id"));
+        self.last_id = (self.damage == 0).then(|| id.unwrap_or_default());
     }
 }

@@ -17,6 +17,7 @@ pub(super) struct Seen {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asked {
     pub(super) msg_id: Option<String>,
+    pub(super) expected_last_id: Option<String>,
     pub(super) resend: Option<(String, bool)>,
     pub(super) expected_stream: Option<String>,
     pub(super) expected_last_seq: Option<u64>,
@@ -87,7 +88,11 @@ impl StreamModel {
                 _ => {}
             }
         }
-        let refused = self.refusal(subject, sent, asked);
+        let is_other_id = |last: &String| asked.expected_last_id.as_ref().is_some_and(|id| id != last);
+        let refused = match &self.last_id {
+            Some(last) if is_other_id(last) => Some(10070),
+            _ => self.refusal(subject, sent, asked),
+        };
         match (refused, duplicate) {
             (None, Some(seq)) => Verdict::Either(seq),
             (None, None) => Verdict::Stored,
@@ -96,11 +101,12 @@ impl StreamModel {
         }
     }
 
-    /// The same if the expected positions are the last ones, as they may be where the last position is uncertain.
+    /// The same if the expected positions and the expected id are the last ones, as they may be where the last one is uncertain.
     pub(super) fn unbound_verdict(&self, now: u64, sent: &Sent, asked: &Asked) -> Verdict {
         let unbound = Asked {
             expected_last_seq: None,
             expected_subject_seq: None,
+            expected_last_id: None,
             ..asked.clone()
         };
         self.verdict(now, &sent.subject, sent, &unbound)
