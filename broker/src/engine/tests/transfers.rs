@@ -164,6 +164,62 @@ fn a_backup_restored_is_the_same_stream() {
     }
 }
 
+/// Moves a stream out and back.
+fn moved(world: &mut World) {
+    let (request, bytes) = backup(world, "S");
+    world.ask("$JS.API.STREAM.DELETE.S", "");
+    let answer = restore(world, "S", &request, &bytes);
+    assert!(answer["error"].is_null(), "{answer}");
+}
+
+#[test]
+fn a_consumer_that_was_paused_is_paused_when_it_is_restored() {
+    for in_memory in [false, true] {
+        let mut world = World::new(5);
+        world.ask("$JS.API.STREAM.CREATE.S", r#"{"name":"S","subjects":["s"]}"#);
+        world.publish("s", "", "x");
+        let config = json!({"durable_name": "C", "ack_policy": "explicit", "mem_storage": in_memory});
+        let request = json!({"stream_name": "S", "config": config}).to_string();
+        world.ask("$JS.API.CONSUMER.CREATE.S.C", &request);
+        world.ask(
+            "$JS.API.CONSUMER.PAUSE.S.C",
+            r#"{"pause_until":"2023-11-14T22:13:30Z"}"#,
+        );
+        moved(&mut world);
+        world.pull("S", "C", "1");
+        assert!(world.deliveries().is_empty(), "in memory: {in_memory}");
+        world.wait(20 * SECOND);
+        assert_eq!(world.deliveries().len(), 1, "in memory: {in_memory}");
+    }
+}
+
+#[test]
+fn a_consumer_that_starts_behind_the_end_still_does_when_it_is_restored() {
+    let mut world = World::new(6);
+    world.ask("$JS.API.STREAM.CREATE.S", r#"{"name":"S","subjects":["s"]}"#);
+    world.publish("s", "", "1");
+    let config = json!({"durable_name": "C", "ack_policy": "explicit", "deliver_policy": "by_start_sequence", "opt_start_seq": 4});
+    let request = json!({"stream_name": "S", "config": config}).to_string();
+    world.ask("$JS.API.CONSUMER.CREATE.S.C", &request);
+    moved(&mut world);
+    for text in ["2", "3", "4"] {
+        world.publish("s", "", text);
+    }
+    world.pull("S", "C", "5");
+    let got: Vec<u64> = world.deliveries().iter().map(|one| one.stream_seq()).collect();
+    assert_eq!(got, [4]);
+}
+
+#[test]
+fn a_message_as_large_as_may_be_is_restored_with_its_resend_key() {
+    let mut world = World::new(7);
+    let config = r#"{"name":"S","subjects":["s"],"max_msg_size":1}"#;
+    world.ask("$JS.API.STREAM.CREATE.S", config);
+    world.publish_resend("s", "key", false).unwrap();
+    moved(&mut world);
+    assert!(world.publish_resend("s", "key", true).unwrap().duplicate);
+}
+
 #[test]
 fn what_is_not_complete_is_not_there() {
     for seed in 0..20 {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::block::StoredState;
 use crate::consumer::Consumer;
-use crate::consumer::config::ConsumerConfig;
+use crate::consumer::config::{ConsumerConfig, DeliverPolicy};
 use crate::consumer::state::{ConsumerState, PendingState};
 use crate::types::UnixNanos;
 
@@ -120,6 +120,11 @@ impl ArchivedConsumer {
             ..
         } = &self.state;
         let next_stream_seq = delivered.stream_seq.min(last_seq) + 1;
+        // It may start behind the stream's end.
+        let next_stream_seq = match self.config.deliver_policy {
+            DeliverPolicy::ByStartSequence => next_stream_seq.max(self.config.opt_start_seq),
+            _ => next_stream_seq,
+        };
         let next_consumer_seq = delivered
             .consumer_seq
             .checked_add(1)

@@ -470,7 +470,11 @@ impl Engine {
         if let Some(mut stream) = self.streams.remove(&id) {
             for (config, state) in restore.consumers.drain(..) {
                 let name = config.name.as_str().into();
-                self.add_consumer(&mut stream, name, config, now.wall, state, false, now.mono);
+                let id = self.add_consumer(&mut stream, name, config, now.wall, state, false, now.mono);
+                if let Some(observer) = self.consumers.get_mut(&id) {
+                    observer.consumer.arm_pause(now);
+                }
+                self.rearm(now.mono, id);
             }
             self.streams.insert(id, stream);
         }

@@ -16,6 +16,7 @@ use crate::engine::time::Now;
 use crate::env::Fs;
 use crate::store::{Backing, NewRecord, Store};
 use crate::stream::config::{Storage, StreamConfig};
+use crate::stream::headers::{RESEND_ID, without_fields};
 use crate::stream::{HEADER_BYTES_MAX, Stream};
 use crate::subject;
 use crate::types::{StreamSeq, UnixNanos};
@@ -276,7 +277,10 @@ impl Engine {
             return Err(RestoreError::Headers(seq));
         }
         let bytes = headers.len() + payload.len();
-        let is_too_large = usize::try_from(restore.config.max_msg_size).is_ok_and(|max| bytes > max);
+        // What this server has added itself does not count.
+        let sent_bytes = || without_fields(headers, |name| name == RESEND_ID).len() + payload.len();
+        let is_too_large =
+            usize::try_from(restore.config.max_msg_size).is_ok_and(|max| bytes > max && sent_bytes() > max);
         if is_too_large || headers.len() > HEADER_BYTES_MAX {
             return Err(RestoreError::TooLarge(seq));
         }
