@@ -73,11 +73,17 @@ impl Run {
                 "{name} was never created: {value}"
             );
         }
-        let left_out = self
+        let left_out: Vec<&str> = self
             .streams
             .keys()
-            .filter(|name| is_alive(name) && !named.contains(name));
-        assert!(left_out.count() <= offset, "streams are left out: {value}");
+            .copied()
+            .filter(|name| is_alive(name) && !named.contains(name))
+            .collect();
+        let is_before = |name: &&str| named.first().is_none_or(|first| name < first);
+        assert!(
+            left_out.len() <= offset && left_out.iter().all(|name| is_before(name)),
+            "streams are left out: {value}"
+        );
     }
 
     fn judge_consumer_names(&mut self, name: &'static str, offset: usize, value: &Value) {
@@ -90,13 +96,19 @@ impl Run {
         for one in &named {
             assert!(known.contains(&one.as_str()), "{one} was never created: {value}");
         }
+        let missing = known
+            .iter()
+            .filter(|one| !named.iter().any(|named| named == *one));
         if offset == 0 {
-            for one in known
-                .into_iter()
-                .filter(|one| !named.iter().any(|named| named == one))
-            {
+            for one in missing {
                 self.gone(name, one);
             }
+        } else if total == known.len() {
+            let first = named.first().map_or("~", String::as_str);
+            assert!(
+                missing.copied().all(|one| one < first),
+                "consumers are left out: {value}"
+            );
         }
     }
 }
