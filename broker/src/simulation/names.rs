@@ -81,7 +81,7 @@ impl Run {
             .collect();
         let is_before = |name: &&str| named.first().is_none_or(|first| name < first);
         assert!(
-            left_out.len() <= offset && left_out.iter().all(|name| is_before(name)),
+            left_out.len() <= offset && left_out.iter().all(is_before),
             "streams are left out: {value}"
         );
     }
