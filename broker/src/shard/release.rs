@@ -200,7 +200,7 @@ impl<F: Fs, O: Outlet> Release<'_, F, O> {
         let mut account = AccountId::GLOBAL;
         self.outlet.enter(account);
         for (index, effect) in effects.drain(..).enumerate() {
-            if index % HAND_OVER_EFFECTS == HAND_OVER_EFFECTS - 1 {
+            if index > 0 && index.is_multiple_of(HAND_OVER_EFFECTS) {
                 self.outlet.hand_over();
             }
             match effect {
