@@ -147,7 +147,7 @@ impl<F: Fs> Store<F> {
             return Some(looked);
         }
         let soon = MonoNanos(looked.0.saturating_add(INTERVAL_NS));
-        if self.is_busy() {
+        if self.is_busy() || self.tending.scrub.is_reading {
             return Some(soon);
         }
         let due = [self.scrub_due(), self.compaction.due()]
@@ -157,7 +157,8 @@ impl<F: Fs> Store<F> {
         due.map(|due| MonoNanos(due.0.max(soon.0)))
     }
 
-    /// Whether something was begun that ends by itself if [`Store::tend`] is called: sealing, adding up subjects, and so on.
+    /// Whether something was begun that ends soon if [`Store::tend`] is called: sealing, adding up subjects, and so on, but
+    /// not reading for damage.
     pub fn is_busy(&self) -> bool {
         let tending = &self.tending;
         !tending.stirred.is_empty()
@@ -165,7 +166,6 @@ impl<F: Fs> Store<F> {
             || tending.is_marking
             || tending.is_counting
             || tending.syncer.is_busy()
-            || tending.scrub.is_reading
             || self.shared.sealer.is_busy()
             || self.compaction.is_busy()
             || !self.damaged.borrow().is_empty()

@@ -168,12 +168,20 @@ impl Builder {
     pub(in super::super) fn finish(mut self) -> Vec<u8> {
         let order = self.names.sorted();
         let mut ranks = vec![0u32; order.len()];
-        let mut starts = Vec::with_capacity(order.len());
-        let mut start = 0;
         for (rank, number) in order.iter().enumerate() {
             ranks[*number as usize] = rank as u32;
+        }
+        // Memory is slow where it is asked here and there: what depends on nothing is fetched first, all of it at once.
+        let names: Vec<Name> = order
+            .iter()
+            .map(|number| self.names.names[*number as usize])
+            .collect();
+        self.names.names = Vec::new();
+        let mut starts = Vec::with_capacity(names.len());
+        let mut start = 0;
+        for name in &names {
             starts.push(start);
-            start += self.names.names[*number as usize].count;
+            start += name.count;
         }
         let mut out = vec![0; INDEX_HEADER_BYTES];
         let mut parts = [(0, 0); PARTS];
@@ -188,7 +196,7 @@ impl Builder {
         next(&out, Part::EntryDirectory);
         put_block(&mut out, &directory, salt);
         next(&out, Part::Subjects);
-        let directory = self.put_subjects(&mut out, &order, &starts);
+        let directory = self.put_subjects(&mut out, &names, &starts);
         next(&out, Part::SubjectDirectory);
         put_block(&mut out, &directory, salt);
         next(&out, Part::Postings);
@@ -235,17 +243,23 @@ impl Builder {
 
     /// Writes the subjects in order. Returns the directory: for each block its offset, its first posting and its first
     /// subject.
-    fn put_subjects(&self, out: &mut Vec<u8>, order: &[u32], starts: &[u32]) -> Vec<u8> {
+    fn put_subjects(&self, out: &mut Vec<u8>, names: &[Name], starts: &[u32]) -> Vec<u8> {
         let mut directory = Vec::new();
-        let blocks = order.chunks(SUBJECTS_PER_BLOCK);
+        let mut bytes = Vec::new();
+        let blocks = names.chunks(SUBJECTS_PER_BLOCK);
         for (block, first_posting) in blocks.zip(starts.iter().step_by(SUBJECTS_PER_BLOCK)) {
             let at = out.len();
+            bytes.clear();
+            for name in block {
+                bytes.extend_from_slice(name.bytes(&self.names.bytes));
+            }
             let mut before: &[u8] = &[];
+            let mut rest = &bytes[..];
             put(&mut directory, at as u64);
             put(&mut directory, u64::from(*first_posting));
-            for (number, subject) in block.iter().enumerate() {
-                let found = &self.names.names[*subject as usize];
-                let name = found.bytes(&self.names.bytes);
+            for (number, found) in block.iter().enumerate() {
+                let (name, behind) = rest.split_at(found.len as usize);
+                rest = behind;
                 if number == 0 {
                     put(&mut directory, name.len() as u64);
                     directory.extend_from_slice(name);
@@ -350,6 +364,7 @@ struct Names {
 }
 
 /// A subject, with the deltas of its first and its last record.
+#[derive(Clone, Copy)]
 struct Name {
     start: u32,
     len: u32,
