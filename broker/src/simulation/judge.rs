@@ -212,8 +212,12 @@ impl Run {
                     _ => false,
                 };
                 let otherwise = self.stream(name).unbound_verdict(now.0, &sent, asked);
-                let last_id = &self.stream(name).last_id;
-                let is_id = *code == 10070 && asked.expected_last_id.is_some() && last_id.is_none();
+                // It is read anew when messages of a commit that failed are forgotten.
+                let stream = self.stream(name);
+                let last_id = stream.last_id.as_ref().filter(|_| !stream.is_sick);
+                let is_other = last_id.is_none() || last_id != asked.expected_last_id.as_ref();
+                let is_vague = is_loose || last_id.is_none();
+                let is_id = *code == 10070 && asked.expected_last_id.is_some() && is_other && is_vague;
                 let fits =
                     is_id || is_meant(&verdict) || (is_loose && (is_fullness(*code) || is_meant(&otherwise)));
                 assert!(
@@ -417,10 +421,9 @@ impl Run {
                     is_loose || stream.damage > 0 || purged == going.len() as u64,
                     "{name}: {purged} purged instead of {going:?}"
                 );
-                // As many as expected need not be those: a publish of this round without an answer may be among what is kept.
-                // In a life in which the disk has failed, nor is it known what an acknowledgement took out.
-                let is_certain = !is_loose || (stream.doubtful.is_empty() && !stream.is_sick);
-                let is_known = keep == 0 || (is_certain && purged == going.len() as u64);
+                // As many as expected need not be those: a publish of this round without an answer may be among what is kept, and
+                // what an acknowledgement of this round took out makes room for another one.
+                let is_known = keep == 0 || (!is_loose && purged == going.len() as u64);
                 if subject.is_empty() && keep == 0 {
                     stream.purge(|one, _| seq == 0 || one < seq);
                 } else if purged > 0 && is_known {
