@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::config::{AckPolicy, ConsumerConfig, Start};
-use super::streams::{Fate, StreamModel};
+use super::config::{AckPolicy, ConsumerConfig, Retention, Start};
+use super::streams::{Fate, Message, StreamModel};
 use super::world::Got;
 use crate::engine::time::Now;
 pub(super) use control::Pause;
@@ -218,10 +218,14 @@ impl ConsumerModel {
 
     fn outstanding(&self, stream: &StreamModel) -> usize {
         let waits = |(seq, story): &(&u64, &Story)| {
+            // What an update has taken out of its filter may leave, and be waited for no more, as soon as others are done with it.
+            let may_leave = |message: &Message| {
+                stream.config.retention != Retention::Limits && !self.config.wants(&message.sent.subject)
+            };
             let is_there = stream
                 .messages
                 .get(seq)
-                .is_some_and(|message| message.fate == Fate::Live);
+                .is_some_and(|message| message.fate == Fate::Live && !may_leave(message));
             let is_open = story.settled == Settled::No && !story.is_given_up;
             is_there && is_open && story.is_exact && story.deliveries > 0
         };
