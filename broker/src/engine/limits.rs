@@ -10,6 +10,31 @@ use crate::stream::{Rollup, Stream};
 use crate::subject;
 use crate::types::{StreamId, StreamSeq};
 
+/// Messages read at the start of a stream to see which count, before older ones go. A crash brings few back.
+const RECOVERED_READS_MAX: u64 = 10_000;
+
+/// Reads the messages of a subject, so that those that are damaged count no more: they must not push out others. `false`:
+/// there are more than may still be read, or one cannot be read for now.
+fn is_readable<F: Fs>(id: StreamId, subject: &str, reads: &mut u64, store: &mut Store<F>) -> bool {
+    let Some(summary) = store.subject(id, subject) else {
+        return false;
+    };
+    let Some(left) = reads.checked_sub(summary.messages) else {
+        return false;
+    };
+    *reads = left;
+    let filter = SubjectFilter::new(&[subject]);
+    let mut is_known = true;
+    let mut next = Some(summary.first);
+    while let Some(seq) = next {
+        let read = store.read_patiently(id, seq);
+        is_known &= matches!(read, Ok(_) | Err(StoreError::Damaged { .. }));
+        next = store.next_match(id, &filter, seq.next());
+    }
+    store.take_out_damaged();
+    is_known
+}
+
 impl Engine {
     /// Removes the oldest messages that are beyond the stream's limits; `new` is the message just stored, and its
     /// subject, `None` all.
@@ -39,7 +64,18 @@ impl Engine {
     /// Removes again what a crash brought back beyond the stream's limits. The limit of a subject comes first: a message
     /// that a newer one had replaced must not push out the only one of another subject.
     pub(super) fn enforce_recovered<F: Fs>(&mut self, id: StreamId, store: &mut Store<F>) {
-        self.enforce_limits(id, None, store);
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        if let Ok(max) = u64::try_from(stream.config.max_msgs_per_subject) {
+            let mut reads = RECOVERED_READS_MAX;
+            for subject in store.subjects_above(id, max) {
+                if is_readable(id, &subject, &mut reads, store) {
+                    self.enforce_subject(id, &subject, max, None, store);
+                }
+            }
+        }
+        self.enforce_stream(id, None, store);
     }
 
     /// Removes the oldest messages that are beyond the limits of the stream as a whole, in favour of `by`.

@@ -80,6 +80,43 @@ fn an_acknowledgement_after_the_last_delivery_counts_although_the_message_cannot
     assert_eq!(world.messages("Q"), 0);
 }
 
+/// A message in a sealed segment that a flipped bit has made unreadable counts again after a start, until it is read.
+#[test]
+fn a_damaged_message_pushes_out_no_other_of_its_subject_at_a_start() {
+    let limits = [
+        r#""max_msgs_per_subject":2"#,
+        r#""max_msgs_per_subject":2,"discard":"new","discard_new_per_subject":true"#,
+    ];
+    for limit in limits {
+        let mut world = World::new(5);
+        stream(
+            &mut world,
+            &format!(r#"{{"name":"S","subjects":["s.*"],"allow_direct":true,{limit}}}"#),
+        );
+        world.publish("s.a", "", "the first");
+        world.publish("s.a", "", "the second");
+        for number in 0..8 {
+            world.publish(&format!("s.b{number}"), "", &"x".repeat(60_000));
+        }
+        let path = Path::new("/store/streams/S/0000000000000001.seg");
+        let bytes = world.fs.contents(path).unwrap();
+        let at = bytes.windows(10).position(|part| part == b"the second").unwrap();
+        world.fs.flip_bit(path, 8 * at as u64);
+        world.restart();
+        let get = |world: &mut World, seq: u64| {
+            world.ask("$JS.API.STREAM.MSG.GET.S", &format!(r#"{{"seq":{seq}}}"#))
+        };
+        assert!(get(&mut world, 2).contains("error"), "{limit}");
+        world.publish("s.a", "", "the third");
+        let is_there = |world: &mut World| [1, 2, 11].map(|seq| !get(world, seq).contains("error"));
+        assert_eq!(is_there(&mut world), [true, false, true], "{limit}");
+        for _ in 0..2 {
+            world.restart();
+            assert_eq!(is_there(&mut world), [true, false, true], "{limit}");
+        }
+    }
+}
+
 #[test]
 fn a_copy_misses_nothing_that_could_not_be_read_for_a_while() {
     for retention in ["limits", "workqueue"] {
