@@ -177,12 +177,14 @@ impl Run {
         let no_ack = self.stream(name).config.no_ack && matches!(answer, Answer::Missing);
         match answer {
             Answer::Missing if (is_silent || no_ack) && !is_troubled && !is_loose => {
-                if verdict == Verdict::Stored {
+                // What the last id is may not be known; then the broker alone knows whether it was the expected one.
+                let is_vague = asked.expected_last_id.is_some() && self.stream(name).last_id.is_none();
+                if verdict == Verdict::Stored && !is_vague {
                     let stream = self.stream(name);
                     let seq = stream.last + 1;
                     stream.store(now, seq, sent, asked, Fate::Live);
                     stream.confirmed = seq;
-                } else if matches!(verdict, Verdict::Either(_)) {
+                } else if matches!(verdict, Verdict::Either(_) | Verdict::Stored) {
                     self.stream(name).is_sick = true;
                     self.stream(name).may_have_stored(now, sent, asked);
                 }
