@@ -543,10 +543,11 @@ impl StreamModel {
             self.date_ids_anew(anew);
         }
         self.confirmed = self.last;
-        // That of a last message that is not there any more is forgotten.
+        // That of a last message that is not there any more is forgotten, unless a crash brought the message back and the start
+        // has taken it again.
         let last = self.messages.get(&self.last);
-        let last = last.filter(|message| message.fate == Fate::Live);
-        let id = last.and_then(|message| header(&message.sent.headers, "Nats-Msg-Id"));
-        self.last_id = (self.damage == 0).then(|| id.unwrap_or_default());
+        let last = last.filter(|message| message.fate == Fate::Live && self.damage == 0);
+        let id = |message: &Message| header(&message.sent.headers, "Nats-Msg-Id").unwrap_or_default();
+        self.last_id = last.map(id);
     }
 }
