@@ -177,8 +177,15 @@ impl Run {
         let no_ack = self.stream(name).config.no_ack && matches!(answer, Answer::Missing);
         match answer {
             Answer::Missing if (is_silent || no_ack) && !is_troubled && !is_loose => {
-                // What the last id is may not be known; then the broker alone knows whether it was the expected one.
-                let is_vague = asked.expected_last_id.is_some() && self.stream(name).last_id.is_none();
+                // What the last id is may not be known, nor how long an id is while the clock jumps: the broker alone knows then.
+                let has_jumped = self.has_jumped;
+                let stream = self.stream(name);
+                let is_vague = asked.expected_last_id.is_some() && stream.last_id.is_none()
+                    || has_jumped
+                        && asked
+                            .msg_id
+                            .as_ref()
+                            .is_some_and(|id| stream.ids.contains_key(id));
                 if verdict == Verdict::Stored && !is_vague {
                     let stream = self.stream(name);
                     let seq = stream.last + 1;

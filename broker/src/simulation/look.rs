@@ -71,7 +71,9 @@ impl StreamModel {
                     let is_doubted = after_restart && message.is_doubted || beyond.contains(seq);
                     let is_excused = is_doubted || self.is_excused(*seq, message, world.now, has_jumped);
                     // Damage at the very end looks like a write that was never completed, which nobody counts.
-                    missing += u64::from(!is_excused && *seq <= last);
+                    // So does what a limit took, where it is not known what was stored.
+                    let is_front = self.may_push_out_any() && there.first().is_none_or(|first| seq < first);
+                    missing += u64::from(!is_excused && !is_front && *seq <= last);
                     message.fate = Fate::Fading;
                     assert!(
                         is_excused || self.damage > 0,
